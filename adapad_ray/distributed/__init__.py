@@ -1,0 +1,20 @@
+"""Cells on a Ray cluster: worker groups, the queue they take jobs from, and the cluster itself.
+
+Jobs, set-up and results are the caller's: nothing here knows what a sweep is.
+"""
+
+from adapad_ray.distributed.cluster import available_groups, connect
+from adapad_ray.distributed.groups import GroupPool
+from adapad_ray.distributed.jobs import JobContext, JobError, Outcome, PoolError, Progress, SetupContext
+
+__all__ = [
+    "GroupPool",
+    "JobContext",
+    "JobError",
+    "Outcome",
+    "PoolError",
+    "Progress",
+    "SetupContext",
+    "available_groups",
+    "connect",
+]

@@ -1,0 +1,8 @@
+"""The one exception that a user is meant to read."""
+
+
+class BadRequestError(ValueError):
+    """A request that cannot be met: one sentence that says what was wrong, which value, and what would be right.
+
+    Raised before anything is started; the command line prints it and exits with code 2.
+    """

@@ -1,0 +1,143 @@
+"""The contract of a method: which components there are, which lanes train them, and what is deployed.
+
+A method is one file with one small class. It never touches an optimizer, a batch or a loss: the training loop asks it
+for the lanes of the coming step, trains them, and tells it when a round is over.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from adapad_ray.adapters.lane import Lane
+from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.budget import ModuleShape
+from adapad_ray.results import GrowthEvent
+
+
+class MethodConfig(BaseModel):
+    """Settings that every adapter method has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scaling: float = Field(default=2.0, gt=0)
+    """Constant factor s of every update, the same for every rank (LoRA's alpha / r). 2 is ours, for all methods alike."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+
+
+ConfigT = TypeVar("ConfigT", bound=MethodConfig)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The cell that a method works in."""
+
+    modules: tuple[ModuleShape, ...]
+    budget: int | None
+    """Deployed adapter parameters; None for methods without a budget."""
+    total_steps: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method will build, known before anything is trained."""
+
+    parameters: int
+    """Deployed adapter parameters; for discovered ranks the most that can be reached."""
+    peak_parameters: int
+    """Largest number of adapter parameters in training at one time."""
+    lanes: int
+    """Most forward-and-backward passes in one optimizer step."""
+    ranks: dict[str, int] | None
+    """Rank per module, or None where training discovers it."""
+
+
+@dataclass(frozen=True)
+class Deployable:
+    """One model that can be deployed: the final one, or a prefix of it."""
+
+    lane: Lane
+    prefix: int | None = None
+
+
+@dataclass
+class RoundReport:
+    """What changed at the end of a round: the loop gives new parameters to the optimizer and forgets retired ones."""
+
+    grown: list[GrowthEvent] = field(default_factory=list)
+    retired: list[nn.Parameter] = field(default_factory=list)
+    """Parameters that learn no longer: discarded reserves and heads of ended lanes."""
+
+
+class Method(ABC, Generic[ConfigT]):
+    """One way to spend a parameter budget. Subclasses override what differs from plain joint training."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised when the method's results change; part of every cell's identity."""
+    summary: ClassVar[str]
+    """One line for `adapad list methods`."""
+    Config: ClassVar[type[MethodConfig]]
+    budgeted: ClassVar[bool] = True
+    """Whether the method has a budget; without one it is a reference of the curve."""
+
+    mixed: bool = False
+    """Whether one batch is shared out among the lanes (interleaved) instead of shown to each."""
+    local_steps: int = 1
+    """Optimizer steps T of one round."""
+
+    def __init__(self, config: ConfigT, setting: Setting) -> None:
+        self.config = config
+        self.setting = setting
+        self.adapted: AdaptedModel
+
+    @abstractmethod
+    def plan(self) -> Plan:
+        """What will be built.
+
+        Raises:
+            BudgetTooSmallError: no adapter of this method fits the budget.
+            BadRequestError: the configuration cannot be met on these modules.
+        """
+
+    def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
+        """Creates the first components and heads; by default one jointly trained block per module of `plan().ranks`."""
+        self.adapted = adapted
+        for module, rank in (self.plan().ranks or {}).items():
+            adapted.add_block(module, rank, generator)
+        adapted.add_head(1)
+
+    def lanes(self, step: int) -> Sequence[Lane]:
+        """The lanes that train in optimizer step `step` (from 0)."""
+        return (Lane.joint(self.adapted.blocks),)
+
+    def observe(self, lane: Lane) -> None:
+        """Called after the backward pass of `lane`, before its optimizer step: gradients may be read, not kept."""
+
+    def end_round(self, steps_done: int, generator: torch.Generator) -> RoundReport:
+        """Called after every `local_steps` optimizer steps: publish, and grow where it is time."""
+        return RoundReport()
+
+    def finish(self) -> None:
+        """Called once after the last step, before evaluation: everything deployed must be published."""
+        self.adapted.publish()
+
+    def deployables(self) -> list[Deployable]:
+        """The final model first, then smaller models that this run yields as well."""
+        return [Deployable(Lane.prefix(self.adapted.blocks, head=1))]
+
+    def state(self) -> dict[str, Any]:
+        """What the method must remember beside the model, as JSON."""
+        return {}
+
+    def load_state(self, adapted: AdaptedModel, state: Mapping[str, Any]) -> None:
+        """Continues from a checkpoint: `adapted` holds its components and heads already."""
+        self.adapted = adapted

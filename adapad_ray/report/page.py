@@ -1,0 +1,234 @@
+"""One self-contained HTML page and the files beside it, from a sweep's folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from adapad_ray.report.curves import Curves, load_results, write_curve_csv
+from adapad_ray.report.differences import areas, label_differences
+from adapad_ray.report.figures import curve_figure, growth_figure, rank_figure, save_figure
+from adapad_ray.report.files import write_text
+from adapad_ray.report.recommendation import FROZEN, Recommendation, recommend, write_recommendation
+from adapad_ray.report.statistics import seeds_needed
+from adapad_ray.results import CellResult
+
+
+class Gap(NamedTuple):
+    """A (label, budget) pair that cannot exist, and why."""
+
+    label: str
+    budget: int | None
+    reason: str
+
+
+class FailedCell(NamedTuple):
+    """A cell that ended without a result, and why."""
+
+    label: str
+    budget: int | None
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """The files of a report; `growth_svg` is None where no method grew its ranks."""
+
+    curve_csv: Path
+    curve_png: Path
+    curve_svg: Path
+    ranks_png: Path
+    ranks_svg: Path
+    growth_svg: Path | None
+    recommendation_json: Path
+    html: Path
+    recommendation: Recommendation
+    metric: str
+    table: pd.DataFrame
+    """The curve, one row per deployable model."""
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file written, for MLflow's artifacts."""
+        return [path for path in vars(self).values() if isinstance(path, Path)]
+
+
+def build_report(
+    folder: Path | str,
+    *,
+    title: str,
+    mlflow_url: str | None = None,
+    notes: Sequence[Gap] = (),
+    failed: Sequence[FailedCell] = (),
+    cells: Mapping[str, str] | None = None,
+    delta: float = 0.01,
+    confidence: float = 0.95,
+    generator: np.random.Generator | None = None,
+    draws: int = 2000,
+) -> ReportPaths:
+    """Writes curve, figures, recommendation and page into `folder`, each file atomically.
+
+    `cells` maps the ids that count to their labels, if the folder holds cells of an earlier version of the sweep's
+    file. The same cells and generator give the same files. Raises `BadRequestError` if there is nothing to report.
+    """
+    folder = Path(folder)
+    results = load_results(folder, cells)
+    curves = Curves(results, folder, generator=generator, draws=draws)
+    table = curves.table()
+    recommendation = recommend(curves, delta=delta, confidence=confidence)
+    write_curve_csv(table, folder / "curve.csv")
+    write_recommendation(recommendation, folder / "recommendation.json")
+    curve = save_figure(curve_figure(table, recommendation, FROZEN, curves.metric, title), folder / "curve")
+    ranks = save_figure(rank_figure(curves.results), folder / "ranks")
+    grown = growth_figure(curves.results)
+    growth = save_figure(grown, folder / "growth")[1] if grown is not None else None
+    page = _environment().get_template("report.html.j2")
+    html = page.render(
+        title=title,
+        metric=curves.metric.replace("_", " "),
+        recommendation=recommendation,
+        curve=_inline(curve[1], "Test metric against deployed parameters, per method"),
+        ranks=_inline(ranks[1], "Rank per module type and layer"),
+        growth=_inline(growth, "Parameters in use over optimizer steps") if growth else None,
+        rows=[{str(name): value for name, value in row.items()} for row in table.to_dict("records")],
+        differences=label_differences(curves),
+        areas=areas(curves),
+        gaps=list(notes),
+        failed=list(failed),
+        mlflow_url=mlflow_url,
+        mlflow_is_link=bool(mlflow_url and re.match(r"https?://", mlflow_url)),
+        cost=_cost(results),
+        methods=_methods(curves.results),
+        identity=results[0].identity,
+        items={split: len(curves.labels(split)) for split in ("validation", "test")},
+        seeds=sorted({result.identity.seed for result in curves.results}),
+        needed=_seeds_needed(curves),
+        versions=_versions(results),
+    )
+    write_text(folder / "report.html", html)
+    return ReportPaths(
+        folder / "curve.csv",
+        *curve,
+        *ranks,
+        growth,
+        folder / "recommendation.json",
+        folder / "report.html",
+        recommendation,
+        curves.metric,
+        table,
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("adapad_ray.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": _count, "share": _share, "number": _number}
+    return environment
+
+
+def _inline(svg: Path, description: str) -> Markup:
+    """The figure as an element of the page: no prologue, no namespace addresses, and a name for screen readers.
+
+    The file is our own; matplotlib has escaped the labels in it.
+    """
+    text = svg.read_text(encoding="utf-8")
+    text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :], count=3)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    opening = Markup('<svg role="img" aria-label="{}"').format(description)
+    return Markup(text.replace("<svg", str(opening), 1))
+
+
+def _cost(results: Sequence[CellResult]) -> list[dict[str, Any]]:
+    """Training cost per stage and label, summed over cells."""
+    groups: dict[tuple[str, str], list[CellResult]] = {}
+    for result in results:
+        groups.setdefault((result.identity.stage, result.identity.label), []).append(result)
+    return [
+        {
+            "stage": stage,
+            "label": label,
+            "cells": len(cells),
+            "models": sum(len(cell.points) for cell in cells),
+            "seconds": sum(cell.cost.train_seconds for cell in cells),
+            "evaluation": sum(cell.cost.evaluation_seconds for cell in cells),
+            "flops": sum(cell.cost.train_flops for cell in cells),
+            "lane_passes": sum(cell.cost.lane_passes for cell in cells),
+            "tokens": sum(cell.cost.tokens for cell in cells),
+            "memory": max(cell.cost.peak_memory_bytes for cell in cells),
+            "peak_parameters": max(cell.cost.peak_parameters for cell in cells),
+        }
+        for (stage, label), cells in sorted(groups.items())
+    ]
+
+
+def _methods(results: Sequence[CellResult]) -> list[dict[str, Any]]:
+    """Configuration and training settings per label; a setting that differs among its cells lists every value."""
+    groups: dict[str, list[CellResult]] = {}
+    for result in results:
+        groups.setdefault(result.identity.label, []).append(result)
+    return [
+        {
+            "label": label,
+            "method": f"{cells[0].identity.method} (version {cells[0].identity.method_version})",
+            "modules": sorted({len(cell.identity.target_modules) for cell in cells}),
+            "config": _merged([cell.identity.config for cell in cells]),
+            "training": _merged([cell.identity.training for cell in cells]),
+        }
+        for label, cells in sorted(groups.items())
+    ]
+
+
+def _merged(settings: Sequence[dict[str, Any]]) -> dict[str, str]:
+    merged: dict[str, dict[str, None]] = {}
+    for setting in settings:
+        for name, value in setting.items():
+            text = json.dumps(value, ensure_ascii=False, default=str).strip('"')
+            merged.setdefault(name, {})[text] = None
+    return {name: " | ".join(values) for name, values in sorted(merged.items())}
+
+
+def _versions(results: Sequence[CellResult]) -> dict[str, str]:
+    return _merged([result.versions for result in results])
+
+
+def _seeds_needed(curves: Curves) -> int | None:
+    """Seeds for a mean known to ± 1 point, planned with the least stable final model of the sweep."""
+    needed = [
+        seeds_needed(float(np.std(scores.values, ddof=1)), len(scores.seeds), 0.01)
+        for key, scores in curves.test.items()
+        if key.kind == "final" and len(scores.seeds) > 1
+    ]
+    return max((count for count in needed if count is not None), default=None)
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _number(value: float) -> str:
+    """Three significant digits, in words that a table can hold: 3.1e+12 → 3.1 T."""
+    for size, unit in ((1e18, " E"), (1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"

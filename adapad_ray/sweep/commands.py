@@ -1,0 +1,134 @@
+"""What the commands do: each returns the exit code (0 done, 1 cells failed, 2 bad request, 130 interrupted)."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ParamSpec
+
+import rich.console
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.sweep.spec import load_spec
+
+P = ParamSpec("P")
+
+
+def _command(run: Callable[P, int]) -> Callable[P, int]:
+    """Prints a bad request as one sentence on stderr and turns it into exit code 2."""
+
+    @functools.wraps(run)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return run(*args, **kwargs)
+        except BadRequestError as error:
+            rich.console.Console(stderr=True).print(f"adapad: {error}", markup=False, highlight=False, soft_wrap=True)
+            return 2
+        except KeyboardInterrupt:
+            message = "adapad: interrupted; finished cells are kept, the same command goes on from here"
+            rich.console.Console(stderr=True).print(message, markup=False)
+            return 130
+
+    return guarded
+
+
+@_command
+def run_sweep(path: Path, overrides: Sequence[str], out: Path | None) -> int:
+    """`adapad sweep`."""
+    from adapad_ray.sweep.console import Console
+    from adapad_ray.sweep.runner import Sweep, sweep_folder
+
+    spec = load_spec(path, overrides)
+    console = Console()
+    outcome = Sweep(spec, sweep_folder(spec, out), console).run()
+    if outcome.report is not None:
+        console.curve(outcome.report.table, outcome.report.metric)
+        console.say("")
+        console.say(outcome.report.recommendation.sentence)
+    console.failures(outcome.failed)
+    console.say(f"\n{outcome.computed} cells computed, {outcome.reused} reused, {len(outcome.failed)} failed.")
+    links: dict[str, str | Path] = {"MLflow": outcome.mlflow, "results": outcome.folder}
+    if outcome.report is not None:
+        links = {"report": outcome.report.html, "figure": outcome.report.curve_png, **links}
+    console.links(links)
+    return 1 if outcome.failed else 0
+
+
+@_command
+def show_plan(path: Path, overrides: Sequence[str], as_json: bool) -> int:
+    """`adapad plan`."""
+    from adapad_ray.sweep.estimate import describe, tables
+    from adapad_ray.sweep.grounds import sketch_grounds
+    from adapad_ray.sweep.planner import Planner
+
+    spec = load_spec(path, overrides)
+    grounds = sketch_grounds(spec)
+    description = describe(spec, grounds, Planner(spec, grounds).plan())
+    console = rich.console.Console()
+    if as_json:
+        console.print_json(json.dumps(description))
+        return 0
+    for table in tables(description):
+        console.print(table)
+    return 0
+
+
+@_command
+def show_report(folder: Path) -> int:
+    """`adapad report`."""
+    from adapad_ray.sweep.console import Console
+    from adapad_ray.sweep.runner import rebuild_report
+
+    paths = rebuild_report(folder.absolute())
+    console = Console()
+    console.curve(paths.table, paths.metric)
+    console.say(paths.recommendation.sentence)
+    console.links({"report": paths.html})
+    return 0
+
+
+@_command
+def export_adapter(folder: Path, method: str, budget: str, to: Path, prefix: int | None, seed: int | None) -> int:
+    """`adapad export`."""
+    from adapad_ray.sweep.export import find_adapter
+
+    source, point = find_adapter(folder, method, budget, prefix, seed)
+    if to.exists() and any(to.iterdir()):
+        raise BadRequestError(f"{to} exists and is not empty: choose another folder")
+    shutil.copytree(source, to, dirs_exist_ok=True)
+    rich.console.Console().print(
+        f"{to}: {point.parameters:,} adapter parameters on {len(point.ranks)} modules, validation "
+        + ", ".join(f"{name} {value:.3f}" for name, value in point.validation.items()),
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+@_command
+def show_list(what: str) -> int:
+    """`adapad list`."""
+    entries = _entries(what)
+    width = max(map(len, entries))
+    for name, summary in entries.items():
+        rich.console.Console().print(f"{name:<{width}}  {summary}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _entries(what: str) -> dict[str, str]:
+    if what == "methods":
+        from adapad_ray.methods import METHODS
+
+        return {name: method.summary for name, method in METHODS.items()}
+    if what == "tasks":
+        from adapad_ray.tasks import list_tasks
+
+        return list_tasks()
+    if what == "models":
+        from adapad_ray.models import list_models
+
+        return list_models()
+    raise BadRequestError(f"adapad list takes methods, tasks or models, not {what!r}")

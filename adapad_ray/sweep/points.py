@@ -1,0 +1,132 @@
+"""The points at which every method is tried: a fixed quasi-random list.
+
+They depend on the space, the seed and their number only: not on the order in which trials finish, not on which cells an
+earlier launch had already computed, not on kills.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+
+from adapad_ray.errors import BadRequestError
+
+Space = Mapping[str, Mapping[str, Sequence[Any]]]
+"""`{name: {log | uniform | int: [low, high]}}` or `{name: {choice: [...]}}`."""
+
+_KINDS = ("log", "uniform", "int", "choice")
+_DIGITS = 4
+
+
+def quasi_random_points(space: Space, n: int, seed: int) -> list[dict[str, Any]]:
+    """The first `n` points of a scrambled Sobol sequence over `space` (Optuna's QMC sampler).
+
+    A longer list begins with the shorter one. Real numbers have 4 significant digits, so that a cell's identity does
+    not hang on the last bit of a logarithm. Names are taken in alphabetical order: the file's order does not matter.
+
+    Raises:
+        BadRequestError: the space is not valid; names the key and the value.
+    """
+    if n < 0:
+        raise BadRequestError(f"tune.trials cannot be negative but got {n}")
+    distributions = parse_space(space)
+    with quiet_optuna():
+        study = optuna.create_study(sampler=quasi_random_sampler(seed))
+    # The sampler draws a study's first trial at random and copies its space: an anchor that never runs takes that part.
+    study.add_trial(optuna.create_trial(params=_any_point(distributions), distributions=distributions, value=0.0))
+    points = []
+    for _ in range(n):
+        trial = study.ask(fixed_distributions=distributions)
+        points.append({name: _rounded(trial.params[name], distributions[name]) for name in space})
+    return points
+
+
+def parse_space(space: Space) -> dict[str, optuna.distributions.BaseDistribution]:
+    """Optuna's distributions of a `tune.space`, by name in alphabetical order.
+
+    Raises:
+        BadRequestError: names the key, the value, and what would be right.
+    """
+    if not space:
+        raise BadRequestError(
+            "tune.space is empty: name at least one hyperparameter, as in {learning_rate: {log: [1e-4, 1e-2]}}"
+        )
+    return {name: _distribution(name, space[name]) for name in sorted(space)}
+
+
+def _distribution(name: str, spec: Any) -> optuna.distributions.BaseDistribution:
+    where = f"tune.space.{name}"
+    if not isinstance(spec, Mapping) or len(spec) != 1:
+        raise BadRequestError(
+            f"{where} must have exactly one of {', '.join(_KINDS)} but got {spec!r}, as in {{log: [1e-4, 1e-2]}}"
+        )
+    [(kind, values)] = spec.items()
+    if kind not in _KINDS:
+        near = difflib.get_close_matches(str(kind), _KINDS, n=1, cutoff=0.0)[0]
+        raise BadRequestError(f"{where}.{kind} is not a kind of range: did you mean {near}? ({', '.join(_KINDS)})")
+    if not isinstance(values, (list, tuple)):
+        raise BadRequestError(f"{where}.{kind} must be a list but got {values!r}")
+    if kind == "choice":
+        return _choice(where, values)
+    if len(values) != 2 or not all(_is_number(value) for value in values):
+        raise BadRequestError(f"{where}.{kind} must be two finite numbers [low, high] but got {list(values)!r}")
+    low, high = values
+    if kind == "int" and not (float(low).is_integer() and float(high).is_integer()):
+        raise BadRequestError(f"{where}.int must be two whole numbers but got {list(values)!r}")
+    if low >= high:
+        raise BadRequestError(f"{where}.{kind} needs low < high but got {list(values)!r}")
+    if kind == "log" and low <= 0:
+        raise BadRequestError(f"{where}.log needs low > 0 but got {low!r}: use uniform for a range with zero")
+    if kind == "int":
+        return optuna.distributions.IntDistribution(int(low), int(high))
+    return optuna.distributions.FloatDistribution(float(low), float(high), log=kind == "log")
+
+
+def _choice(where: str, values: Sequence[Any]) -> optuna.distributions.CategoricalDistribution:
+    if not values:
+        raise BadRequestError(f"{where}.choice is empty: give at least one value")
+    for value in values:
+        if value is not None and not isinstance(value, (bool, int, float, str)):
+            raise BadRequestError(f"{where}.choice takes numbers, strings, booleans and null but got {value!r}")
+    return optuna.distributions.CategoricalDistribution(tuple(values))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _rounded(value: Any, distribution: optuna.distributions.BaseDistribution) -> Any:
+    if not isinstance(distribution, optuna.distributions.FloatDistribution):
+        return value
+    return min(max(float(f"{value:.{_DIGITS}g}"), distribution.low), distribution.high)
+
+
+def _any_point(distributions: Mapping[str, optuna.distributions.BaseDistribution]) -> dict[str, Any]:
+    return {
+        name: d.choices[0] if isinstance(d, optuna.distributions.CategoricalDistribution) else d.low  # type: ignore[attr-defined]
+        for name, d in distributions.items()
+    }
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Keep Optuna from announcing its studies and trials on the console."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def quasi_random_sampler(seed: int) -> optuna.samplers.BaseSampler:
+    """Optuna's sampler of the sequence; studies of the tune stage carry it too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.QMCSampler(qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False)

@@ -1,0 +1,291 @@
+"""Runs a sweep to its end: the cells that are missing, then the report. Running it again runs the difference."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+
+from adapad_ray.distributed import GroupPool, Outcome, available_groups, connect
+from adapad_ray.distributed.cell_jobs import BackboneRequest, compute, open_workspace
+from adapad_ray.errors import BadRequestError
+from adapad_ray.report.page import FailedCell, Gap, ReportPaths, build_report
+from adapad_ray.results import CellResult
+from adapad_ray.sweep.cells import Cell, finished
+from adapad_ray.sweep.console import Console
+from adapad_ray.sweep.grounds import LoadedGrounds, load_grounds
+from adapad_ray.sweep.planner import Planner, SweepPlan, Winners
+from adapad_ray.sweep.search import SCORE, TuneCell, tune_stage
+from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.tracking import Tracker, tracking_uri
+
+MANIFEST = "manifest.yaml"
+
+
+@dataclass
+class SweepOutcome:
+    """How a launch ended."""
+
+    folder: Path
+    computed: int = 0
+    """Cells that this launch computed."""
+    reused: int = 0
+    """Cells that an earlier launch had finished."""
+    failed: list[FailedCell] = field(default_factory=list)
+    report: ReportPaths | None = None
+    mlflow: str = ""
+
+
+def sweep_folder(spec: SweepSpec, out: Path | None = None) -> Path:
+    """The sweep's folder: `<storage>/<name>`, or what the command line says.
+
+    Raises:
+        BadRequestError: storage is not a folder of this machine.
+    """
+    if out is None and "://" in spec.storage:
+        raise BadRequestError(f"storage {spec.storage!r} must be a folder that all workers share; URLs are not supported yet")
+    return (out or Path(spec.storage) / spec.name).absolute()
+
+
+class Sweep:
+    """One launch of a sweep."""
+
+    def __init__(self, spec: SweepSpec, folder: Path, console: Console) -> None:
+        self.spec, self.folder, self.console = spec, folder, console
+        self.outcome = SweepOutcome(folder)
+        self.loaded: LoadedGrounds = load_grounds(spec)
+        self.planner = Planner(spec, self.loaded.grounds)
+        self.plan: SweepPlan = self.planner.plan()
+        self._reasons: dict[str, str] = {}
+
+    def run(self) -> SweepOutcome:
+        """Computes what is missing, reports, and returns how it went.
+
+        Raises:
+            BadRequestError: the request cannot be met; nothing was started.
+        """
+        self._claim_folder()
+        tune_cells = [cell for points in self.plan.tune.values() for _, cell in points]
+        done = finished(tune_cells, self.folder)
+        winners = self._winners(done) if len(done) == len({c.id for c in tune_cells}) else None
+        curve_cells = self.planner.curve_cells(self.plan, winners) if winners is not None else []
+        curve_done = finished(curve_cells, self.folder)
+        complete = winners is not None and len(curve_done) == len({c.id for c in curve_cells})
+        self.outcome.reused = len(done) + len(curve_done)
+        if complete:
+            self.console.say(f"All {self.outcome.reused} cells are finished: nothing to compute.")
+            return self._conclude([*tune_cells, *curve_cells])
+        expected = len(tune_cells) + len(self.plan.rows) * len(self.spec.seeds)
+        with connect():
+            groups = available_groups(
+                self.spec.resources.workers, self.spec.resources.cpus_per_worker, self.spec.resources.gpus_per_worker
+            )
+            with self._pool(min(groups, expected)) as pool:
+                tracker = self._tracker()
+                with self.console.live(expected, self.outcome.reused, pool.groups):
+                    curve_cells = self._compute(pool, tracker, tune_cells, done)
+        return self._conclude([*tune_cells, *curve_cells], tracker)
+
+    def _compute(
+        self, pool: GroupPool, tracker: Tracker, tune_cells: Sequence[Cell], done: dict[str, CellResult]
+    ) -> list[Cell]:
+        for result in done.values():
+            tracker.log_cell(result, self.folder / "cells" / result.id)
+        if len(done) < len(tune_cells):
+            self._tune(pool, tracker, done)
+            done = finished(tune_cells, self.folder)
+        winners = self._winners(done)
+        self.console.tuned(winners, self.spec)
+        cells = self.planner.curve_cells(self.plan, winners)
+        for result in finished(cells, self.folder).values():
+            tracker.log_cell(result, self.folder / "cells" / result.id)
+        self._curve(pool, tracker, cells)
+        return cells
+
+    def _tune(self, pool: GroupPool, tracker: Tracker, done: dict[str, CellResult]) -> None:
+        missing = [
+            TuneCell(cell.id, label, point, self._payload(cell))
+            for label, points in self.plan.tune.items()
+            for point, cell in points
+            if cell.id not in done
+        ]
+        stage = self.spec.tune
+        assert stage is not None
+        by_id = {cell.id: cell for points in self.plan.tune.values() for _, cell in points}
+        tune_stage(
+            pool,
+            missing,
+            {label: self.spec.tune_space(label) for label in self.plan.tune},
+            name=self.spec.name,
+            seed=stage.seed,
+            on_event=lambda event: self._on_event(event, by_id, tracker),
+        )
+
+    def _curve(self, pool: GroupPool, tracker: Tracker, cells: Sequence[Cell]) -> None:
+        done = finished(cells, self.folder)
+        by_id = {cell.id: cell for cell in cells if cell.id not in done}
+        for cell in by_id.values():
+            pool.submit(cell.id, self._payload(cell))
+        remaining = set(by_id)
+        while remaining:
+            for event in pool.poll(timeout=1.0):
+                self._on_event(event, by_id, tracker)
+                if isinstance(event, Outcome):
+                    remaining.discard(event.job_id)
+
+    def _on_event(self, event: Any, by_id: dict[str, Cell], tracker: Tracker) -> None:
+        cell = by_id.get(event.job_id)
+        if cell is None:
+            return
+        if not isinstance(event, Outcome):
+            self.console.progress(cell.identity, event.data)
+            return
+        if event.status == "done":
+            result = finished([cell], self.folder)[cell.id]
+            self.outcome.computed += 1
+            tracker.log_cell(result, cell.folder(self.folder))
+            self.console.finished(result)
+        else:
+            assert event.error is not None
+            self._reasons[cell.id] = f"{event.error.type}: {event.error.message}"
+            self.console.failed(cell.identity, self._reasons[cell.id])
+
+    def _winners(self, done: dict[str, CellResult]) -> Winners:
+        """The best finished point of every label by the validation metric; ties go to the earlier point."""
+        winners: dict[str, dict[str, Any]] = {}
+        for label, points in self.plan.tune.items():
+            scored = [
+                (done[cell.id].final.validation[done[cell.id].metric], point) for point, cell in points if cell.id in done
+            ]
+            if scored:
+                winners[label] = max(scored, key=lambda item: item[0])[1]
+        return winners
+
+    def _payload(self, cell: Cell) -> dict[str, Any]:
+        return {
+            "identity": cell.identity.model_dump(mode="json"),
+            "folder": str(cell.folder(self.folder)),
+            "base_model": self.spec.model,
+        }
+
+    def _pool(self, groups: int) -> GroupPool:
+        backbone, resources = self.loaded.backbone, self.spec.resources
+        source = os.path.abspath(self.spec.model) if os.path.isdir(self.spec.model) else self.spec.model
+        request = BackboneRequest(
+            source, len(self.loaded.grounds.data.label_names), backbone.pooling, self.spec.dtype, backbone.digest
+        )
+        self._shared = {"backbone": ray.put(request), "data": ray.put(self.loaded.grounds.data)}
+        return GroupPool(
+            open_workspace,
+            compute,
+            groups=groups,
+            workers=resources.workers,
+            cpus_per_worker=resources.cpus_per_worker,
+            gpus_per_worker=resources.gpus_per_worker,
+            shared=self._shared,
+            max_attempts=self.spec.max_attempts,
+            name=self.spec.name,
+        )
+
+    def _tracker(self) -> Tracker:
+        return Tracker.open(tracking_uri(self.spec.tracking), self.spec.name, self.spec.name)
+
+    def _conclude(self, cells: Sequence[Cell], tracker: Tracker | None = None) -> SweepOutcome:
+        """The report of what is finished, the curve in MLflow, and the table of what failed."""
+        results = finished(cells, self.folder)
+        missing = {cell.id: cell for cell in cells if cell.id not in results}
+        for cell in missing.values():
+            identity, reason = cell.identity, self._reasons.get(cell.id, "not computed")
+            self.outcome.failed.append(FailedCell(identity.label, identity.budget, identity.seed, reason))
+        tracker = tracker or self._tracker()
+        for result in results.values():
+            tracker.log_cell(result, self.folder / "cells" / result.id)
+        self.outcome.mlflow = tracker.comparison_url
+        manifest = Manifest(
+            title=self.spec.name,
+            labels={cell.id: cell.identity.label for cell in cells},
+            gaps=[(gap.label, gap.budget, gap.reason) for gap in self.plan.gaps],
+            failed=[tuple(f) for f in self.outcome.failed],
+            delta=self.spec.delta,
+            mlflow=self.outcome.mlflow,
+        )
+        manifest.save(self.folder)
+        if any(result.identity.stage == "curve" for result in results.values()):
+            self.outcome.report = rebuild_report(self.folder, manifest)
+            digest = hashlib.sha256("".join(sorted(results)).encode()).hexdigest()
+            tracker.log_report(self.outcome.report.table, self.outcome.report.files, digest)
+        tracker.close("FAILED" if self.outcome.failed else "FINISHED")
+        return self.outcome
+
+    def _claim_folder(self) -> None:
+        """Refuses a folder that belongs to a sweep of another model or task; then records the spec as resolved."""
+        path = self.folder / "spec.yaml"
+        mine = self.spec.model_dump(mode="json")
+        if path.exists():
+            theirs = yaml.safe_load(path.read_text())
+            for key in ("model", "task", "pooling", "dtype"):
+                if theirs.get(key) != mine[key]:
+                    raise BadRequestError(
+                        f"{self.folder} belongs to a sweep with {key} {theirs.get(key)!r}, not {mine[key]!r}: "
+                        "choose another name or --out"
+                    )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            scratch = path.with_suffix(".partial")
+            scratch.write_text(yaml.safe_dump(mine, sort_keys=False))
+            scratch.replace(path)
+        except OSError as error:
+            raise BadRequestError(f"output folder {self.folder} cannot be written: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a report needs beside the cells: which of them belong to the sweep, and what is not there."""
+
+    title: str
+    labels: dict[str, str]
+    """Cell id → label, for every cell of the sweep."""
+    gaps: list[tuple[str, int, str]]
+    failed: list[tuple[Any, ...]]
+    delta: float
+    mlflow: str
+
+    def save(self, folder: Path) -> None:
+        """Writes it to the sweep's folder."""
+        scratch = folder / f".{MANIFEST}.partial"
+        content = {**vars(self), "gaps": [list(g) for g in self.gaps], "failed": [list(f) for f in self.failed]}
+        scratch.write_text(yaml.safe_dump(content, sort_keys=False))
+        scratch.replace(folder / MANIFEST)
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Reads it back.
+
+        Raises:
+            BadRequestError: the folder holds no sweep.
+        """
+        path = folder / MANIFEST
+        if not path.exists():
+            raise BadRequestError(f"{folder} holds no sweep ({MANIFEST} is missing): pass the folder that `adapad sweep` printed")
+        content = yaml.safe_load(path.read_text())
+        return cls(**{**content, "gaps": [tuple(g) for g in content["gaps"]], "failed": [tuple(f) for f in content["failed"]]})
+
+
+def rebuild_report(folder: Path, manifest: Manifest | None = None) -> ReportPaths:
+    """Figures, tables and page from the finished cells of a sweep's folder."""
+    manifest = manifest or Manifest.load(folder)
+    return build_report(
+        folder,
+        title=manifest.title,
+        mlflow_url=manifest.mlflow,
+        notes=[Gap(*gap) for gap in manifest.gaps],
+        failed=[FailedCell(*failed) for failed in manifest.failed],
+        cells=manifest.labels,
+        delta=manifest.delta,
+    )

@@ -1,0 +1,239 @@
+"""The sweep's file: what it may say, and one clear sentence for what it may not."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.methods import METHODS
+from adapad_ray.sweep.points import parse_space
+from adapad_ray.tasks import TaskSource
+from adapad_ray.training.settings import TrainingSettings
+
+REFERENCE = "head_only"
+_LABEL = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_.+-]+)?")
+_ENTRY_KEYS = ("target_modules", "training")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TuneStage(_Part):
+    """The first stage: every method is tried at the same number of points, at one reference budget."""
+
+    trials: int = Field(default=6, ge=1)
+    budget: int | float | str
+    """Reference budget; it must be one that every method of the sweep can meet."""
+    space: dict[str, dict[str, list[Any]]]
+    """Ranges as `{log | uniform | int: [low, high]}` or `{choice: [...]}`; a method ignores names that it lacks."""
+    seed: int = 0
+    """Seed of the quasi-random list and of the training runs that judge it."""
+
+    @field_validator("space")
+    @classmethod
+    def _parses(cls, space: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
+        parse_space(space)
+        return space
+
+
+class Resources(_Part):
+    """What one cell gets; as many cells run at once as the cluster has room for."""
+
+    workers: int = Field(default=1, ge=1)
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    gpus_per_worker: float = Field(default=0.0, ge=0)
+
+
+class SweepSpec(_Part):
+    """One sweep: its cells are every (method, budget, seed), after an optional tune stage."""
+
+    name: str = Field(default="", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    """By default the file's name."""
+    model: str
+    task: str | TaskSource
+    pooling: str | None = None
+    """`mean`, `own`, or by default what the model declares."""
+    dtype: str = "float32"
+    target_modules: str | list[str] = "all-linear"
+    methods: dict[str, dict[str, Any]] = Field(min_length=1)
+    """Label → settings. A label is a method's name, or that name and a word of the user's: `lora/qv`."""
+    budgets: list[int | float | str] = Field(min_length=1)
+    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    training: TrainingSettings = TrainingSettings()
+    tune: TuneStage | None = None
+    reference: bool = True
+    """Whether `head_only`, the frozen backbone, is added as the curve's reference."""
+    resources: Resources = Resources()
+    storage: str = "runs"
+    tracking: str = "sqlite:///mlflow.db"
+    delta: float = Field(default=0.01, gt=0, lt=1)
+    """How much worse than the best, in units of the metric, a recommended model may be."""
+    max_attempts: int = Field(default=3, ge=1)
+    """Starts of one cell before it is given up when its worker keeps dying."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds must differ, but got {seeds}")
+        return seeds
+
+    def labels(self) -> list[str]:
+        """The labels in the file's order, the reference first where it is added."""
+        added = [REFERENCE] if self.reference and REFERENCE not in self.methods else []
+        return added + list(self.methods)
+
+    def method_name(self, label: str) -> str:
+        """The method behind a label."""
+        return label.split("/")[0]
+
+    def entry(self, label: str) -> dict[str, Any]:
+        """What the file says about a label."""
+        return dict(self.methods.get(label, {}))
+
+    def method_settings(self, label: str, point: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The method's resolved configuration, every default written out; a tuned `point` wins over the file."""
+        config = METHODS[self.method_name(label)].Config
+        given = {key: value for key, value in self.entry(label).items() if key not in _ENTRY_KEYS}
+        tuned = {key: value for key, value in (point or {}).items() if key in config.model_fields}
+        return _validated(config, {**given, **tuned}, f"methods.{label}").model_dump(mode="json")
+
+    def training_settings(self, label: str, point: Mapping[str, Any] | None = None) -> TrainingSettings:
+        """The training settings of a label: the sweep's, then the label's own, then the tuned `point`."""
+        own = self.entry(label).get("training", {})
+        tuned = {key: value for key, value in (point or {}).items() if key in TrainingSettings.model_fields}
+        return _validated(TrainingSettings, {**self.training.model_dump(), **own, **tuned}, f"methods.{label}.training")
+
+    def modules_of(self, label: str) -> str | list[str]:
+        """Which modules a label adapts."""
+        own: str | list[str] | None = self.entry(label).get("target_modules")
+        return self.target_modules if own is None else own
+
+    def tune_space(self, label: str) -> dict[str, dict[str, list[Any]]]:
+        """The part of the tune space that this label's method has."""
+        assert self.tune is not None
+        fields = {*TrainingSettings.model_fields, *METHODS[self.method_name(label)].Config.model_fields}
+        return {key: value for key, value in self.tune.space.items() if key in fields}
+
+
+def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> SweepSpec:
+    """Reads a sweep's file and applies `key=value` overrides (dotted keys, values in YAML).
+
+    Raises:
+        BadRequestError: one sentence about the first thing that is wrong.
+    """
+    path = Path(path)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise BadRequestError(f"sweep file {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadRequestError(f"sweep file {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise BadRequestError(f"sweep file {path} must be a mapping with model, task, methods and budgets")
+    for override in overrides:
+        _apply(content, override)
+    content.setdefault("name", path.stem)
+    return parse_spec(content)
+
+
+def parse_spec(content: Mapping[str, Any]) -> SweepSpec:
+    """Validates what a file says, method settings included.
+
+    Raises:
+        BadRequestError: one sentence about the first thing that is wrong.
+    """
+    content = {key: ({k: v or {} for k, v in value.items()} if key == "methods" and isinstance(value, dict) else value)
+               for key, value in content.items()}
+    spec = _validated(SweepSpec, content, "")
+    for label in spec.labels():
+        name = spec.method_name(label)
+        if not _LABEL.fullmatch(label):
+            raise BadRequestError(f"methods key {label!r} is not a label: write a method, or a method and a word (lora/qv)")
+        if name not in METHODS:
+            raise BadRequestError(f"method {name!r} is unknown: {_nearest(name, METHODS)}")
+        spec.method_settings(label)
+        spec.training_settings(label)
+    if spec.tune is not None:
+        known = {*TrainingSettings.model_fields}
+        for label in spec.labels():
+            known |= set(METHODS[spec.method_name(label)].Config.model_fields)
+            if not spec.tune_space(label):
+                raise BadRequestError(f"tune.space has no setting of {label}: add learning_rate, which every method has")
+        for key in spec.tune.space:
+            if key not in known:
+                raise BadRequestError(f"tune.space.{key} is a setting of no method here: {_nearest(key, known)}")
+    return spec
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which `2e-3` is a number, as in YAML 1.2; PyYAML alone wants `2.0e-3`."""
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789"))
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise BadRequestError(f"override {override!r} is not key=value, as in training.epochs=2 or seeds=[0,1]")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise BadRequestError(f"override {override!r}: {text!r} is not valid YAML") from error
+    *parents, last = key.split(".")
+    place = content
+    for name in parents:
+        place = place.setdefault(name, {})
+        if not isinstance(place, dict):
+            raise BadRequestError(f"override {override!r}: {name} holds a value, not a mapping")
+    place[last] = value
+
+
+def _validated(model: type[Any], content: Mapping[str, Any], where: str) -> Any:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise BadRequestError(_sentence(error, model, where)) from error
+
+
+def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    """The first problem in one sentence: which key, which value, what would be right."""
+    problem = error.errors()[0]
+    parts = [str(part) for part in problem["loc"] if str(part) not in ("int", "float", "str", "list[str]", "TaskSource")]
+    key = ".".join([where, *parts] if where else parts)
+    if problem["type"] == "extra_forbidden":
+        fields = _fields(model, parts[:-1])
+        return f"{key} is unknown: {_nearest(parts[-1], fields)}"
+    if problem["type"] == "missing":
+        return f"{key} is missing: every sweep needs model, task, methods and budgets" if not where else f"{key} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = repr(problem["input"])
+    return f"{key or where} is {shown[:200]}: {message[:1].lower()}{message[1:]}" if parts else f"{where}: {message}"
+
+
+def _fields(model: type[BaseModel], parents: Sequence[str]) -> list[str]:
+    for name in parents:
+        field = model.model_fields.get(name)
+        options = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if not inner:
+            break
+        model = inner[0]
+    extra = list(_ENTRY_KEYS) if model in {m.Config for m in METHODS.values()} else []
+    return [*model.model_fields, *extra]
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    choices = ", ".join(sorted(str(k) for k in known))
+    return f"did you mean {close[0]}?" if close else f"known are {choices}"

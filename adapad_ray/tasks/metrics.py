@@ -1,0 +1,41 @@
+"""Metrics of classification, all of them better when higher."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from adapad_ray.errors import BadRequestError
+
+METRICS = ("accuracy", "f1", "macro_f1", "matthews")
+
+
+def compute_metrics(metric: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return the deciding metric and accuracy, by name.
+
+    Args:
+        metric: `accuracy`, `f1` (of label 1), `macro_f1` or `matthews`.
+        logits: `[examples, classes]`; the largest wins, the first of equals.
+        labels: int `[examples]`.
+
+    Raises:
+        FloatingPointError: a logit is not finite, so that there is no largest one.
+        BadRequestError: the metric is unknown.
+    """
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    if metric not in METRICS:
+        raise BadRequestError(f"metric {metric!r} is unknown: use one of {', '.join(METRICS)}")
+    if not np.isfinite(logits).all():
+        rows = int((~np.isfinite(logits)).any(axis=1).sum())
+        raise FloatingPointError(f"logits of {rows:,} of {len(logits):,} examples are not finite")
+    predictions = logits.argmax(axis=1)
+    values = {"accuracy": float(accuracy_score(labels, predictions))}
+    if metric == "f1":
+        values["f1"] = float(f1_score(labels, predictions, pos_label=1, average="binary", zero_division=0.0))
+    elif metric == "macro_f1":
+        values["macro_f1"] = float(
+            f1_score(labels, predictions, labels=range(logits.shape[1]), average="macro", zero_division=0.0)
+        )
+    elif metric == "matthews":
+        values["matthews"] = float(matthews_corrcoef(labels, predictions))
+    return values

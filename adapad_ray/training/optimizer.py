@@ -1,0 +1,94 @@
+"""AdamW in which every component has a state, a step count and a warm-up of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapad_ray.training.settings import TrainingSettings
+
+_STATE_KEYS = ("step", "exp_avg", "exp_avg_sq")
+
+
+class ComponentOptimizer:
+    """One AdamW over parameters that come and go; a parameter keeps its state when its component changes lanes.
+
+    Parameters are grouped by the step of their birth, because a late component follows the global schedule times its
+    own short warm-up. Parameters without a gradient are skipped, which is how one lane is stepped at a time.
+    """
+
+    def __init__(self, settings: TrainingSettings, total_steps: int) -> None:
+        self.settings = settings
+        self.total_steps = total_steps
+        self._adamw: torch.optim.AdamW | None = None
+        self._births: dict[nn.Parameter, int] = {}
+
+    def adopt(self, parameters: Iterable[nn.Parameter], birth: int) -> None:
+        """Starts to train those of `parameters` that are not known yet, born at optimizer step `birth`."""
+        new = [p for p in parameters if p not in self._births]
+        if not new:
+            return
+        self._births.update(dict.fromkeys(new, birth))
+        if self._adamw is None:
+            self._adamw = torch.optim.AdamW(
+                [{"params": new, "birth": birth}],
+                lr=self.settings.learning_rate,
+                weight_decay=self.settings.weight_decay,
+                fused=True,
+            )
+            return
+        for group in self._adamw.param_groups:
+            if group["birth"] == birth:
+                group["params"].extend(new)
+                return
+        self._adamw.add_param_group({"params": new, "birth": birth})
+
+    def forget(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Drops parameters that learn no longer, with their state."""
+        gone = set(parameters)
+        if self._adamw is None or not gone:
+            return
+        for group in self._adamw.param_groups:
+            group["params"] = [p for p in group["params"] if p not in gone]
+        for p in gone:
+            self._adamw.state.pop(p, None)
+            self._births.pop(p, None)
+
+    def begin_step(self, step: int) -> None:
+        """Sets the learning rates of optimizer step `step` (from 0)."""
+        if self._adamw is None:
+            return
+        rate = self.settings.learning_rate * self.settings.schedule(step, self.total_steps)
+        warmup = self.settings.component_warmup_steps
+        for group in self._adamw.param_groups:
+            late = group["birth"] > 0 and warmup > 0
+            group["lr"] = rate * min(1.0, (step - group["birth"] + 1) / warmup) if late else rate
+
+    def step(self) -> None:
+        """Steps every parameter that has a gradient, and clears the gradients."""
+        assert self._adamw is not None
+        self._adamw.step()
+        self._adamw.zero_grad(set_to_none=True)
+
+    def state(self, named: Mapping[str, nn.Parameter]) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """Adam's tensors by `<parameter name>|<key>`, and the birth of every parameter."""
+        assert self._adamw is not None
+        tensors = {
+            f"{name}|{key}": self._adamw.state[p][key]
+            for name, p in named.items()
+            if p in self._adamw.state
+            for key in _STATE_KEYS
+        }
+        return tensors, {name: self._births[p] for name, p in named.items() if p in self._births}
+
+    def load(self, named: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], births: Mapping[str, Any]) -> None:
+        """Restores what `state` gave."""
+        for name, birth in births.items():
+            self.adopt([named[name]], int(birth))
+        assert self._adamw is not None
+        for name, p in named.items():
+            if f"{name}|step" in tensors:
+                self._adamw.state[p] = {key: tensors[f"{name}|{key}"].clone() for key in _STATE_KEYS}

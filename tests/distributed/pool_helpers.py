@@ -1,0 +1,30 @@
+"""What the tests of the pool share."""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from adapad_ray.distributed import GroupPool, Outcome
+
+
+def finish(pool: GroupPool) -> dict[str, Outcome]:
+    return {outcome.job_id: outcome for outcome in pool.completed()}
+
+
+def pid_in(path: Path) -> int:
+    while not path.exists() or not path.read_text():
+        time.sleep(0.02)
+    return int(path.read_text())
+
+
+def controllers() -> list[psutil.Process]:
+    """Ray Train's controllers among the processes that this one has started, and no others of the machine."""
+    mine = psutil.Process().children(recursive=True)
+    found = []
+    for process in mine:
+        with suppress(psutil.NoSuchProcess):
+            if "TrainController" in " ".join(process.cmdline()):
+                found.append(process)
+    return found

@@ -1,0 +1,52 @@
+"""How a pool and its groups end. Last of this folder: the pool that all tests share is closed here."""
+
+import time
+from pathlib import Path
+
+import pool_jobs
+import pytest
+import ray
+from pool_helpers import controllers, finish, pid_in
+
+from adapad_ray.distributed import GroupPool, PoolError
+
+
+def test_groups_whose_controllers_are_killed_are_built_again(pool):
+    for job in ("left", "right"):
+        pool.submit(job, {"sleep": 2.0})
+    while pool.counts()["running"] < 2:
+        time.sleep(0.02)
+    assert len(controllers()) == 2
+    for process in controllers():
+        process.kill()
+    outcomes = finish(pool)
+    assert [(outcome.status, outcome.attempts) for outcome in outcomes.values()] == [("done", 2), ("done", 2)]
+
+
+def test_closing_in_the_middle_of_a_job_is_quick_and_leaves_nothing(cluster, pool, tmp_path):
+    pool.wait_ready()
+    pool.submit("endless", {"sleep": 600, "pid_file": str(tmp_path / "pid")})
+    worker = pid_in(tmp_path / "pid")
+    began = time.monotonic()
+    pool.close()
+    assert time.monotonic() - began < 5
+    assert not Path(pool._storage).exists()
+    deadline = time.monotonic() + 5
+    while ray.available_resources().get("CPU", 0) < 2 or Path(f"/proc/{worker}").exists():
+        assert time.monotonic() < deadline, "a worker or its CPUs outlived the pool"
+        time.sleep(0.1)
+    with pytest.raises(PoolError):
+        pool.submit("late", {})
+
+
+def test_a_pool_that_is_closed_while_it_starts_gives_its_resources_back(cluster):
+    with GroupPool(pool_jobs.set_up, pool_jobs.run, name="brief"):
+        while not controllers():
+            time.sleep(0.1)
+    deadline = time.monotonic() + 40
+    while controllers():
+        assert time.monotonic() < deadline, "a controller outlived its pool"
+        time.sleep(0.1)
+    while ray.available_resources().get("CPU", 0) < 2:
+        assert time.monotonic() < deadline, "resources are still reserved"
+        time.sleep(0.1)

@@ -1,0 +1,108 @@
+"""The curve's table, checked against the records and an independent resampling."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.report.curves import Curves, PointKey, curve_table, load_results, write_curve_csv
+from tests.report.factory import MODULES, RANK_ONE, SweepFactory
+
+
+@pytest.fixture
+def factory(tmp_path):
+    return SweepFactory(tmp_path / "sweep")
+
+
+def test_one_row_per_point_over_its_seeds(factory, tmp_path):
+    factory.sweep()
+    factory.cell("lora", 41_472, 0, 0.9, stage="tune")
+    results = load_results(factory.folder)
+    table = curve_table(results, factory.folder)
+    assert not table.duplicated(["label", "budget", "kind", "prefix"]).any()
+    finals = table[table["kind"] == "final"]
+    assert len(finals) == 1 + 3 + 4 + 4 and (table["n_seeds"] == 3).all()
+    lora = table[(table["label"] == "lora") & (table["budget"] == 41_472)].iloc[0]
+    cells = [r for r in results if r.identity.label == "lora" and r.identity.budget == 41_472]
+    tests = [r.final.test["accuracy"] for r in cells if r.identity.stage == "curve"]
+    assert lora["test_mean"] == pytest.approx(np.mean(tests)) and lora["test_std"] == pytest.approx(
+        np.std(tests, ddof=1)
+    )
+    assert lora["train_seconds"] == pytest.approx(21.0)
+    assert (table["test_low"] <= table["test_mean"]).all() and (table["test_mean"] <= table["test_high"]).all()
+    write_curve_csv(table, tmp_path / "curve.csv")
+    assert (tmp_path / "curve.csv").read_text().splitlines()[0].startswith("label,budget,kind,prefix,method")
+
+
+def test_the_interval_is_a_two_way_bootstrap(factory):
+    for seed in range(4):
+        factory.cell("lora", 41_472, seed, 0.7 + 0.03 * seed)
+    row = curve_table(load_results(factory.folder), factory.folder, draws=20_000).iloc[0]
+    tensors = [load_file(path) for path in sorted(factory.folder.glob("cells/*/predictions.safetensors"))]
+    correct = np.stack([t["test/final"].argmax(1) == t["test/labels"] for t in tensors])
+    generator = np.random.default_rng(99)
+    draws = [
+        correct[np.ix_(generator.integers(4, size=3), generator.integers(factory.items, size=factory.items))].mean()
+        for _ in range(8000)
+    ]
+    assert (row["test_low"], row["test_high"]) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.006)
+
+
+def test_the_same_generator_gives_the_same_table(factory):
+    factory.sweep()
+    results = load_results(factory.folder)
+    tables = [curve_table(results, factory.folder, generator=np.random.default_rng(5), draws=200) for _ in range(2)]
+    assert tables[0].equals(tables[1])
+
+
+def test_discovered_ranks_may_differ_by_seed(factory):
+    factory.cell("adapad", 10_368, 0, 0.8, parameters=9_216, ranks={MODULES[0]: 8})
+    factory.cell("adapad", 10_368, 1, 0.8, parameters=10_368, ranks={MODULES[0]: 4, MODULES[1]: 5})
+    row = curve_table(load_results(factory.folder), factory.folder, draws=50).iloc[0]
+    assert (row["parameters"], row["parameters_low"], row["parameters_high"]) == (9_792, 9_216, 10_368)
+    assert row["mean_rank"] == pytest.approx(8.5 / len(MODULES)) and row["max_rank"] == 8
+
+
+def test_prefixes_are_points_of_their_own(factory):
+    factory.cell("adapad", 165_888, 0, 0.8, prefixes={2: 0.78, 1: 0.75})
+    table = curve_table(load_results(factory.folder), factory.folder, draws=50)
+    assert table["prefix"].tolist()[1:] == [2, 1]
+    assert table["parameters"].tolist()[1:] == [2 * RANK_ONE * 36, RANK_ONE * 36]
+
+
+def test_differences_are_paired_by_seed_and_item(factory):
+    for seed in range(3):
+        factory.cell("lora", 41_472, seed, 0.7 + 0.05 * seed)
+        factory.cell("aslo", 41_472, seed, 0.7 + 0.05 * seed)
+    factory.cell("aslo", 41_472, 7, 0.1)
+    curves = Curves(load_results(factory.folder), factory.folder, draws=100)
+    keys = [PointKey(label, 41_472, "final", None) for label in ("lora", "aslo")]
+    difference, seeds = curves.difference(*keys, "test")
+    assert seeds == (0, 1, 2) and difference.mean == 0 and difference.p_value == 1
+
+
+def test_a_damaged_record_is_named(factory):
+    result = factory.cell("lora", 41_472, 0, 0.8)
+    path = factory.folder / "cells" / result.id / "result.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(BadRequestError, match=rf"{result.id}/result.json is not a readable cell record"):
+        load_results(factory.folder)
+
+
+def test_predictions_that_contradict_the_record_are_refused(factory):
+    result = factory.cell("lora", 41_472, 0, 0.8)
+    path = factory.folder / "cells" / result.id / "result.json"
+    wrong = result.final.model_copy(update={"test": {"accuracy": 0.99}})
+    path.write_text(result.model_copy(update={"points": (wrong,)}).model_dump_json())
+    with pytest.raises(BadRequestError, match="stored predictions give"):
+        curve_table(load_results(factory.folder), factory.folder)
+
+
+def test_an_empty_sweep_and_two_cells_for_one_place_are_refused(factory):
+    with pytest.raises(BadRequestError, match="no finished cell"):
+        load_results(factory.folder)
+    result = factory.cell("lora", 41_472, 0, 0.8)
+    twin = result.model_copy(update={"id": "twin"})
+    with pytest.raises(BadRequestError, match="name the cells that count"):
+        Curves([result, twin], factory.folder)
+    assert load_results(factory.folder, cells={result.id: result.identity.label}) == [result]

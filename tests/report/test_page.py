@@ -1,0 +1,108 @@
+"""The page stands alone, escapes what users wrote, and says what is missing."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from adapad_ray.report.page import FailedCell, Gap, build_report
+from tests.report.factory import SweepFactory
+
+HOSTILE = '<script>alert("$x^{")</script>'
+
+
+class Elements(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [v for k, v in attrs if k.split(":")[-1] in ("href", "src", "data", "action", "srcset")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    factory = SweepFactory(tmp_path_factory.mktemp("runs") / "sweep")
+    factory.sweep(seeds=2)
+    factory.cell(HOSTILE, 41_472, 0, 0.7)
+    factory.cell(HOSTILE, 82_944, 0, 0.7)
+    factory.cell("lora", 41_472, 0, 0.7, stage="tune")
+    return factory.folder
+
+
+@pytest.fixture(scope="module")
+def report(folder):
+    return build_report(
+        folder,
+        title=f"title {HOSTILE}",
+        mlflow_url="mlflow ui --backend-store-uri sqlite:///mlflow.db",
+        notes=[Gap("lora", 10_368, f"below one rank of 36 modules {HOSTILE}")],
+        failed=[FailedCell("adapad", 41_472, 2, "loss of lane 3 is not finite at step 17")],
+        draws=200,
+    )
+
+
+def test_every_file_is_written(report, folder):
+    names = {path.name for path in report.files}
+    assert {
+        "curve.csv",
+        "curve.png",
+        "curve.svg",
+        "ranks.png",
+        "ranks.svg",
+        "recommendation.json",
+        "report.html",
+    } <= names
+    assert all(path.stat().st_size > 0 for path in report.files)
+    assert len(pd.read_csv(report.curve_csv)) > 11
+    assert json.loads(report.recommendation_json.read_text())["sentence"] == report.recommendation.sentence
+    assert not list(folder.glob(".*"))
+
+
+def test_the_page_needs_no_network(report):
+    html = report.html.read_text()
+    elements = Elements(html)
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in elements.addresses)
+    assert not {"script", "link", "img", "iframe", "object"} & set(elements.tags)
+    assert not re.search(r"https?://|@import|url\((?!#)", html)
+    assert "prefers-color-scheme" in html
+
+
+def test_hostile_labels_are_escaped(report):
+    html = report.html.read_text()
+    assert "<script" not in html and "&lt;script&gt;" in html
+
+
+def test_the_page_says_what_a_reader_needs(report):
+    html = report.html.read_text()
+    for text in (
+        "Deploy",
+        "below one rank of 36 modules",
+        "loss of lane 3 is not finite at step 17",
+        "not distinguishable at 82,944 with 2 seeds",
+        "How to read the intervals",
+        "growth_threshold",
+        "2.13.0",
+    ):
+        assert text in html
+    assert html.count('class="chosen"') == 1
+
+
+def test_building_again_changes_nothing(report, folder):
+    before = {path: path.read_bytes() for path in report.files if path.suffix != ".html"}
+    again = build_report(folder, title=f"title {HOSTILE}", draws=200)
+    assert before == {path: path.read_bytes() for path in again.files if path.suffix != ".html"}
+
+
+def test_an_mlflow_address_is_a_link(folder, tmp_path):
+    factory = SweepFactory(tmp_path / "sweep", items=50)
+    factory.cell("lora", 41_472, 0, 0.7)
+    report = build_report(factory.folder, title="t", mlflow_url="http://localhost:5000/#/compare-runs?x=[1]", draws=50)
+    assert '<a href="http://localhost:5000/#/compare-runs?x=[1]">' in report.html.read_text()
+    assert "javascript:" not in build_report(
+        factory.folder, title="t", mlflow_url="javascript:alert(1)", draws=50
+    ).html.read_text().replace("<code>javascript:alert(1)</code>", "")

@@ -1,0 +1,139 @@
+"""The recommendation: smallest non-inferior on validation; the test split decides nothing."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.report.curves import Curves, load_results
+from adapad_ray.report.differences import areas, label_differences
+from adapad_ray.report.recommendation import recommend, write_recommendation
+from tests.report.factory import RANK_ONE, SweepFactory
+
+
+@pytest.fixture
+def factory(tmp_path):
+    return SweepFactory(tmp_path / "sweep", items=2000)
+
+
+def curves(factory):
+    return Curves(load_results(factory.folder), factory.folder, draws=500)
+
+
+def saturating(factory):
+    for seed in range(4):
+        factory.cell("lora", 41_472, seed, 0.70)
+        factory.cell("lora", 82_944, seed, 0.80 + 0.001 * seed)
+        factory.cell("lora", 165_888, seed, 0.801 + 0.001 * seed)
+
+
+def test_the_smallest_adapter_that_is_not_worse(factory):
+    saturating(factory)
+    choice = recommend(curves(factory), delta=0.02)
+    assert (choice.label, choice.budget, choice.kind) == ("lora", 82_944, "final")
+    assert choice.lower_bound > -0.02
+    assert "Deploy lora at 82,944, 82,944 adapter parameters" in choice.sentence
+
+
+def test_a_margin_below_the_noise_keeps_the_best_point_and_says_what_the_means_allow(factory):
+    saturating(factory)
+    choice = recommend(curves(factory), delta=1e-5)
+    assert choice.budget == choice.best.budget and "no smaller adapter is shown" in choice.sentence
+    loose = recommend(curves(factory), delta=0.2)
+    assert loose.budget == 41_472 and loose.by_means_alone.budget == 41_472
+
+
+def test_a_prefix_can_be_recommended(factory):
+    for seed in range(3):
+        factory.cell("adapad", 165_888, seed, 0.8, prefixes={2: 0.8, 1: 0.6})
+    choice = recommend(curves(factory), delta=0.03)
+    assert (choice.kind, choice.prefix, choice.parameters) == ("prefix", 2, 2 * 36 * RANK_ONE)
+    assert "adapad at 165,888 cut to 2 components" in choice.sentence
+
+
+def test_the_frozen_backbone_is_recommended_where_adapters_add_nothing(factory):
+    for seed in range(3):
+        factory.cell("head_only", None, seed, 0.80)
+        factory.cell("lora", 41_472, seed, 0.80)
+    choice = recommend(curves(factory), delta=0.03)
+    assert choice.label == "head_only" and choice.parameters == 0
+    assert "frozen backbone with a trained head" in choice.sentence
+
+
+def test_full_fine_tuning_is_no_candidate(factory):
+    for seed in range(3):
+        factory.cell("full", None, seed, 0.95, parameters=0)
+        factory.cell("lora", 41_472, seed, 0.80)
+    choice = recommend(curves(factory))
+    assert choice.label == choice.best.label == "lora"
+
+
+def test_a_point_with_missing_seeds_is_no_candidate(factory):
+    saturating(factory)
+    factory.cell("lora", 10_368, 0, 0.95)
+    assert recommend(curves(factory), delta=0.02).budget == 82_944
+
+
+def test_the_test_split_never_influences_the_choice(factory):
+    saturating(factory)
+    factory.cell("aslo", 20_736, 0, 0.7)
+    chosen = recommend(curves(factory), delta=0.02)
+    generator = np.random.default_rng(0)
+    for path in factory.folder.glob("cells/*/predictions.safetensors"):
+        tensors = load_file(path)
+        record = path.with_name("result.json")
+        value = json.loads(record.read_text())
+        accuracy = 1.0 if value["identity"]["budget"] == 41_472 else 0.5
+        true = tensors["test/labels"][:777]
+        right = generator.random(len(true)) < accuracy
+        tensors["test/labels"] = true
+        tensors["test/final"] = np.eye(2, dtype=np.float32)[np.where(right, true, 1 - true)]
+        value["points"][0]["test"] = {"accuracy": float(right.mean())}
+        record.write_text(json.dumps(value))
+        save_file(tensors, path)
+    again = recommend(curves(factory), delta=0.02)
+    assert again.test_mean != chosen.test_mean
+    ignored = {"test_mean", "test_low", "test_high", "sentence", "best", "by_means_alone"}
+    assert again.model_dump(exclude=ignored) == chosen.model_dump(exclude=ignored)
+    assert (again.best.budget, again.by_means_alone.budget) == (
+        chosen.best.budget,
+        chosen.by_means_alone.budget,
+    )
+
+
+def test_it_is_written_as_json(factory, tmp_path):
+    saturating(factory)
+    choice = recommend(curves(factory))
+    write_recommendation(choice, tmp_path / "recommendation.json")
+    written = json.loads((tmp_path / "recommendation.json").read_text())
+    assert written["delta"] == 0.01 and written["confidence"] == 0.95 and written["best"]["label"] == "lora"
+
+
+def test_a_margin_that_is_none_is_refused(factory):
+    saturating(factory)
+    with pytest.raises(BadRequestError, match="delta 0"):
+        recommend(curves(factory), delta=0)
+
+
+def test_differences_in_words(factory):
+    for seed in range(3):
+        factory.cell("lora", 41_472, seed, 0.75)
+        factory.cell("lora/qv", 41_472, seed, 0.75)
+        factory.cell("adapad", 41_472, seed, 0.85, parameters=40_320)
+    sentences = [difference.sentence for difference in label_differences(curves(factory))]
+    assert len(sentences) == 3
+    assert any(s.startswith("lora and lora/qv are not distinguishable at 41,472 with 3 seeds (diff") for s in sentences)
+    assert any(s.startswith("adapad is better than lora at 41,472") and "deployed 40,320" in s for s in sentences)
+
+
+def test_areas_share_one_range(factory):
+    saturating(factory)
+    for seed in range(4):
+        for budget in (20_736, 82_944):
+            factory.cell("adapad", budget, seed, 0.8)
+    found = {area.label: area for area in areas(curves(factory))}
+    assert found["lora"].range == found["adapad"].range == (41_472, 82_944)
+    assert found["adapad"].value == pytest.approx(0.8, abs=0.03)
+    assert found["lora"].low <= found["lora"].value <= found["lora"].high

@@ -1,0 +1,230 @@
+"""Tracking against a real SQLite store: nothing twice, nothing left running, and a store that is away does no harm."""
+
+import logging
+import socket
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.report.curves import curve_table
+from adapad_ray.tracking import CELL, KILLED, PARENT, REASON, REPORT, SWEEP, Tracker, tracking_uri
+from tests.report.factory import SweepFactory
+
+
+@pytest.fixture(autouse=True)
+def no_address_from_outside(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def factory(tmp_path):
+    return SweepFactory(tmp_path / "runs" / "demo", items=50)
+
+
+@pytest.fixture(scope="module")
+def fresh_store(tmp_path_factory):
+    """Creating a store costs seconds (its migrations), so it is made once and copied."""
+    folder = tmp_path_factory.mktemp("store")
+    Tracker.open(f"sqlite:///{folder / 'mlflow.db'}", "template", "template").close()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def uri(tmp_path, fresh_store):
+    (tmp_path / "mlflow.db").write_bytes(fresh_store.read_bytes())
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def runs(uri, experiment="demo"):
+    client = MlflowClient(tracking_uri=uri)
+    return client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+
+
+def folder_of(factory, result):
+    return factory.folder / "cells" / result.id
+
+
+def test_a_cell_becomes_one_child_run_with_all_it_measured(factory, uri):
+    result = factory.cell("adapad", 165_888, 3, 0.8, prefixes={1: 0.7}, adapter=True)
+    tracker = Tracker.open(uri, "demo", "demo")
+    assert tracker.log_cell(result, folder_of(factory, result))
+    tracker.close()
+    by_tag = {run.data.tags.get(CELL): run for run in runs(uri)}
+    child, parent = by_tag[result.id], by_tag[None]
+    assert child.data.tags[PARENT] == parent.info.run_id and parent.data.tags[SWEEP] == "demo"
+    assert child.info.status == parent.info.status == "FINISHED"
+    assert child.data.params["training.learning_rate"] == "0.002" and child.data.params["seed"] == "3"
+    assert child.data.params["config.growth_threshold"] == "1.0" and child.data.params["label"] == "adapad"
+    metrics = child.data.metrics
+    assert metrics["test/accuracy"] == result.final.test["accuracy"]
+    assert metrics["parameters"] == 165_888 and metrics["peak_parameters"] == 165_898
+    assert metrics["tokens_per_second"] == pytest.approx(50_000 / 23)
+    assert metrics["rank/bert.encoder.layer.0.attention.self.query"] == 4
+    assert child.data.tags["version.torch"] == "2.13.0"
+    client = MlflowClient(tracking_uri=uri)
+    losses = client.get_metric_history(child.info.run_id, "train_loss")
+    assert [m.value for m in sorted(losses, key=lambda m: m.step)] == list(result.train_loss)
+    assert {a.path for a in client.list_artifacts(child.info.run_id)} == {"adapter", "result.json"}
+
+
+def test_logging_again_and_opening_again_change_nothing(factory, uri):
+    result = factory.cell("lora", 41_472, 0, 0.8)
+    for _ in range(2):
+        tracker = Tracker.open(uri, "demo", "demo")
+        for _ in range(2):
+            tracker.log_cell(result, folder_of(factory, result))
+        tracker.close()
+    found = runs(uri)
+    assert len(found) == 2
+    child = next(run for run in found if CELL in run.data.tags)
+    assert len(MlflowClient(tracking_uri=uri).get_metric_history(child.info.run_id, "train_loss")) == 100
+
+
+def test_a_killed_driver_leaves_nothing_running_after_the_next_start(factory, uri):
+    result, other = (factory.cell("lora", 41_472, seed, 0.8) for seed in range(2))
+    first = Tracker.open(uri, "demo", "demo")
+    first._finish = lambda *_: None  # killed between the last value and the end of the run
+    for cell in (result, other):
+        first.log_cell(cell, folder_of(factory, cell))
+    assert [run.info.status for run in runs(uri)] == ["RUNNING"] * 3
+
+    second = Tracker.open(uri, "demo", "demo")
+    children = [run for run in runs(uri) if CELL in run.data.tags]
+    assert {(run.info.status, run.data.tags[REASON]) for run in children} == {("KILLED", KILLED)}
+    second.log_cell(result, folder_of(factory, result))
+    second.close("FAILED", reason="one cell failed")
+    by_cell = {run.data.tags.get(CELL): run for run in runs(uri)}
+    assert len(runs(uri)) == 3
+    assert by_cell[result.id].info.status == "FINISHED"
+    assert by_cell[other.id].info.status == "KILLED"
+    assert by_cell[None].info.status == "FAILED" and by_cell[None].data.tags[REASON] == "one cell failed"
+    history = MlflowClient(tracking_uri=uri).get_metric_history(by_cell[result.id].info.run_id, "train_loss")
+    assert len(history) == 100
+
+    third = Tracker.open(uri, "demo", "demo")
+    assert third.log_cell(result, folder_of(factory, result))
+    third.close()
+    parent = next(run for run in runs(uri) if CELL not in run.data.tags)
+    assert parent.info.status == "FINISHED" and REASON not in parent.data.tags
+
+
+def test_the_curve_is_a_metric_whose_step_is_the_parameter_count(factory, uri):
+    results = factory.sweep(seeds=2)
+    table = curve_table(results, factory.folder, draws=20)
+    table.to_csv(factory.folder / "curve.csv")
+    tracker = Tracker.open(uri, "demo", "demo")
+    for _ in range(2):
+        tracker.log_report(table, [factory.folder / "curve.csv"], "digest-a")
+    tracker.log_report(table, [], "digest-b")
+    tracker.close()
+    reports = {run.data.tags[REPORT]: run for run in runs(uri) if REPORT in run.data.tags}
+    assert {digest: run.data.tags.get("superseded", "false") for digest, run in reports.items()} == {
+        "digest-a": "true",
+        "digest-b": "false",
+    }
+    client = MlflowClient(tracking_uri=uri)
+    run_id = reports["digest-a"].info.run_id
+    curve = {m.step: m.value for m in client.get_metric_history(run_id, "curve/lora/qv")}
+    rows = table[(table["label"] == "lora/qv")]
+    assert curve == dict(zip(rows["parameters"].astype(int), rows["test_mean"], strict=True))
+    assert len(client.get_metric_history(run_id, "curve/lora/qv")) == 4
+    assert len(client.get_metric_history(run_id, "curve/adapad/prefixes")) == 3
+    assert [a.path for a in client.list_artifacts(run_id)] == ["curve.csv"]
+    again = Tracker.open(uri, "demo", "demo")
+    again.log_report(table, [], "digest-a")
+    reports = {run.data.tags[REPORT]: run.data.tags["superseded"] for run in runs(uri) if REPORT in run.data.tags}
+    assert reports == {"digest-a": "false", "digest-b": "true"}
+
+
+def test_hostile_names_and_long_values_are_logged_all_the_same(factory, uri):
+    result = factory.cell("<b>../x</b>", 41_472, 0, 0.8)
+    long = result.identity.model_copy(update={"config": {"nested": {"list": list(range(5000))}, "a b?": "é"}})
+    result = result.model_copy(update={"identity": long, "train_loss": tuple(range(2500))})
+    tracker = Tracker.open(uri, "demo", "demo")
+    assert tracker.log_cell(result, factory.folder)
+    table = curve_table([result], factory.folder, draws=20)
+    assert tracker.log_report(table, [], "d")
+
+
+def test_two_sweeps_of_one_experiment_keep_apart(factory, uri):
+    result = factory.cell("lora", 41_472, 0, 0.8)
+    for sweep in ("one", "two"):
+        tracker = Tracker.open(uri, "demo", sweep)
+        tracker.log_cell(result, folder_of(factory, result))
+        tracker.close()
+    assert len(runs(uri)) == 4
+
+
+def test_the_environment_wins(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert tracking_uri("sqlite:///mlflow.db") == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+    assert tracking_uri("sqlite:///mlflow.db") == "http://localhost:5000"
+
+
+def test_a_server_that_is_away_is_a_bad_request_within_seconds():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = time.monotonic()
+    with pytest.raises(BadRequestError, match=f"http://127.0.0.1:{port} cannot be used") as caught:
+        Tracker.open(f"http://user:secret@127.0.0.1:{port}", "demo", "demo")
+    assert time.monotonic() - start < 30
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_store_that_is_no_store_is_a_bad_request(tmp_path):
+    (tmp_path / "file").write_text("")
+    for uri in (f"sqlite:///{tmp_path}/file/mlflow.db", "nonsense://x", str(tmp_path / "mlruns")):
+        with pytest.raises(BadRequestError):
+            Tracker.open(uri, "demo", "demo")
+
+
+def test_a_store_that_goes_away_costs_one_warning_and_no_sweep(factory, uri, caplog, monkeypatch):
+    result = factory.cell("lora", 41_472, 0, 0.8)
+    tracker = Tracker.open(uri, "demo", "demo")
+
+    def away(*_args, **_kwargs):
+        from mlflow.exceptions import MlflowException
+
+        raise MlflowException("no route to host")
+
+    monkeypatch.setattr(tracker._client, "log_batch", away)
+    with caplog.at_level(logging.WARNING):
+        assert not tracker.log_cell(result, folder_of(factory, result))
+        assert not tracker.log_cell(result, folder_of(factory, result))
+        tracker.close()
+    assert len(caplog.records) == 1 and "launch it again" in caplog.text
+    later = Tracker.open(uri, "demo", "demo")
+    assert later.log_cell(result, folder_of(factory, result))
+    later.close()
+    assert {run.info.status for run in runs(uri)} == {"FINISHED"}
+
+
+def test_a_deleted_experiment_is_named(uri):
+    tracker = Tracker.open(uri, "gone", "gone")
+    MlflowClient(tracking_uri=uri).delete_experiment(tracker.experiment_id)
+    with pytest.raises(BadRequestError, match="'gone' was deleted"):
+        Tracker.open(uri, "gone", "gone")
+
+
+def test_where_to_look(factory, uri):
+    tracker = Tracker.open(uri, "demo", "demo")
+    for seed in range(2):
+        result = factory.cell("lora", 41_472, seed, 0.8)
+        tracker.log_cell(result, folder_of(factory, result))
+    assert tracker.comparison_url.startswith(f"mlflow ui --backend-store-uri {uri}")
+    tracker.uri = "http://user:secret@localhost:5000"
+    assert tracker.comparison_url.startswith("http://localhost:5000/#/compare-runs?runs=%5B%22")
+
+
+def test_artifacts_stand_beside_the_database_and_nothing_is_printed(factory, tmp_path, capfd):
+    result = factory.cell("lora", 41_472, 0, 0.8, adapter=True)
+    uri = f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
+    tracker = Tracker.open(uri, "demo", "demo")
+    tracker.log_cell(result, folder_of(factory, result))
+    tracker.close()
+    assert list((tmp_path / "store" / "mlartifacts").rglob("adapter_config.json"))
+    assert capfd.readouterr() == ("", "")
