@@ -15,7 +15,9 @@ app = typer.Typer(
 )
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep's YAML file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the file: training.epochs=2")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the file: training.epochs=2")
+]
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A sweep's folder, as `adapad sweep` printed it.")]
 
 

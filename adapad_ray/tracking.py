@@ -113,7 +113,7 @@ class Tracker:
 
     @property
     def comparison_url(self) -> str:
-        """Where to look: a link to the comparison of the curve's runs, or for a database the command that serves it."""
+        """The comparison of the curve's runs; of a database, once `how_to_look` serves it."""
         cells = [run.info.run_id for run in self._children.values() if run.data.tags.get("stage") != "tune"]
         page = f"#/experiments/{self.experiment_id}"
         if len(cells) > 1:
@@ -121,8 +121,16 @@ class Tracker:
             page = f"#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}"
         if self.uri.startswith(("http://", "https://")):
             return f"{_without_password(self.uri).rstrip('/')}/{page}"
+        return f"http://127.0.0.1:5000/{page}"
+
+    @property
+    def how_to_look(self) -> str:
+        """For the terminal: the address of the sweep's charts, and for a database the command that serves it."""
+        page = f"#/experiments/{self.experiment_id}/runs?compareRunsMode=CHART"
+        if self.uri.startswith(("http://", "https://")):
+            return f"{_without_password(self.uri).rstrip('/')}/{page}"
         command = f"mlflow ui --backend-store-uri {_without_password(self.uri)}"
-        return f"{command}  then open http://127.0.0.1:5000/{page}"
+        return f"{command}   then http://127.0.0.1:5000/{page}"
 
     def _guarded(self, write: Any) -> bool:
         from mlflow.exceptions import MlflowException

@@ -215,7 +215,7 @@ def test_where_to_look(factory, uri):
     for seed in range(2):
         result = factory.cell("lora", 41_472, seed, 0.8)
         tracker.log_cell(result, folder_of(factory, result))
-    assert tracker.comparison_url.startswith(f"mlflow ui --backend-store-uri {uri}")
+    assert tracker.how_to_look.startswith(f"mlflow ui --backend-store-uri {uri}")
     tracker.uri = "http://user:secret@localhost:5000"
     assert tracker.comparison_url.startswith("http://localhost:5000/#/compare-runs?runs=%5B%22")
 

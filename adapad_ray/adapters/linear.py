@@ -149,16 +149,17 @@ class AdaptedLinear(nn.Module):
         """Maps `[…, d_in]` to `[…, d_out]` through what acts in the current lane."""
         columns, frozen, masks = self._columns()
         if not columns:
-            return self.base(x)
+            return F.linear(x, self.base.weight, self.base.bias)
         a = columns[0][0] if len(columns) == 1 else torch.cat([c[0] for c in columns])
         b = columns[0][1] if len(columns) == 1 else torch.cat([c[1] for c in columns])
         keep = None
         if self.dropout and self._generator is not None:
             kept = torch.rand(x.shape, generator=self._generator, device=x.device) >= self.dropout
             keep = kept.to(x.dtype) / (1 - self.dropout)
-        return _LowRankUpdate.apply(  # type: ignore[no-any-return]
+        y: Tensor = _LowRankUpdate.apply(  # type: ignore[no-untyped-call]
             x, self.base.weight, self.base.bias, a, b, frozen, self.scaling, masks, keep
         )
+        return y
 
     def _columns(self) -> tuple[list[tuple[Tensor, Tensor]], int, tuple[Tensor, Tensor] | None]:
         """Vectors of the acting blocks, the number of leading columns that are constants, and the row masks."""
@@ -175,4 +176,3 @@ class AdaptedLinear(nn.Module):
         if lane.reserve and self.reserve is not None:
             columns.append(self.reserve.vectors())
         return columns, sum(block.size for block in constants), None
-

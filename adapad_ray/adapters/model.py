@@ -41,9 +41,7 @@ class LaneHead(nn.Module):
         if isinstance(lane, Lane):
             return self.copies[str(lane.index)](x, *args, **kwargs)  # type: ignore[no-any-return]
         rows = [torch.nonzero(lane.lane_of_row == i).squeeze(1) for i in range(len(lane.lanes))]
-        parts = [
-            self.copies[str(lane.lanes[i].index)](x[r], *args, **kwargs) for i, r in enumerate(rows) if len(r)
-        ]
+        parts = [self.copies[str(lane.lanes[i].index)](x[r], *args, **kwargs) for i, r in enumerate(rows) if len(r)]
         order = torch.argsort(torch.cat(rows))
         return torch.cat(parts)[order]
 
@@ -88,8 +86,10 @@ class AdaptedModel:
 
     def detach(self) -> None:
         """Puts the original modules back."""
-        for name, part in (*self.layers.items(), *self.heads.items()):
-            self.model.set_submodule(name, part.base)
+        for name, layer in self.layers.items():
+            self.model.set_submodule(name, layer.base)
+        for name, head in self.heads.items():
+            self.model.set_submodule(name, head.base)
 
     @property
     def blocks(self) -> int:

@@ -218,6 +218,7 @@ class _Launcher:
             with suppress(ray.train.TrainingFailedError, RayActorError):
                 _trainer(config, f"{name}-life-{life}" if life else name, storage).fit()
             life += 1
+        shutil.rmtree(storage, ignore_errors=True)  # a group that was starting has written after the driver removed it
 
 
 def _free_resources(queue: ray.actor.ActorHandle, group: int) -> None:

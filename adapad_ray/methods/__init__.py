@@ -9,4 +9,15 @@ from adapad_ray.methods.lora import Lora
 
 METHODS: dict[str, type[Method]] = {m.name: m for m in (Lora, Adapad, HeadOnly)}  # type: ignore[type-arg]
 
-__all__ = ["METHODS", "Adapad", "Deployable", "HeadOnly", "Lora", "Method", "MethodConfig", "Plan", "RoundReport", "Setting"]
+__all__ = [
+    "METHODS",
+    "Adapad",
+    "Deployable",
+    "HeadOnly",
+    "Lora",
+    "Method",
+    "MethodConfig",
+    "Plan",
+    "RoundReport",
+    "Setting",
+]

@@ -28,7 +28,7 @@ from adapad_ray.results import GrowthEvent
 
 
 class AdapadConfig(MethodConfig):
-    """Settings of `adapad`. Every default is ours: the paper publishes none of these values except r_max = 4 on GLUE."""
+    """Settings of `adapad`. The defaults are ours: the paper publishes r_max = 4 on GLUE and none of the others."""
 
     mode: Literal["exact", "interleaved"] = "exact"
     """`exact`: one forward and backward per lane, every lane sees every example, the direct reading of the paper.
@@ -42,7 +42,7 @@ class AdapadConfig(MethodConfig):
     advance_learning: bool = True
     """Whether lane k trains privately in the rounds before it publishes, instead of waiting."""
     r_max: int | None = Field(default=None, ge=1)
-    """Largest rank of a module; by default twice the mean rank of the budget, at least 2: less leaves growth no choice."""
+    """Largest rank of a module; by default twice the budget's mean rank, at least 2: less leaves growth no choice."""
     growth_start: float = Field(default=0.1, ge=0, le=1)
     """Share of the steps before the first growth: scores need a few steps to mean anything."""
     growth_end: float = Field(default=0.6, ge=0, le=1)
@@ -75,7 +75,7 @@ class Adapad(Method[AdapadConfig]):
     def __init__(self, config: AdapadConfig, setting: Setting) -> None:
         super().__init__(config, setting)
         self.mixed = config.mode == "interleaved"
-        self.local_steps = 1 if self.mixed else config.local_steps
+        self.local_steps = 1 if self.mixed else min(config.local_steps, setting.total_steps)
         assert setting.budget is not None
         self.ledger = Ledger(setting.budget)
         self.schedule = self._schedule()
@@ -95,8 +95,9 @@ class Adapad(Method[AdapadConfig]):
 
     def _schedule(self) -> GrowthSchedule:
         total, period = self.setting.total_steps, self.local_steps
-        start = max(period, round(self.config.growth_start * total / period) * period)
-        end = max(start, round(self.config.growth_end * total / period) * period)
+        last = total // period * period  # growth that never comes would leave the budget unspent
+        start = min(last, max(period, round(self.config.growth_start * total / period) * period))
+        end = min(last, max(start, round(self.config.growth_end * total / period) * period))
         interval = self.config.growth_interval or max(1, (end - start) // 8)
         return GrowthSchedule(start, end, math.ceil(interval / period) * period)
 
@@ -108,7 +109,9 @@ class Adapad(Method[AdapadConfig]):
                     f"initial_rank {self.config.initial_rank} is above the dimension {module.max_rank} of {module.name}"
                 )
             if self.config.r_max is not None and self.config.r_max > module.max_rank:
-                raise BadRequestError(f"r_max {self.config.r_max} is above the dimension {module.max_rank} of {module.name}")
+                raise BadRequestError(
+                    f"r_max {self.config.r_max} is above the dimension {module.max_rank} of {module.name}"
+                )
         initial = self.config.initial_rank * sum(self.costs.values())
         if initial > budget:
             raise BudgetTooSmallError(
@@ -116,14 +119,16 @@ class Adapad(Method[AdapadConfig]):
                 f"({initial:,}): raise it, pass fewer target_modules, or set initial_rank: 0"
             )
         if initial == 0 and budget < min(self.costs.values()):
-            raise BudgetTooSmallError(f"budget {budget:,} is below the smallest component ({min(self.costs.values()):,})")
+            raise BudgetTooSmallError(
+                f"budget {budget:,} is below the smallest component ({min(self.costs.values()):,})"
+            )
         most = sum(self.limits[name] * cost for name, cost in self.costs.items())
         reachable = min(budget, most)
         growing = self._may_grow(dict.fromkeys(self.costs, self.config.initial_rank), budget - initial)
         return Plan(
             parameters=reachable if growing else initial,
             peak_parameters=reachable + (sum(self.costs.values()) if growing else 0),
-            lanes=max(self.limits.values()) if growing else self.config.initial_rank,
+            lanes=max(self.limits.values()) + 1 if growing else self.config.initial_rank,
             ranks=None if growing else dict.fromkeys(self.costs, self.config.initial_rank),
         )
 
@@ -227,7 +232,9 @@ class Adapad(Method[AdapadConfig]):
         return gone
 
     def _end_growth(self) -> list[torch.nn.Parameter]:
-        gone = [p for name, layer in self.adapted.layers.items() if layer.reserve for p in self.adapted.drop_reserve(name)]
+        gone = [
+            p for name, layer in self.adapted.layers.items() if layer.reserve for p in self.adapted.drop_reserve(name)
+        ]
         return gone + self.adapted.drop_head(RESERVE)
 
     def deployables(self) -> list[Deployable]:

@@ -27,7 +27,7 @@ class MethodConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scaling: float = Field(default=2.0, gt=0)
-    """Constant factor s of every update, the same for every rank (LoRA's alpha / r). 2 is ours, for all methods alike."""
+    """Constant factor s of every update, the same for every rank (LoRA's alpha / r); 2 is ours, for all methods."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""
 
@@ -55,7 +55,8 @@ class Plan:
     peak_parameters: int
     """Largest number of adapter parameters in training at one time."""
     lanes: int
-    """Most forward-and-backward passes in one optimizer step."""
+    """Most lanes that train in one optimizer step, the reserve lane included: as many forward-and-backward passes,
+    unless one batch is shared out among them (interleaved)."""
     ranks: dict[str, int] | None
     """Rank per module, or None where training discovers it."""
 

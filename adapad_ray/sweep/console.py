@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 import rich.console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.box import SIMPLE_HEAD
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from adapad_ray.results import CellIdentity, CellResult
@@ -87,7 +87,9 @@ class Console:
     def tuned(self, winners: Winners, spec: SweepSpec) -> None:
         """The tune stage has chosen."""
         for label, point in winners.items():
-            chosen = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in point.items())
+            chosen = ", ".join(
+                f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in point.items()
+            )
             self.say(f"tuned {label}: {chosen}")
 
     def curve(self, table: pd.DataFrame, metric: str) -> None:

@@ -90,7 +90,11 @@ def tables(description: dict[str, Any]) -> list[Any]:
     for heading in ("method", "budget", "parameters", "remainder", "in training", "ranks", "lanes", "steps", "TFLOP"):
         view.add_column(heading, justify="left" if heading == "method" else "right")
     for row in description["rows"]:
-        ranks = row["ranks"] if isinstance(row["ranks"], str) else "–".join(map(str, row["ranks"][:: max(1, len(row["ranks"]) - 1)]))
+        ranks = (
+            row["ranks"]
+            if isinstance(row["ranks"], str)
+            else "–".join(map(str, row["ranks"][:: max(1, len(row["ranks"]) - 1)]))
+        )
         upto = "≤ " if row["ranks"] == "discovered" else ""
         view.add_row(
             row["label"],
@@ -113,7 +117,7 @@ def tables(description: dict[str, Any]) -> list[Any]:
         parts.append(gaps)
     cells, seconds = description["cells"], description["single_worker_seconds"]
     parts.append(
-        f"{cells['tune']} cells to tune and {cells['curve']} of the curve; about {seconds / 60:,.0f} minutes of one CPU "
-        f"thread at the {description['flops_per_second'] / 1e9:,.0f} GFLOP/s just measured here."
+        f"{cells['tune']} cells to tune and {cells['curve']} of the curve; about {seconds / 60:,.0f} minutes of "
+        f"one CPU thread at the {description['flops_per_second'] / 1e9:,.0f} GFLOP/s just measured here."
     )
     return parts

@@ -69,15 +69,8 @@ class Planner:
 
     def __init__(self, spec: SweepSpec, grounds: Grounds) -> None:
         self.spec, self.grounds = spec, grounds
-        self.modules = {label: target_modules(grounds.model, self._names(label)) for label in spec.labels()}
-        everywhere = target_modules(grounds.model, spec.target_modules)
-        self._parse = {
-            "modules": everywhere,
-            "backbone_parameters": grounds.backbone_parameters,
-        }
-
-    def _names(self, label: str) -> Any:
-        return self.spec.modules_of(label)
+        self.modules = {label: target_modules(grounds.model, spec.modules_of(label)) for label in spec.labels()}
+        self._everywhere = target_modules(grounds.model, spec.target_modules)
 
     def plan(self) -> SweepPlan:
         """The whole sweep.
@@ -99,7 +92,8 @@ class Planner:
         for budget in budgets:
             if budget not in reachable:
                 reasons = [gap.reason for gap in plan.gaps if gap.budget == budget]
-                raise BadRequestError(f"no method of this sweep can reach budget {budget:,}: {reasons[0] if reasons else 'none takes one'}")
+                reason = reasons[0] if reasons else "none of them takes a budget"
+                raise BadRequestError(f"no method of this sweep can reach budget {budget:,}: {reason}")
         if self.spec.tune is not None:
             for label in self.spec.labels():
                 plan.tune[label] = self._tune_cells(label)
@@ -107,10 +101,10 @@ class Planner:
 
     def budget(self, value: int | float | str) -> int:
         """Deployed adapter parameters of a budget as the file writes it."""
-        return parse_budget(value, **self._parse)
+        return parse_budget(value, modules=self._everywhere, backbone_parameters=self.grounds.backbone_parameters)
 
     def curve_cells(self, plan: SweepPlan, winners: Winners) -> list[Cell]:
-        """Every (label, budget, seed), budgets and seeds outermost so that early results say something of all methods."""
+        """Every (label, budget, seed), seeds outermost so that early results say something of all methods."""
         cells = []
         for seed in self.spec.seeds:
             for row in plan.rows:

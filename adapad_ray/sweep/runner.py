@@ -21,7 +21,7 @@ from adapad_ray.sweep.cells import Cell, finished
 from adapad_ray.sweep.console import Console
 from adapad_ray.sweep.grounds import LoadedGrounds, load_grounds
 from adapad_ray.sweep.planner import Planner, SweepPlan, Winners
-from adapad_ray.sweep.search import SCORE, TuneCell, tune_stage
+from adapad_ray.sweep.search import TuneCell, tune_stage
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tracking import Tracker, tracking_uri
 
@@ -49,7 +49,9 @@ def sweep_folder(spec: SweepSpec, out: Path | None = None) -> Path:
         BadRequestError: storage is not a folder of this machine.
     """
     if out is None and "://" in spec.storage:
-        raise BadRequestError(f"storage {spec.storage!r} must be a folder that all workers share; URLs are not supported yet")
+        raise BadRequestError(
+            f"storage {spec.storage!r} must be a folder that all workers share; URLs are not supported yet"
+        )
     return (out or Path(spec.storage) / spec.name).absolute()
 
 
@@ -161,7 +163,9 @@ class Sweep:
         winners: dict[str, dict[str, Any]] = {}
         for label, points in self.plan.tune.items():
             scored = [
-                (done[cell.id].final.validation[done[cell.id].metric], point) for point, cell in points if cell.id in done
+                (done[cell.id].final.validation[done[cell.id].metric], point)
+                for point, cell in points
+                if cell.id in done
             ]
             if scored:
                 winners[label] = max(scored, key=lambda item: item[0])[1]
@@ -206,14 +210,14 @@ class Sweep:
         tracker = tracker or self._tracker()
         for result in results.values():
             tracker.log_cell(result, self.folder / "cells" / result.id)
-        self.outcome.mlflow = tracker.comparison_url
+        self.outcome.mlflow = tracker.how_to_look
         manifest = Manifest(
             title=self.spec.name,
             labels={cell.id: cell.identity.label for cell in cells},
             gaps=[(gap.label, gap.budget, gap.reason) for gap in self.plan.gaps],
             failed=[tuple(f) for f in self.outcome.failed],
             delta=self.spec.delta,
-            mlflow=self.outcome.mlflow,
+            mlflow=tracker.comparison_url,
         )
         manifest.save(self.folder)
         if any(result.identity.stage == "curve" for result in results.values()):
@@ -272,9 +276,13 @@ class Manifest:
         """
         path = folder / MANIFEST
         if not path.exists():
-            raise BadRequestError(f"{folder} holds no sweep ({MANIFEST} is missing): pass the folder that `adapad sweep` printed")
+            raise BadRequestError(
+                f"{folder} holds no sweep ({MANIFEST} is missing): pass the folder that `adapad sweep` printed"
+            )
         content = yaml.safe_load(path.read_text())
-        return cls(**{**content, "gaps": [tuple(g) for g in content["gaps"]], "failed": [tuple(f) for f in content["failed"]]})
+        return cls(
+            **{**content, "gaps": [tuple(g) for g in content["gaps"]], "failed": [tuple(f) for f in content["failed"]]}
+        )
 
 
 def rebuild_report(folder: Path, manifest: Manifest | None = None) -> ReportPaths:

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -20,6 +20,9 @@ from adapad_ray.training.settings import TrainingSettings
 REFERENCE = "head_only"
 _LABEL = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_.+-]+)?")
 _ENTRY_KEYS = ("target_modules", "training")
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class _Part(BaseModel):
@@ -151,13 +154,17 @@ def parse_spec(content: Mapping[str, Any]) -> SweepSpec:
     Raises:
         BadRequestError: one sentence about the first thing that is wrong.
     """
-    content = {key: ({k: v or {} for k, v in value.items()} if key == "methods" and isinstance(value, dict) else value)
-               for key, value in content.items()}
+    content = {
+        key: ({k: v or {} for k, v in value.items()} if key == "methods" and isinstance(value, dict) else value)
+        for key, value in content.items()
+    }
     spec = _validated(SweepSpec, content, "")
     for label in spec.labels():
         name = spec.method_name(label)
         if not _LABEL.fullmatch(label):
-            raise BadRequestError(f"methods key {label!r} is not a label: write a method, or a method and a word (lora/qv)")
+            raise BadRequestError(
+                f"methods key {label!r} is not a label: write a method, or a method and a word (lora/qv)"
+            )
         if name not in METHODS:
             raise BadRequestError(f"method {name!r} is unknown: {_nearest(name, METHODS)}")
         spec.method_settings(label)
@@ -167,7 +174,9 @@ def parse_spec(content: Mapping[str, Any]) -> SweepSpec:
         for label in spec.labels():
             known |= set(METHODS[spec.method_name(label)].Config.model_fields)
             if not spec.tune_space(label):
-                raise BadRequestError(f"tune.space has no setting of {label}: add learning_rate, which every method has")
+                raise BadRequestError(
+                    f"tune.space has no setting of {label}: add learning_rate, which every method has"
+                )
         for key in spec.tune.space:
             if key not in known:
                 raise BadRequestError(f"tune.space.{key} is a setting of no method here: {_nearest(key, known)}")
@@ -179,7 +188,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -199,7 +210,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     place[last] = value
 
 
-def _validated(model: type[Any], content: Mapping[str, Any], where: str) -> Any:
+def _validated(model: type[ModelT], content: Mapping[str, Any], where: str) -> ModelT:
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -209,13 +220,19 @@ def _validated(model: type[Any], content: Mapping[str, Any], where: str) -> Any:
 def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """The first problem in one sentence: which key, which value, what would be right."""
     problem = error.errors()[0]
-    parts = [str(part) for part in problem["loc"] if str(part) not in ("int", "float", "str", "list[str]", "TaskSource")]
+    parts = [
+        str(part) for part in problem["loc"] if str(part) not in ("int", "float", "str", "list[str]", "TaskSource")
+    ]
     key = ".".join([where, *parts] if where else parts)
     if problem["type"] == "extra_forbidden":
         fields = _fields(model, parts[:-1])
         return f"{key} is unknown: {_nearest(parts[-1], fields)}"
     if problem["type"] == "missing":
-        return f"{key} is missing: every sweep needs model, task, methods and budgets" if not where else f"{key} is missing"
+        return (
+            f"{key} is missing: every sweep needs model, task, methods and budgets"
+            if not where
+            else f"{key} is missing"
+        )
     message = problem["msg"].removeprefix("Value error, ")
     shown = repr(problem["input"])
     return f"{key or where} is {shown[:200]}: {message[:1].lower()}{message[1:]}" if parts else f"{where}: {message}"

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from safetensors.numpy import save_file
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapad_ray.adapters.export import deployed_adapter, save_peft
@@ -30,7 +30,7 @@ from adapad_ray.tasks import TaskData
 from adapad_ray.tasks.metrics import compute_metrics
 from adapad_ray.training.checkpoint import Checkpoint
 from adapad_ray.training.evaluation import predict
-from adapad_ray.training.loop import LaneTrainer, Progress
+from adapad_ray.training.loop import DivergedError, LaneTrainer, Progress
 from adapad_ray.training.randomness import derive_seed
 from adapad_ray.training.settings import TrainingSettings
 
@@ -56,7 +56,7 @@ class Workspace:
 
 
 def forward_flops_per_token(model: nn.Module, data: TaskData) -> float:
-    """Floating-point operations of one forward pass, per padded token, as torch counts them; works on the meta device."""
+    """Floating-point operations of a forward pass, per padded token, as torch counts them; also on the meta device."""
     split = data.splits["train"]
     rows = np.arange(min(8, len(split)))
     ids = split.batch(rows, pad_token_id=0)["input_ids"].to(next(model.parameters()).device)
@@ -89,6 +89,7 @@ def run_cell(
     that has one is finished.
 
     Raises:
+        BadRequestError: the method cannot be built as asked; nothing was written.
         DivergedError: training produced a value that is not finite.
     """
     called = time.perf_counter()
@@ -96,6 +97,8 @@ def run_cell(
     backbone, data = workspace.backbone, workspace.data
     train, modules = data.splits["train"], workspace.shapes(identity.target_modules)
     method = make_method(identity, modules, len(train))
+    method.plan()  # refuses what cannot be built
+    flops_per_token = workspace.forward_flops_per_token  # before adapters hang on the backbone, or theirs would count
     initialise_head(backbone.model, backbone.head_modules, derive_seed(identity.seed, "head"))
     adapted = AdaptedModel(
         backbone.model,
@@ -131,7 +134,7 @@ def run_cell(
             for d in _worth_deploying(method.deployables(), adapted)
         )
         backward = 2 if identity.method != "head_only" else 1
-        flops = record.padded_tokens * workspace.forward_flops_per_token * backward
+        flops = record.padded_tokens * flops_per_token * backward
         result = CellResult(
             id=cell_id,
             identity=identity,
@@ -195,7 +198,11 @@ def _evaluate(
             device=workspace.device,
         )
         predictions[f"{split}/{key}"] = logits
-        metrics[split] = compute_metrics(workspace.data.metric, logits, workspace.data.splits[split].labels)
+        try:
+            metrics[split] = compute_metrics(workspace.data.metric, logits, workspace.data.splits[split].labels)
+        except FloatingPointError as error:  # the last step broke it: no later loss could tell
+            steps = settings.total_steps(len(workspace.data.splits["train"]))
+            raise DivergedError(f"lane {deployable.lane.index}, step {steps - 1}: {error}") from error
     adapter = deployed_adapter(adapted, deployable.lane)
     place = None
     if identity.stage == "curve" and adapter.factors:

@@ -30,15 +30,15 @@ class Checkpoint:
         save_file({name: t.contiguous() for name, t in self.tensors.items()}, scratch / _TENSORS)
         (scratch / _META).write_text(json.dumps(self.meta))
         retired = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(retired, ignore_errors=True)
-        if folder.exists():
+        if folder.exists():  # else the retired one may be the only whole one, from a kill between the renames below
+            shutil.rmtree(retired, ignore_errors=True)
             folder.rename(retired)
         scratch.rename(folder)
         shutil.rmtree(retired, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: Path) -> Checkpoint | None:
-        """The latest whole checkpoint, or None. A kill between the two renames of `save` leaves it under the old name."""
+        """The latest whole checkpoint, or None; a kill between the renames of `save` leaves it under the old name."""
         for place in (folder, folder.with_name(f".{folder.name}.old")):
             if (place / _META).exists():
                 return cls(load_file(place / _TENSORS), json.loads((place / _META).read_text()))

@@ -161,25 +161,30 @@ class LaneTrainer:
         per_row = F.cross_entropy(logits.float(), labels, reduction="none")
         loss = (per_row / counts[lane_of_row]).sum()
         present = [lane for lane, count in zip(lanes, counts.tolist(), strict=True) if count]
+        if not torch.isfinite(loss):
+            finite = torch.isfinite(per_row.detach())
+            broken = [lane for i, lane in enumerate(lanes) if not finite[lane_of_row == i].all()]
+            raise self._diverged(broken or present, "loss", loss)
         self._backward(loss, present)
         self._count([None], batch)
         return float(loss.detach())
 
     def _backward(self, loss: Tensor, lanes: Sequence[Lane]) -> None:
         if not torch.isfinite(loss):
-            raise DivergedError(f"{_names(lanes)}, step {self.step}: the loss is {float(loss)}")
-        loss.backward()
+            raise self._diverged(lanes, "loss", loss)
+        torch.autograd.backward(loss)
+        learning: list[nn.Parameter] = []
         for lane in lanes:
             self.method.observe(lane)
-            norm = nn.utils.clip_grad_norm_(self.adapted.parameters(lane), self.settings.max_grad_norm)
+            parameters = self.adapted.parameters(lane)
+            norm = nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
             if not torch.isfinite(norm):
-                raise DivergedError(f"{_names([lane])}, step {self.step}: the gradient norm is {float(norm)}")
-        if len(lanes) < len(self.method.lanes(self.step)) and self.method.mixed:
-            learning = {id(p) for lane in lanes for p in self.adapted.parameters(lane)}
-            for p in self.adapted.named_parameters().values():
-                if id(p) not in learning:
-                    p.grad = None
-        self.optimizer.step()
+                raise self._diverged([lane], "gradient norm", norm)
+            learning += parameters
+        self.optimizer.step(learning)
+
+    def _diverged(self, lanes: Sequence[Lane], what: str, value: Tensor) -> DivergedError:
+        return DivergedError(f"{_names(lanes)}, step {self.step}: the {what} is {float(value.detach())}")
 
     def _count(self, lanes: Sequence[Lane | None], batch: dict[str, Tensor]) -> None:
         record, mask = self.record, batch["attention_mask"]

@@ -17,7 +17,7 @@ class ComponentOptimizer:
     """One AdamW over parameters that come and go; a parameter keeps its state when its component changes lanes.
 
     Parameters are grouped by the step of their birth, because a late component follows the global schedule times its
-    own short warm-up. Parameters without a gradient are skipped, which is how one lane is stepped at a time.
+    own short warm-up. Only the parameters of the lanes at hand are stepped.
     """
 
     def __init__(self, settings: TrainingSettings, total_steps: int) -> None:
@@ -67,9 +67,13 @@ class ComponentOptimizer:
             late = group["birth"] > 0 and warmup > 0
             group["lr"] = rate * min(1.0, (step - group["birth"] + 1) / warmup) if late else rate
 
-    def step(self) -> None:
-        """Steps every parameter that has a gradient, and clears the gradients."""
+    def step(self, learning: Iterable[nn.Parameter]) -> None:
+        """Steps `learning` and clears all gradients; what a backward pass left elsewhere is discarded."""
         assert self._adamw is not None
+        chosen = set(learning)
+        for p in self._births:
+            if p not in chosen:
+                p.grad = None
         self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from adapad_ray.adapters.families import PlainBlock
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.adapters.linear import AdaptedLinear, RowMasks
-from adapad_ray.adapters.families import PlainBlock
 from adapad_ray.budget import ModuleShape
 
 SHAPE = ModuleShape("m", 7, 5)
@@ -52,8 +52,19 @@ def gradients(layer, x, y, weights):
     return [x.grad.clone(), *(None if p.grad is None else p.grad.clone() for p in params)]
 
 
-@pytest.mark.parametrize("lane", [Lane.component(1), Lane.component(2), Lane.component(3), Lane.component(5),
-                                  Lane.reserves(3), Lane.joint(3), Lane.prefix(2)], ids=str)
+@pytest.mark.parametrize(
+    "lane",
+    [
+        Lane.component(1),
+        Lane.component(2),
+        Lane.component(3),
+        Lane.component(5),
+        Lane.reserves(3),
+        Lane.joint(3),
+        Lane.prefix(2),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("tokens", [(), (4,)], ids=["2d", "3d"])
 def test_a_lane_equals_autograd_with_detached_predecessors(layer, lane, tokens):
     x = torch.randn(6, *tokens, 7, dtype=torch.float64, requires_grad=True)

@@ -40,7 +40,7 @@ def test_closing_in_the_middle_of_a_job_is_quick_and_leaves_nothing(cluster, poo
 
 
 def test_a_pool_that_is_closed_while_it_starts_gives_its_resources_back(cluster):
-    with GroupPool(pool_jobs.set_up, pool_jobs.run, name="brief"):
+    with GroupPool(pool_jobs.set_up, pool_jobs.run, name="brief") as pool:
         while not controllers():
             time.sleep(0.1)
     deadline = time.monotonic() + 40
@@ -49,4 +49,7 @@ def test_a_pool_that_is_closed_while_it_starts_gives_its_resources_back(cluster)
         time.sleep(0.1)
     while ray.available_resources().get("CPU", 0) < 2:
         assert time.monotonic() < deadline, "resources are still reserved"
+        time.sleep(0.1)
+    while Path(pool._storage).exists():
+        assert time.monotonic() < deadline, "the temporary folder outlived its pool"
         time.sleep(0.1)

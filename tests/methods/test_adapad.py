@@ -1,0 +1,375 @@
+"""What AdaPaD does: deflation, self-correction, stagger, advance learning and rank discovery (2605.10741)."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+from torch.nn import functional as F
+
+from adapad_ray.adapters.lane import RESERVE, Lane
+from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.budget import BudgetTooSmallError, ModuleShape
+from adapad_ray.methods.adapad import Adapad, AdapadConfig
+from adapad_ray.methods.base import Setting
+from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
+
+# Deflation on a linear problem, where the answer is an SVD
+
+
+class LinearProblem:
+    """min ½‖Y − Σ b_k a_kᵀ X‖² in fp64 through the lanes of a bias-free linear layer with W₀ = 0.
+
+    The rows of X are orthonormal, so gradient descent contracts at a rate that the gaps of the spectrum set.
+    """
+
+    SPECTRUM = (1.0, 0.7, 0.4, 0.15, 0.1)
+
+    def __init__(self, rank: int = 3, local_steps: int = 5) -> None:
+        d_in, d_out, n = 6, 5, 20
+        draw = torch.Generator().manual_seed(3)
+        x = torch.linalg.qr(torch.randn(n, d_in, generator=draw, dtype=torch.float64))[0]  # [n, d_in]
+        u = torch.linalg.qr(torch.randn(d_out, d_out, generator=draw, dtype=torch.float64))[0]
+        v = torch.linalg.qr(torch.randn(d_in, d_out, generator=draw, dtype=torch.float64))[0]
+        off = torch.randn(n, d_out, generator=draw, dtype=torch.float64)
+        self.x = x
+        self.y = x @ v @ torch.diag(torch.tensor(self.SPECTRUM, dtype=torch.float64)) @ u.T + off - x @ (x.T @ off)
+        model = nn.Sequential(nn.Linear(d_in, d_out, bias=False)).double().requires_grad_(False)
+        model[0].weight.zero_()
+        shape = ModuleShape("0", d_in, d_out)
+        self.adapted = AdaptedModel(model, [shape], [], scaling=1.0)
+        setting = Setting((shape,), rank * shape.component_cost, total_steps=10_000, seed=0)
+        self.method = Adapad(AdapadConfig(initial_rank=rank, local_steps=local_steps), setting)
+        self.generator = torch.Generator().manual_seed(0)
+        self.method.build(self.adapted, self.generator)
+        self.layer = self.adapted.layers["0"].double()
+        self.steps = 0
+
+    def loss(self, lane: Lane) -> torch.Tensor:
+        self.adapted.use(lane)
+        return 0.5 * (self.y - self.adapted.model(self.x)).square().sum()
+
+    def descend(self, lane: Lane, rate: float = 0.5) -> None:
+        parameters = self.adapted.parameters(lane)
+        for p, gradient in zip(parameters, torch.autograd.grad(self.loss(lane), parameters), strict=True):
+            p.data.sub_(rate * gradient)
+
+    def rounds(self, count: int) -> None:
+        """Trains as the training loop does: T steps of every lane, then all publish together."""
+        for _ in range(count * self.method.local_steps):
+            for lane in self.method.lanes(self.steps):
+                self.descend(lane)
+            self.steps += 1
+            if self.steps % self.method.local_steps == 0:
+                self.method.end_round(self.steps, self.generator)
+
+    def errors(self) -> list[float]:
+        """Relative distance of every published product b_k a_kᵀ X from the k-th term of the SVD of Y on X's rows."""
+        projected = (self.x @ (self.x.T @ self.y)).T  # [d_out, n]
+        u, s, vh = torch.linalg.svd(projected, full_matrices=False)
+        return [
+            float((block.published_b.T @ block.published_a @ self.x.T - s[k] * torch.outer(u[:, k], vh[k])).norm() / s[k])
+            for k, block in enumerate(self.layer.active())
+        ]
+
+
+@pytest.mark.parametrize("local_steps", [1, 5])
+def test_every_component_converges_to_its_term_of_the_svd(local_steps):
+    problem = LinearProblem(local_steps=local_steps)
+    problem.rounds(600 // local_steps)
+    assert max(problem.errors()) < 1e-6
+
+
+def test_the_loss_of_a_lane_is_the_distance_to_the_deflation_target():
+    problem = LinearProblem()
+    problem.rounds(4)
+    for k in (1, 2, 3):
+        before = problem.layer.active()[: k - 1]
+        target = problem.y.T - sum((p.published_b.T @ p.published_a @ problem.x.T for p in before), torch.tensor(0.0))
+        own = problem.layer.active()[k - 1]
+        expected = 0.5 * (target - own.b.T @ own.a @ problem.x.T).square().sum()
+        torch.testing.assert_close(problem.loss(Lane.component(k)), expected)
+
+
+def test_descendants_recover_once_a_wrong_predecessor_is_released():
+    problem = LinearProblem()
+    problem.rounds(3)
+    first = problem.layer.active()[0]
+    wrong = torch.randn(first.a.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    with torch.no_grad():
+        first.a.copy_(wrong / wrong.norm())
+        first.b.fill_(0.3)
+    first.publish()
+    for _ in range(300):  # the predecessor stands still at its wrong value
+        for _ in range(5):
+            for lane in (Lane.component(2), Lane.component(3)):
+                problem.descend(lane)
+        problem.adapted.publish([2, 3])
+    assert min(problem.errors()) > 0.1
+    problem.rounds(300)
+    assert max(problem.errors()) < 1e-6
+
+
+def test_sequential_training_keeps_the_error_of_a_frozen_predecessor():
+    problem = LinearProblem()
+    for k, steps in ((1, 6), (2, 1500), (3, 1500)):  # the first is frozen before it has converged
+        for _ in range(steps):
+            problem.descend(Lane.component(k))
+        problem.adapted.publish([k])
+    first, *later = problem.errors()
+    assert first > 1e-2
+    assert min(later) > 1e-3
+
+
+def test_predecessors_act_through_the_snapshot_until_they_publish():
+    problem = LinearProblem(local_steps=5)
+    problem.rounds(4)
+    lane = Lane.component(2)
+    before = problem.loss(lane)
+    problem.descend(Lane.component(1))
+    assert torch.equal(problem.loss(lane), before)
+    problem.adapted.publish([1])
+    assert not torch.equal(problem.loss(lane), before)
+
+
+# Stagger and advance learning
+
+
+def started(budget, *, training=None, **config):
+    trainer = MethodCase("adapad", budget, config, training=training or {}).trainer()
+    trainer.start()
+    return trainer
+
+
+def live(trainer, k):
+    return {n: p.detach().clone() for n, p in trainer.adapted.named_parameters().items() if f"|{k}|" in n}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@contextmanager
+def changed(trainer, components):
+    """Other live values in these components, for a while."""
+    saved = [live(trainer, k) for k in components]
+    parameters = trainer.adapted.named_parameters()
+    with torch.no_grad():
+        for values in saved:
+            for name in values:
+                parameters[name].add_(1.0)
+        yield
+        for values in saved:
+            for name, value in values.items():
+                parameters[name].copy_(value)
+
+
+@pytest.mark.parametrize("mode", ["exact", "interleaved"])
+@pytest.mark.parametrize("advance", [True, False])
+def test_before_round_k_nothing_of_component_k_is_visible(mode, advance):
+    trainer = started(3 * COST_PER_RANK, initial_rank=3, local_steps=2, mode=mode, advance_learning=advance)
+    period, batch = trainer.method.local_steps, tiny_task().splits["test"].batch(range(8), 0)
+    batch.pop("labels")
+    untouched = {k: live(trainer, k) for k in (1, 2, 3)}
+    for finished in (1, 2, 3):  # rounds
+        trainer.run(stop_at=finished * period)
+        for k in (1, 2, 3):
+            blocks = [layer.active()[k - 1] for layer in trainer.adapted.layers.values()]
+            assert any(block.published_b.any() for block in blocks) == (k <= finished)
+            assert same(live(trainer, k), untouched[k]) == (k > finished and not advance)
+        for lane in trainer.method.lanes(trainer.step):
+            seen = [k for k in range(1, lane.frozen + 1) if k <= finished]
+            trainer.adapted.use(lane)
+            expected = trainer.adapted.model(**batch).logits
+            hidden = {k for k in (1, 2, 3) if k not in (*seen, *lane.live)}
+            with changed(trainer, hidden):
+                assert torch.equal(trainer.adapted.model(**batch).logits, expected)
+
+
+# The reserve lane
+
+
+def test_a_reserve_acts_in_its_own_lane_only_and_its_removal_changes_no_other():
+    with_reserves, without = (started(2 * COST_PER_RANK, local_steps=2, growth_start=0.9, growth_end=1) for _ in "ab")
+    for trainer in (with_reserves, without):
+        trainer.run(stop_at=4)
+    assert any(layer.reserve.b.any() for layer in without.adapted.layers.values())
+    gone = [p for name in without.adapted.layers for p in without.adapted.drop_reserve(name)]
+    without.optimizer.forget(gone + without.adapted.drop_head(RESERVE))
+    for trainer in (with_reserves, without):
+        trainer.run(stop_at=9)
+    assert [lane.index for lane in with_reserves.method.lanes(9)] == [1, RESERVE]
+    assert [lane.index for lane in without.method.lanes(9)] == [1]
+    a, b = (
+        {n: t for n, t in trainer.adapted.state().items() if f"|{RESERVE}|" not in n and f"|{RESERVE}." not in n}
+        for trainer in (with_reserves, without)
+    )
+    assert same(a, {name: b[name] for name in a})
+
+
+def test_an_activated_reserve_keeps_its_values_and_its_adam_state():
+    trainer = started(2 * COST_PER_RANK, local_steps=2, growth_start=0.3)
+    trainer.run(stop_at=3)
+    reserves = {name: layer.reserve for name, layer in trainer.adapted.layers.items()}
+    adam = trainer.optimizer._adamw.state
+    trainer.run(stop_at=4)
+    grown = [event.module for event in trainer.record.growth]
+    assert grown and len(grown) < len(reserves)
+    values = {name: reserves[name].b.detach().clone() for name in grown}
+    for name in grown:
+        block = trainer.adapted.layers[name].active()[-1]
+        assert block is reserves[name]
+        assert float(adam[block.b]["step"]) == 4
+        assert torch.equal(block.published_b, values[name]) and values[name].any()
+    trainer.run(stop_at=5)
+    assert all(float(adam[reserves[name].b]["step"]) == 5 for name in grown)
+
+
+def test_a_new_lane_copies_the_head_of_the_lane_below():
+    trainer = started(2 * COST_PER_RANK, local_steps=2, growth_start=0.3)
+    trainer.run(stop_at=4)
+    copies = trainer.adapted.heads["classifier"].copies
+    assert sorted(copies) == ["-1", "1", "2"]
+    assert torch.equal(copies["2"].weight, copies["1"].weight)
+    assert not torch.equal(copies["1"].weight, trainer.adapted.heads["classifier"].base.weight)
+    trainer.run(stop_at=5)
+    assert not torch.equal(copies["2"].weight, copies["1"].weight)
+
+
+def test_from_rank_zero_a_head_only_lane_trains_until_the_first_activation():
+    trainer = started(500, initial_rank=0, local_steps=2)
+    assert [lane.index for lane in trainer.method.lanes(0)] == [0, RESERVE]
+    trainer.run(stop_at=1)
+    head = trainer.adapted.heads["classifier"]
+    assert not torch.equal(head.copies["0"].weight, head.base.weight)
+    trainer.run()
+    assert sorted(head.copies) == [str(k) for k in range(1, trainer.adapted.blocks + 1)]
+    assert any(rank == 0 for rank in trainer.adapted.ranks.values())
+
+
+# Rank discovery
+
+
+@pytest.mark.parametrize(
+    ("budget", "config"),
+    [
+        (2 * COST_PER_RANK, {"local_steps": 2}),
+        (2 * COST_PER_RANK + 63, {"local_steps": 4, "r_max": 3}),
+        (1111, {"mode": "interleaved", "initial_rank": 0, "r_max": 2}),
+        (3 * COST_PER_RANK, {"local_steps": 50}),
+        (2 * COST_PER_RANK, {"local_steps": 2, "growth_end": 1.0}),
+    ],
+)
+def test_ranks_grow_until_nothing_fits(budget, config):
+    trainer = started(budget, **config)
+    initial = trainer.method.ledger.spent
+    trainer.run()
+    ranks, costs, limits = trainer.adapted.ranks, trainer.method.costs, trainer.method.limits
+    spent = sum(rank * costs[name] for name, rank in ranks.items())
+    assert trainer.method.ledger.spent == spent <= budget
+    assert all(rank <= limits[name] for name, rank in ranks.items())
+    assert budget - spent < min(cost for name, cost in costs.items() if ranks[name] < limits[name])
+    charges = [event.spent for event in trainer.record.growth]
+    assert charges[0] > initial and charges == sorted(charges) and charges[-1] == spent
+    assert not trainer.method._growing and str(RESERVE) not in trainer.adapted.heads["classifier"].copies
+
+
+def test_ranks_differ_between_modules():
+    trainer = started(2 * COST_PER_RANK, local_steps=1)
+    trainer.run()
+    ranks = trainer.adapted.ranks.values()
+    assert min(ranks) == 1 and max(ranks) >= 3
+
+
+def test_growth_releases_the_budget_in_linear_quotas_and_ends_on_time():
+    trainer = started(3 * COST_PER_RANK, local_steps=1, growth_start=0.2, growth_end=0.6, growth_interval=2)
+    trainer.run()
+    schedule = trainer.method.schedule
+    assert (schedule.start, schedule.end, schedule.interval) == (3, 9, 2)
+    for event in trainer.record.growth:
+        assert event.step in (3, 5, 7, 9)
+        assert event.spent <= schedule.released(event.step, 3 * COST_PER_RANK, COST_PER_RANK)
+
+
+def test_the_lanes_in_growth_are_at_most_one_more_than_the_largest_rank():
+    trainer = started(1250, local_steps=1, r_max=2, growth_start=0.3)
+    most = 0
+    for step in range(trainer.total_steps):
+        most = max(most, len(trainer.method.lanes(step)))
+        trainer.run(stop_at=step + 1)
+    assert most == 3 == trainer.method.plan().lanes
+
+
+def test_a_full_budget_at_the_initial_rank_leaves_nothing_to_discover():
+    method = MethodCase("adapad", COST_PER_RANK).make()
+    assert set(method.plan().ranks.values()) == {1}
+    with pytest.raises(BudgetTooSmallError, match="set initial_rank: 0"):
+        MethodCase("adapad", COST_PER_RANK - 1).make().plan()
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(ValidationError, match="needs advance_learning"):
+        AdapadConfig(initial_rank=0, advance_learning=False)
+    with pytest.raises(ValidationError, match="growth_end"):
+        AdapadConfig(growth_start=0.5, growth_end=0.4)
+    with pytest.raises(ValidationError, match="r_max"):
+        AdapadConfig(initial_rank=3, r_max=2)
+
+
+# Interleaved mode
+
+
+def test_an_interleaved_step_adds_the_mean_losses_of_its_lanes():
+    trainer = started(3 * COST_PER_RANK, mode="interleaved", initial_rank=2, r_max=4)
+    trainer.run(stop_at=5)
+    lanes, batch = trainer.method.lanes(5), trainer._batch(5)
+    labels = batch.pop("labels")
+    assert len(lanes) >= 3
+    lane_of_row = (torch.arange(len(labels)) + 5) % len(lanes)  # seed 0
+    expected = 0.0
+    for i, lane in enumerate(lanes):
+        rows = lane_of_row == i
+        trainer.adapted.use(lane)
+        logits = trainer.adapted.model(**{name: value[rows] for name, value in batch.items()}).logits
+        expected += F.cross_entropy(logits, labels[rows]).item()
+    trainer.run(stop_at=6)
+    assert trainer.record.losses[-1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_lane_without_examples_is_not_stepped():
+    trainer = started(4 * COST_PER_RANK, mode="interleaved", initial_rank=4, training={"batch_size": 2, "epochs": 0.25})
+    assert trainer.total_steps == 6
+    for step in range(3):
+        trained = {(step + position) % 4 + 1 for position in range(2)}
+        before = {k: live(trainer, k) for k in (1, 2, 3, 4)}
+        trainer.run(stop_at=step + 1)
+        for k in (1, 2, 3, 4):
+            assert same(live(trainer, k), before[k]) == (k not in trained)
+    adam = trainer.optimizer._adamw.state
+    counts = {k: max(float(adam[l.active()[k - 1].b]["step"]) for l in trainer.adapted.layers.values()) for k in (2, 3)}
+    assert counts == {2: 2.0, 3: 2.0}
+
+
+def test_the_scores_ask_for_the_product_of_importance_and_uncertainty():
+    trainer = started(2 * COST_PER_RANK, local_steps=5)
+    importance, uncertainty, seen = {}, {}, []
+    inner = trainer.method.scores.update
+
+    def update(adapted):
+        for name, layer in adapted.layers.items():
+            total = sum((p.detach().double() * p.grad.double()).abs().sum().item() for p in layer.reserve.parameters())
+            importance[name] = 0.85 * importance.get(name, 0.0) + 0.15 * total
+            uncertainty[name] = 0.85 * uncertainty.get(name, 0.0) + 0.15 * abs(total - importance[name])
+        seen.append(inner(adapted))
+
+    trainer.method.scores = SimpleNamespace(update=update, value=trainer.method.scores.value)
+    trainer.run(stop_at=4)
+    assert len(seen) == 4
+    for name in tiny_backbone_modules():
+        assert trainer.method.scores.value(name) == pytest.approx(importance[name] * uncertainty[name], rel=1e-4)
+
+
+def tiny_backbone_modules():
+    return [n for n, m in tiny_backbone().model.named_modules() if isinstance(m, nn.Linear) and n.startswith("bert.")]

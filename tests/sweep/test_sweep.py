@@ -1,0 +1,201 @@
+"""A whole sweep on a real Ray cluster, a real MLflow store and a tiny real model: run, run again, extend, export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import peft
+import pytest
+import torch
+import yaml
+from mlflow.tracking import MlflowClient
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+from adapad_ray.cli import app
+from adapad_ray.models import load_backbone
+from adapad_ray.report.curves import load_results
+from adapad_ray.sweep.runner import Manifest
+from adapad_ray.tasks import encode, load_task
+from adapad_ray.tasks.metrics import compute_metrics
+from adapad_ray.training.evaluation import predict
+
+RANK_1 = 2 * (4 * 64 + 2 * 96)
+"""One component on each of the tiny model's 12 linear layers."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sweep")
+
+
+@pytest.fixture(scope="module")
+def spec_file(place: Path, tiny_model: Path, reviews: Path) -> Path:
+    content = {
+        "name": "tiny",
+        "model": str(tiny_model),
+        "pooling": "mean",
+        "task": {"train": str(reviews), "text": "review", "label": "stars"},
+        "methods": {
+            "lora": {},
+            "lora/random": {"allocation": "random"},
+            "adapad": {"mode": "interleaved", "initial_rank": 0},
+            "adapad/exact": {"local_steps": 2},
+        },
+        "budgets": [RANK_1 // 2, RANK_1 * 2],
+        "seeds": [0, 1],
+        "training": {"epochs": 2, "max_length": 32, "learning_rate": 5e-3},
+        "tune": {"trials": 2, "budget": RANK_1 * 2, "space": {"learning_rate": {"log": [3e-3, 3e-2]}}},
+        "storage": str(place / "runs"),
+        "tracking": f"sqlite:///{place}/mlflow.db",
+    }
+    path = place / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def adapad(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture(scope="module")
+def first(spec_file: Path, place: Path) -> tuple[Path, str]:
+    """The first launch: its folder and what it printed."""
+    code, output = adapad("sweep", spec_file)
+    assert code == 0, output
+    return place / "runs" / "tiny", output
+
+
+def cell_runs(place: Path) -> list:
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "tiny"]
+    return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def test_the_first_launch_leaves_curve_report_recommendation_runs_and_adapters(first, place):
+    folder, output = first
+    for name in ("spec.yaml", "curve.csv", "curve.svg", "curve.png", "report.html", "recommendation.json"):
+        assert (folder / name).stat().st_size > 0
+    recommendation = json.loads((folder / "recommendation.json").read_text())
+    assert recommendation["sentence"].split()[0] in output
+    runs = cell_runs(place)
+    cells = [run for run in runs if "adapad.cell" in run.data.tags]
+    assert len(cells) == 10 + 2 * (1 + 1 + 2 + 2 + 1)
+    assert len({run.data.tags["adapad.cell"] for run in cells}) == len(cells)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_pair_that_cannot_exist_is_a_gap_and_no_failure(first):
+    gaps = Manifest.load(first[0]).gaps
+    assert {(label, budget) for label, budget, _ in gaps} == {("lora", RANK_1 // 2), ("adapad/exact", RANK_1 // 2)}
+
+
+def test_every_point_stays_within_its_budget_and_prefixes_are_marked(first):
+    table = pd.read_csv(first[0] / "curve.csv")
+    finals = table[(table["kind"] == "final") & (table["label"] != "head_only")]
+    assert (finals["parameters_high"] <= finals["budget"]).all()
+    prefixes = table[table["kind"] == "prefix"]
+    assert set(prefixes["label"]) <= {"adapad", "adapad/exact"}
+    assert len(prefixes)
+    assert set(table["label"]) == {"head_only", "lora", "lora/random", "adapad", "adapad/exact"}
+
+
+def test_recorded_metrics_are_those_of_the_stored_predictions(first):
+    for result in load_results(first[0]):
+        stored = load_file(first[0] / "cells" / result.id / "predictions.safetensors")
+        for point in result.points:
+            logits = stored[f"validation/{point.key}"]
+            expected = compute_metrics(result.metric, logits, stored["validation/labels"])
+            assert point.validation == pytest.approx(expected)
+        assert result.identity.stage == "curve" or not any(name.startswith("test/") for name in stored)
+
+
+def test_peft_gives_the_logits_of_every_deployed_model(first, tiny_model, reviews):
+    """PEFT's own loader on a fresh backbone, every final model and prefix of the sweep."""
+    task = {"train": str(reviews), "text": "review", "label": "stars"}
+    checked = 0
+    for result in load_results(first[0]):
+        for point in result.points:
+            if point.adapter is None:
+                continue
+            backbone = load_backbone(str(tiny_model), 2, pooling="mean", seed=99)
+            data = encode(load_task(task), backbone.tokenizer, max_length=32)
+            model = peft.PeftModel.from_pretrained(backbone.model, first[0] / "cells" / result.id / point.adapter).eval()
+            logits = predict(model, data.splits["test"], batch_size=64, pad_token_id=0)
+            stored = load_file(first[0] / "cells" / result.id / "predictions.safetensors")
+            np.testing.assert_allclose(logits, stored[f"test/{point.key}"], atol=1e-5)
+            checked += 1
+    assert checked > 14
+
+
+def test_the_second_launch_computes_nothing_and_says_so(first, spec_file, place):
+    before = len(cell_runs(place))
+    code, output = adapad("sweep", spec_file)
+    assert code == 0
+    assert "nothing to compute" in output
+    assert "0 cells computed, 24 reused, 0 failed" in output
+    assert len(cell_runs(place)) == before
+
+
+def test_extending_the_file_runs_the_difference(first, spec_file):
+    code, output = adapad("sweep", spec_file, "seeds=[0,1,2]")
+    assert code == 0
+    assert "7 cells computed, 24 reused, 0 failed" in output
+
+
+def test_a_folder_of_another_task_is_refused_before_ray_starts(first, spec_file, tmp_path, reviews):
+    other = tmp_path / "other.csv"
+    other.write_text(reviews.read_text())
+    code, output = adapad("sweep", spec_file, f"task.train={other}")
+    assert code == 2
+    assert "belongs to a sweep with task" in output
+
+
+def test_export_copies_a_deployable_adapter(first, tmp_path):
+    code, output = adapad("export", first[0], "--method", "adapad", "--budget", RANK_1 * 2, "--to", tmp_path / "out")
+    assert code == 0, output
+    config = peft.PeftConfig.from_pretrained(tmp_path / "out")
+    assert config.r == max(config.rank_pattern.values())
+    code, output = adapad("export", first[0], "--method", "adapad", "--budget", 7, "--to", tmp_path / "none")
+    assert code == 2
+    assert str(RANK_1 * 2) in output
+
+
+def test_report_rebuilds_what_was_deleted(first):
+    page = first[0] / "report.html"
+    page.unlink()
+    assert adapad("report", first[0])[0] == 0
+    assert page.stat().st_size > 0
+
+
+def test_plan_trains_nothing_and_counts_exactly(spec_file, place):
+    code, output = adapad("plan", spec_file, "--json")
+    assert code == 0
+    plan = json.loads(output)
+    rows = {(row["label"], row["budget"]): row for row in plan["rows"]}
+    assert rows["lora", RANK_1 * 2]["parameters"] == RANK_1 * 2
+    assert rows["lora", RANK_1 * 2]["ranks"] == [2]
+    assert plan["cells"] == {"tune": 10, "curve": 14}
+
+
+def test_a_diverging_method_fails_alone_and_the_exit_code_says_so(spec_file, tmp_path):
+    code, output = adapad(
+        "sweep",
+        spec_file,
+        "tune=null",
+        "seeds=[0]",
+        f"budgets=[{RANK_1}]",
+        "methods={lora: {}, lora/wild: {training: {learning_rate: 1e30}}}",
+        "--out",
+        tmp_path / "wild",
+    )
+    assert code == 1
+    assert "DivergedError" in output
+    assert "2 cells computed, 0 reused, 1 failed" in output
+    assert torch.isfinite(torch.tensor(pd.read_csv(tmp_path / "wild" / "curve.csv")["test_mean"])).all()
