@@ -32,7 +32,14 @@ from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import BudgetTooSmallError
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS, Method
-from adapad_ray.models import Backbone, MeanPooledClassifier, Pooling, backbone_parameters, initialise_head, target_modules
+from adapad_ray.models import (
+    Backbone,
+    MeanPooledClassifier,
+    Pooling,
+    backbone_parameters,
+    initialise_head,
+    target_modules,
+)
 from adapad_ray.results import CellIdentity, CellResult, Point
 from adapad_ray.tasks import EncodedSplit, TaskData
 from adapad_ray.training.cell import Workspace, make_method, run_cell

@@ -140,9 +140,9 @@ def test_a_module_without_room_neither_grows_nor_counts_for_the_mean():
     assert decide_growth([full], Ledger(100), released=100, threshold=0, last=True).modules == []
 
 
-REQUESTS = st.lists(
-    st.tuples(st.floats(0, 1e6), st.integers(1, 500), st.integers(0, 4)), max_size=12
-).map(lambda rows: [GrowthRequest(str(i), *row) for i, row in enumerate(rows)])
+REQUESTS = st.lists(st.tuples(st.floats(0, 1e6), st.integers(1, 500), st.integers(0, 4)), max_size=12).map(
+    lambda rows: [GrowthRequest(str(i), *row) for i, row in enumerate(rows)]
+)
 
 
 @settings(max_examples=200)

@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec
 
-import rich.console
-
 from adapad_ray.errors import BadRequestError
+from adapad_ray.sweep.console import terminal
 from adapad_ray.sweep.spec import load_spec
 
 P = ParamSpec("P")
@@ -25,11 +24,11 @@ def _command(run: Callable[P, int]) -> Callable[P, int]:
         try:
             return run(*args, **kwargs)
         except BadRequestError as error:
-            rich.console.Console(stderr=True).print(f"adapad: {error}", markup=False, highlight=False, soft_wrap=True)
+            terminal(stderr=True).print(f"adapad: {error}", markup=False, highlight=False, soft_wrap=True)
             return 2
         except KeyboardInterrupt:
             message = "adapad: interrupted; finished cells are kept, the same command goes on from here"
-            rich.console.Console(stderr=True).print(message, markup=False)
+            terminal(stderr=True).print(message, markup=False)
             return 130
 
     return guarded
@@ -67,7 +66,7 @@ def show_plan(path: Path, overrides: Sequence[str], as_json: bool) -> int:
     spec = load_spec(path, overrides)
     grounds = sketch_grounds(spec)
     description = describe(spec, grounds, Planner(spec, grounds).plan())
-    console = rich.console.Console()
+    console = terminal()
     if as_json:
         console.print_json(json.dumps(description))
         return 0
@@ -99,7 +98,7 @@ def export_adapter(folder: Path, method: str, budget: str, to: Path, prefix: int
     if to.exists() and any(to.iterdir()):
         raise BadRequestError(f"{to} exists and is not empty: choose another folder")
     shutil.copytree(source, to, dirs_exist_ok=True)
-    rich.console.Console().print(
+    terminal().print(
         f"{to}: {point.parameters:,} adapter parameters on {len(point.ranks)} modules, validation "
         + ", ".join(f"{name} {value:.3f}" for name, value in point.validation.items()),
         markup=False,
@@ -114,7 +113,7 @@ def show_list(what: str) -> int:
     entries = _entries(what)
     width = max(map(len, entries))
     for name, summary in entries.items():
-        rich.console.Console().print(f"{name:<{width}}  {summary}", markup=False, highlight=False, soft_wrap=True)
+        terminal().print(f"{name:<{width}}  {summary}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

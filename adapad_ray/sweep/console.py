@@ -18,11 +18,17 @@ from adapad_ray.sweep.planner import Winners
 from adapad_ray.sweep.spec import SweepSpec
 
 
+def terminal(*, stderr: bool = False) -> rich.console.Console:
+    """The console to print on: as wide as the terminal, and wide enough for the tables where there is none."""
+    console = rich.console.Console(stderr=stderr)
+    return console if console.is_terminal else rich.console.Console(stderr=stderr, width=120)
+
+
 class Console:
     """Live progress on a terminal; one line per finished cell where there is none."""
 
     def __init__(self, console: rich.console.Console | None = None) -> None:
-        self.rich = console or rich.console.Console()
+        self.rich = console or terminal()
         self._live: Progress | None = None
         self._best: tuple[float, str] | None = None
         self._running: dict[str, str] = {}

@@ -28,11 +28,9 @@ def describe(spec: SweepSpec, grounds: Grounds, plan: SweepPlan) -> dict[str, An
     rows = [_row(spec, row, per_token, tokens["train"], evaluation) for row in plan.rows]
     rate = _flops_per_second()
     curve_flops = sum(row["train_flops"] + row["evaluation_flops"] for row in rows) * len(spec.seeds)
-    tune_cells = sum(len(points) for points in plan.tune.values())
-    tune_flops = sum(
-        len(points) * max((row["train_flops"] for row in rows if row["label"] == label), default=0.0)
-        for label, points in plan.tune.items()
-    )
+    trials = 0 if spec.tune is None else spec.tune.trials
+    tune_cells = trials * len(spec.labels())
+    tune_flops = trials * sum(max(r["train_flops"] for r in rows if r["label"] == label) for label in spec.labels())
     return {
         "name": spec.name,
         "model": spec.model,

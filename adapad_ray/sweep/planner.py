@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapad_ray.budget import BudgetTooSmallError, ModuleShape, parse_budget
+from adapad_ray.budget import BudgetTooSmallError, parse_budget
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS, Plan
 from adapad_ray.models import target_modules
-from adapad_ray.results import CellIdentity
+from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.sweep.cells import Cell
 from adapad_ray.sweep.points import quasi_random_points
 from adapad_ray.sweep.spec import SweepSpec
@@ -55,13 +55,28 @@ class GapRow:
 
 @dataclass
 class SweepPlan:
-    """Everything that a sweep will compute, once the tune stage has chosen."""
+    """What a sweep consists of, before any result is known."""
 
     budgets: list[int]
     rows: list[Row] = field(default_factory=list)
     gaps: list[GapRow] = field(default_factory=list)
-    tune: dict[str, list[tuple[dict[str, Any], Cell]]] = field(default_factory=dict)
-    """Label → the points of its list and their cells."""
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell, and in the tune stage the point of its label's list that it judges."""
+
+    cell: Cell
+    point: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The cell's id."""
+        return self.cell.id
+
+
+Results = Mapping[str, CellResult]
+"""Finished cells by id."""
 
 
 class Planner:
@@ -76,13 +91,13 @@ class Planner:
         """The whole sweep.
 
         Raises:
-            BadRequestError: a budget that no method can reach, a method that no budget suits, or a tune budget that
-                some method cannot meet.
+            BadRequestError: a budget that no method can reach, or a tune budget that some method cannot meet.
         """
         budgets = sorted({self.budget(value) for value in self.spec.budgets})
         plan = SweepPlan(budgets)
         for label in self.spec.labels():
-            for budget in budgets if METHODS[self.spec.method_name(label)].budgeted else [None]:
+            mine = sorted({self.budget(value) for value in self.spec.budgets_of(label)})
+            for budget in mine if self._budgeted(label) else [None]:
                 try:
                     plan.rows.append(self._row(label, budget))
                 except BudgetTooSmallError as error:
@@ -96,32 +111,95 @@ class Planner:
                 raise BadRequestError(f"no method of this sweep can reach budget {budget:,}: {reason}")
         if self.spec.tune is not None:
             for label in self.spec.labels():
-                plan.tune[label] = self._tune_cells(label)
+                try:
+                    self._row(label, self._tune_budget(label))
+                except BudgetTooSmallError as error:
+                    raise BadRequestError(f"tune.budget does not suit {label}: {error}") from error
         return plan
 
     def budget(self, value: int | float | str) -> int:
         """Deployed adapter parameters of a budget as the file writes it."""
         return parse_budget(value, modules=self._everywhere, backbone_parameters=self.grounds.backbone_parameters)
 
-    def curve_cells(self, plan: SweepPlan, winners: Winners) -> list[Cell]:
-        """Every (label, budget, seed), seeds outermost so that early results say something of all methods."""
-        cells = []
-        for seed in self.spec.seeds:
-            for row in plan.rows:
-                point = winners.get(row.label, {})
-                cells.append(self._cell("curve", row.label, row.budget, seed, point))
-        return cells
+    def waves(self, plan: SweepPlan, results: Results) -> Iterator[list[PlannedCell]]:
+        """The cells in the order in which they can be known; `results` must hold a wave's results before the next.
 
-    def _tune_cells(self, label: str) -> list[tuple[dict[str, Any], Cell]]:
+        First the tune stage, then the curve; in each, labels with `compute_as` come after the labels that they follow.
+        A cell whose predecessors have no result (they failed) is left out.
+        """
+        for following in (False, True):
+            yield self._tune_wave(following, results)
+        winners = self.winners(results)
+        for following in (False, True):
+            yield self._curve_wave(plan, following, winners, results)
+
+    def winners(self, results: Results) -> Winners:
+        """The best finished point of every label by the validation metric; ties go to the earlier point."""
+        winners: dict[str, dict[str, Any]] = {}
+        planned = [p for following in (False, True) for p in self._tune_wave(following, results)]
+        for label in self.spec.labels():
+            scored = [
+                (results[p.id].final.validation[results[p.id].metric], p.point)
+                for p in planned
+                if p.cell.identity.label == label and p.id in results
+            ]
+            if scored:
+                winners[label] = max(scored, key=lambda item: item[0])[1]
+        return winners
+
+    def count(self, plan: SweepPlan) -> int:
+        """Cells of the whole sweep."""
+        trials = 0 if self.spec.tune is None else self.spec.tune.trials * len(self.spec.labels())
+        return trials + len(plan.rows) * len(self.spec.seeds)
+
+    def _budgeted(self, label: str) -> bool:
+        return METHODS[self.spec.method_name(label)].budgeted
+
+    def _tune_budget(self, label: str) -> int | None:
+        assert self.spec.tune is not None
+        return self.budget(self.spec.tune.budget) if self._budgeted(label) else None
+
+    def _tune_wave(self, following: bool, results: Results) -> list[PlannedCell]:
+        stage = self.spec.tune
+        if stage is None:
+            return []
+        wave = []
+        for label in self._labels(following):
+            leader = self.spec.compute_as(label)
+            stretch: float | None = 1.0
+            if leader is not None:
+                stretch = _passes_per_step(r for p in self._tune_cells(leader, 1.0) if (r := results.get(p.id)))
+            if stretch is not None:
+                wave += self._tune_cells(label, stretch)
+        return wave
+
+    def _tune_cells(self, label: str, stretch: float) -> list[PlannedCell]:
         stage = self.spec.tune
         assert stage is not None
-        budget = self.budget(stage.budget) if METHODS[self.spec.method_name(label)].budgeted else None
-        try:
-            self._row(label, budget)
-        except BudgetTooSmallError as error:
-            raise BadRequestError(f"tune.budget does not suit {label}: {error}") from error
         points = quasi_random_points(self.spec.tune_space(label), stage.trials, stage.seed)
-        return [(point, self._cell("tune", label, budget, stage.seed, point)) for point in points]
+        budget = self._tune_budget(label)
+        return [PlannedCell(self._cell("tune", label, budget, stage.seed, p, stretch), p) for p in points]
+
+    def _curve_wave(self, plan: SweepPlan, following: bool, winners: Winners, results: Results) -> list[PlannedCell]:
+        """Seeds outermost, so that early results say something of all methods."""
+        wave = []
+        labels = [label for label in self._labels(following) if self.spec.tune is None or label in winners]
+        for seed in self.spec.seeds:
+            for row in plan.rows:
+                if row.label not in labels:
+                    continue
+                point = dict(winners.get(row.label, {}))
+                leader = self.spec.compute_as(row.label)
+                stretch: float | None = 1.0
+                if leader is not None:
+                    led = self._cell("curve", leader, row.budget, seed, winners.get(leader, {}))
+                    stretch = _passes_per_step(r for r in [results.get(led.id)] if r)
+                if stretch is not None:
+                    wave.append(PlannedCell(self._cell("curve", row.label, row.budget, seed, point, stretch), point))
+        return wave
+
+    def _labels(self, following: bool) -> list[str]:
+        return [label for label in self.spec.labels() if (self.spec.compute_as(label) is not None) == following]
 
     def _row(self, label: str, budget: int | None) -> Row:
         cell = self._cell("curve", label, budget, self.spec.seeds[0], {})
@@ -130,10 +208,14 @@ class Planner:
         settings = TrainingSettings(**cell.identity.training)
         return Row(label, budget, method.plan(), settings.total_steps(examples))
 
-    def _cell(self, stage: Any, label: str, budget: int | None, seed: int, point: Mapping[str, Any]) -> Cell:
+    def _cell(
+        self, stage: Any, label: str, budget: int | None, seed: int, point: Mapping[str, Any], stretch: float = 1.0
+    ) -> Cell:
+        """The cell, trained for `stretch` times the epochs that its settings say."""
         spec, name = self.spec, self.spec.method_name(label)
-        task = spec.task if isinstance(spec.task, str) else self.grounds.data.name
-        modules: tuple[ModuleShape, ...] = self.modules[label]
+        training = spec.training_settings(label, point)
+        if stretch != 1.0:
+            training = training.model_copy(update={"epochs": float(f"{training.epochs * stretch:.4g}")})
         return Cell(
             CellIdentity(
                 stage=stage,
@@ -141,15 +223,21 @@ class Planner:
                 method=name,
                 method_version=METHODS[name].version,
                 config=spec.method_settings(label, point),
-                training=spec.training_settings(label, point).model_dump(mode="json"),
+                training=training.model_dump(mode="json"),
                 model=os.path.basename(spec.model.rstrip("/")) or spec.model,
                 model_digest=self.grounds.model_digest,
-                task=task,
+                task=spec.task if isinstance(spec.task, str) else self.grounds.data.name,
                 data_digest=self.grounds.data.digest,
-                target_modules=tuple(m.name for m in modules),
+                target_modules=tuple(m.name for m in self.modules[label]),
                 budget=budget,
                 seed=seed,
                 dtype=spec.dtype,
                 threads=max(1, int(spec.resources.cpus_per_worker)),
             )
         )
+
+
+def _passes_per_step(results: Iterable[CellResult]) -> float | None:
+    """Forward-and-backward passes per optimizer step, mean over the given cells; None where there are none."""
+    ratios = [result.cost.lane_passes / result.cost.steps for result in results]
+    return sum(ratios) / len(ratios) if ratios else None

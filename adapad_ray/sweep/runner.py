@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import yaml
 
-from adapad_ray.distributed import GroupPool, Outcome, available_groups, connect
+from adapad_ray.distributed import GroupPool, Outcome, Progress, available_groups, connect
 from adapad_ray.distributed.cell_jobs import BackboneRequest, compute, open_workspace
 from adapad_ray.errors import BadRequestError
 from adapad_ray.report.page import FailedCell, Gap, ReportPaths, build_report
@@ -20,7 +20,7 @@ from adapad_ray.results import CellResult
 from adapad_ray.sweep.cells import Cell, finished
 from adapad_ray.sweep.console import Console
 from adapad_ray.sweep.grounds import LoadedGrounds, load_grounds
-from adapad_ray.sweep.planner import Planner, SweepPlan, Winners
+from adapad_ray.sweep.planner import PlannedCell, Planner, SweepPlan
 from adapad_ray.sweep.search import TuneCell, tune_stage
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tracking import Tracker, tracking_uri
@@ -64,6 +64,8 @@ class Sweep:
         self.loaded: LoadedGrounds = load_grounds(spec)
         self.planner = Planner(spec, self.loaded.grounds)
         self.plan: SweepPlan = self.planner.plan()
+        self.cells: dict[str, Cell] = {}
+        self.results: dict[str, CellResult] = {}
         self._reasons: dict[str, str] = {}
 
     def run(self) -> SweepOutcome:
@@ -73,83 +75,80 @@ class Sweep:
             BadRequestError: the request cannot be met; nothing was started.
         """
         self._claim_folder()
-        tune_cells = [cell for points in self.plan.tune.values() for _, cell in points]
-        done = finished(tune_cells, self.folder)
-        winners = self._winners(done) if len(done) == len({c.id for c in tune_cells}) else None
-        curve_cells = self.planner.curve_cells(self.plan, winners) if winners is not None else []
-        curve_done = finished(curve_cells, self.folder)
-        complete = winners is not None and len(curve_done) == len({c.id for c in curve_cells})
-        self.outcome.reused = len(done) + len(curve_done)
+        complete = self._all_finished()
+        self.outcome.reused = len(self.results)
         if complete:
-            self.console.say(f"All {self.outcome.reused} cells are finished: nothing to compute.")
-            return self._conclude([*tune_cells, *curve_cells])
-        expected = len(tune_cells) + len(self.plan.rows) * len(self.spec.seeds)
+            self.console.say(f"All {len(self.results)} cells are finished: nothing to compute.")
+            return self._conclude(self._tracker())
+        resources, expected = self.spec.resources, self.planner.count(self.plan)
         with connect():
-            groups = available_groups(
-                self.spec.resources.workers, self.spec.resources.cpus_per_worker, self.spec.resources.gpus_per_worker
-            )
-            with self._pool(min(groups, expected)) as pool:
+            groups = available_groups(resources.workers, resources.cpus_per_worker, resources.gpus_per_worker)
+            with self._pool(min(groups, expected - self.outcome.reused)) as pool:
                 tracker = self._tracker()
-                with self.console.live(expected, self.outcome.reused, pool.groups):
-                    curve_cells = self._compute(pool, tracker, tune_cells, done)
-        return self._conclude([*tune_cells, *curve_cells], tracker)
+                try:
+                    with self.console.live(expected, self.outcome.reused, pool.groups):
+                        for wave in self.planner.waves(self.plan, self.results):
+                            self._compute(pool, tracker, wave)
+                except BaseException as reason:
+                    tracker.close("KILLED", type(reason).__name__)
+                    raise
+        return self._conclude(tracker)
 
-    def _compute(
-        self, pool: GroupPool, tracker: Tracker, tune_cells: Sequence[Cell], done: dict[str, CellResult]
-    ) -> list[Cell]:
-        for result in done.values():
-            tracker.log_cell(result, self.folder / "cells" / result.id)
-        if len(done) < len(tune_cells):
-            self._tune(pool, tracker, done)
-            done = finished(tune_cells, self.folder)
-        winners = self._winners(done)
-        self.console.tuned(winners, self.spec)
-        cells = self.planner.curve_cells(self.plan, winners)
-        for result in finished(cells, self.folder).values():
-            tracker.log_cell(result, self.folder / "cells" / result.id)
-        self._curve(pool, tracker, cells)
-        return cells
+    def _all_finished(self) -> bool:
+        """Collects the results of earlier launches; whether they are the whole sweep."""
+        complete = True
+        for wave in self.planner.waves(self.plan, self.results):
+            self._expect(wave)
+            complete = complete and len(self.results) == len(self.cells)
+        return complete and len(self.results) == self.planner.count(self.plan)
 
-    def _tune(self, pool: GroupPool, tracker: Tracker, done: dict[str, CellResult]) -> None:
-        missing = [
-            TuneCell(cell.id, label, point, self._payload(cell))
-            for label, points in self.plan.tune.items()
-            for point, cell in points
-            if cell.id not in done
-        ]
+    def _expect(self, wave: Sequence[PlannedCell]) -> list[PlannedCell]:
+        """Takes note of a wave's cells and of those that are finished; returns the missing ones, each once."""
+        self.cells.update({planned.id: planned.cell for planned in wave})
+        self.results.update(finished([planned.cell for planned in wave], self.folder))
+        return list({planned.id: planned for planned in wave if planned.id not in self.results}.values())
+
+    def _compute(self, pool: GroupPool, tracker: Tracker, wave: Sequence[PlannedCell]) -> None:
+        missing = self._expect(wave)
+        for planned in wave:
+            if planned.id in self.results:
+                tracker.log_cell(self.results[planned.id], planned.cell.folder(self.folder))
+        if not missing:
+            return
+        if missing[0].cell.identity.stage == "tune":
+            self._tune(pool, tracker, missing)
+        else:
+            self.console.tuned(self.planner.winners(self.results), self.spec)
+            self._curve(pool, tracker, missing)
+
+    def _tune(self, pool: GroupPool, tracker: Tracker, missing: Sequence[PlannedCell]) -> None:
         stage = self.spec.tune
         assert stage is not None
-        by_id = {cell.id: cell for points in self.plan.tune.values() for _, cell in points}
         tune_stage(
             pool,
-            missing,
-            {label: self.spec.tune_space(label) for label in self.plan.tune},
+            [TuneCell(p.id, p.cell.identity.label, p.point, self._payload(p.cell)) for p in missing],
+            {label: self.spec.tune_space(label) for label in self.spec.labels()},
             name=self.spec.name,
             seed=stage.seed,
-            on_event=lambda event: self._on_event(event, by_id, tracker),
+            on_event=lambda event: self._on_event(event, tracker),
         )
 
-    def _curve(self, pool: GroupPool, tracker: Tracker, cells: Sequence[Cell]) -> None:
-        done = finished(cells, self.folder)
-        by_id = {cell.id: cell for cell in cells if cell.id not in done}
-        for cell in by_id.values():
-            pool.submit(cell.id, self._payload(cell))
-        remaining = set(by_id)
+    def _curve(self, pool: GroupPool, tracker: Tracker, missing: Sequence[PlannedCell]) -> None:
+        for planned in missing:
+            pool.submit(planned.id, self._payload(planned.cell))
+        remaining = {planned.id for planned in missing}
         while remaining:
             for event in pool.poll(timeout=1.0):
-                self._on_event(event, by_id, tracker)
+                self._on_event(event, tracker)
                 if isinstance(event, Outcome):
                     remaining.discard(event.job_id)
 
-    def _on_event(self, event: Any, by_id: dict[str, Cell], tracker: Tracker) -> None:
-        cell = by_id.get(event.job_id)
-        if cell is None:
-            return
+    def _on_event(self, event: Progress | Outcome, tracker: Tracker) -> None:
+        cell = self.cells[event.job_id]
         if not isinstance(event, Outcome):
             self.console.progress(cell.identity, event.data)
-            return
-        if event.status == "done":
-            result = finished([cell], self.folder)[cell.id]
+        elif event.status == "done":
+            result = self.results[cell.id] = finished([cell], self.folder)[cell.id]
             self.outcome.computed += 1
             tracker.log_cell(result, cell.folder(self.folder))
             self.console.finished(result)
@@ -157,19 +156,6 @@ class Sweep:
             assert event.error is not None
             self._reasons[cell.id] = f"{event.error.type}: {event.error.message}"
             self.console.failed(cell.identity, self._reasons[cell.id])
-
-    def _winners(self, done: dict[str, CellResult]) -> Winners:
-        """The best finished point of every label by the validation metric; ties go to the earlier point."""
-        winners: dict[str, dict[str, Any]] = {}
-        for label, points in self.plan.tune.items():
-            scored = [
-                (done[cell.id].final.validation[done[cell.id].metric], point)
-                for point, cell in points
-                if cell.id in done
-            ]
-            if scored:
-                winners[label] = max(scored, key=lambda item: item[0])[1]
-        return winners
 
     def _payload(self, cell: Cell) -> dict[str, Any]:
         return {
@@ -200,20 +186,19 @@ class Sweep:
     def _tracker(self) -> Tracker:
         return Tracker.open(tracking_uri(self.spec.tracking), self.spec.name, self.spec.name)
 
-    def _conclude(self, cells: Sequence[Cell], tracker: Tracker | None = None) -> SweepOutcome:
+    def _conclude(self, tracker: Tracker) -> SweepOutcome:
         """The report of what is finished, the curve in MLflow, and the table of what failed."""
-        results = finished(cells, self.folder)
-        missing = {cell.id: cell for cell in cells if cell.id not in results}
-        for cell in missing.values():
-            identity, reason = cell.identity, self._reasons.get(cell.id, "not computed")
-            self.outcome.failed.append(FailedCell(identity.label, identity.budget, identity.seed, reason))
-        tracker = tracker or self._tracker()
+        results, cells = self.results, self.cells
+        for cell in cells.values():
+            if cell.id not in results:
+                identity, reason = cell.identity, self._reasons.get(cell.id, "not computed")
+                self.outcome.failed.append(FailedCell(identity.label, identity.budget, identity.seed, reason))
         for result in results.values():
             tracker.log_cell(result, self.folder / "cells" / result.id)
         self.outcome.mlflow = tracker.how_to_look
         manifest = Manifest(
             title=self.spec.name,
-            labels={cell.id: cell.identity.label for cell in cells},
+            labels={cell.id: cell.identity.label for cell in cells.values()},
             gaps=[(gap.label, gap.budget, gap.reason) for gap in self.plan.gaps],
             failed=[tuple(f) for f in self.outcome.failed],
             delta=self.spec.delta,

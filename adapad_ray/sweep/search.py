@@ -200,7 +200,11 @@ class _News(tune.Callback):  # type: ignore[misc]
             raise
 
     def collect(self, cell_ids: Collection[str]) -> dict[str, Outcome]:
-        """All outcomes. A cell whose trial died before it reached the queue is run without Tune."""
+        """All outcomes, by cell id.
+
+        Raises:
+            RuntimeError: a trial ended before its cell reached the queue.
+        """
         self._forward(timeout=0.0)
         for cell_id in cell_ids:
             if cell_id not in self._outcomes:

@@ -19,7 +19,7 @@ from adapad_ray.training.settings import TrainingSettings
 
 REFERENCE = "head_only"
 _LABEL = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_.+-]+)?")
-_ENTRY_KEYS = ("target_modules", "training")
+_ENTRY_KEYS = ("target_modules", "training", "compute_as", "budgets")
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -120,6 +120,16 @@ class SweepSpec(_Part):
         own: str | list[str] | None = self.entry(label).get("target_modules")
         return self.target_modules if own is None else own
 
+    def budgets_of(self, label: str) -> list[int | float | str]:
+        """The budgets at which a label is run: the sweep's, or those of them that the label names."""
+        own: list[int | float | str] | None = self.entry(label).get("budgets")
+        return self.budgets if own is None else own
+
+    def compute_as(self, label: str) -> str | None:
+        """The label whose training compute this one is given, budget by budget: a compute-matched control."""
+        other: str | None = self.entry(label).get("compute_as")
+        return other
+
     def tune_space(self, label: str) -> dict[str, dict[str, list[Any]]]:
         """The part of the tune space that this label's method has."""
         assert self.tune is not None
@@ -169,6 +179,16 @@ def parse_spec(content: Mapping[str, Any]) -> SweepSpec:
             raise BadRequestError(f"method {name!r} is unknown: {_nearest(name, METHODS)}")
         spec.method_settings(label)
         spec.training_settings(label)
+        for budget in spec.budgets_of(label):
+            if budget not in spec.budgets:
+                raise BadRequestError(
+                    f"methods.{label}.budgets has {budget!r}, which is none of the sweep's: {spec.budgets}"
+                )
+        other = spec.compute_as(label)
+        if other is not None and (other not in spec.methods or spec.compute_as(other) is not None):
+            raise BadRequestError(
+                f"methods.{label}.compute_as is {other!r}: name another label of this sweep, itself without compute_as"
+            )
     if spec.tune is not None:
         known = {*TrainingSettings.model_fields}
         for label in spec.labels():

@@ -70,7 +70,9 @@ class LinearProblem:
         projected = (self.x @ (self.x.T @ self.y)).T  # [d_out, n]
         u, s, vh = torch.linalg.svd(projected, full_matrices=False)
         return [
-            float((block.published_b.T @ block.published_a @ self.x.T - s[k] * torch.outer(u[:, k], vh[k])).norm() / s[k])
+            float(
+                (block.published_b.T @ block.published_a @ self.x.T - s[k] * torch.outer(u[:, k], vh[k])).norm() / s[k]
+            )
             for k, block in enumerate(self.layer.active())
         ]
 

@@ -126,7 +126,9 @@ def test_peft_gives_the_logits_of_every_deployed_model(first, tiny_model, review
                 continue
             backbone = load_backbone(str(tiny_model), 2, pooling="mean", seed=99)
             data = encode(load_task(task), backbone.tokenizer, max_length=32)
-            model = peft.PeftModel.from_pretrained(backbone.model, first[0] / "cells" / result.id / point.adapter).eval()
+            model = peft.PeftModel.from_pretrained(
+                backbone.model, first[0] / "cells" / result.id / point.adapter
+            ).eval()
             logits = predict(model, data.splits["test"], batch_size=64, pad_token_id=0)
             stored = load_file(first[0] / "cells" / result.id / "predictions.safetensors")
             np.testing.assert_allclose(logits, stored[f"test/{point.key}"], atol=1e-5)
@@ -199,3 +201,21 @@ def test_a_diverging_method_fails_alone_and_the_exit_code_says_so(spec_file, tmp
     assert "DivergedError" in output
     assert "2 cells computed, 0 reused, 1 failed" in output
     assert torch.isfinite(torch.tensor(pd.read_csv(tmp_path / "wild" / "curve.csv")["test_mean"])).all()
+
+
+def test_a_compute_matched_label_trains_for_as_many_passes_as_the_one_it_follows(spec_file, tmp_path):
+    code, output = adapad(
+        "sweep",
+        spec_file,
+        "tune.trials=1",
+        "seeds=[0]",
+        f"budgets=[{RANK_1 * 2}]",
+        "methods={lora/matched: {compute_as: adapad/exact}, adapad/exact: {local_steps: 2, initial_rank: 1}}",
+        "--out",
+        tmp_path / "matched",
+    )
+    assert code == 0, output
+    results = {r.identity.label: r for r in load_results(tmp_path / "matched") if r.identity.stage == "curve"}
+    exact, matched = results["adapad/exact"].cost, results["lora/matched"].cost
+    assert exact.lane_passes > 2 * exact.steps
+    assert matched.lane_passes == pytest.approx(exact.lane_passes, rel=0.02)
