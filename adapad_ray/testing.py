@@ -109,7 +109,7 @@ class MethodCase:
             backbone.model,
             method.setting.modules,
             backbone.head_modules,
-            scaling=method.config.scaling,
+            scales=method.scales(),
             dropout=method.config.dropout,
         )
         return LaneTrainer(
@@ -236,6 +236,18 @@ class MethodConformance:
             assert point.parameters == sum(t.numel() for name, t in stored.items() if ".lora_" in name)
             head = sum(t.numel() for name, t in stored.items() if ".lora_" not in name)
             assert point.adapter is None or point.head_parameters == head
+
+    def test_the_deployed_model_is_the_trained_one(self, case: MethodCase) -> None:
+        trainer = uninterrupted(case)
+        for layer in trainer.adapted.layers.values():
+            for block in layer.active():
+                a, b = block.vectors()
+                assert torch.equal(a, block.published_a) and torch.equal(b, block.published_b)
+        trainer.adapted.use(trainer.method.deployables()[0].lane)
+        untouched = case.trainer()
+        untouched.start()
+        untouched.adapted.use(untouched.method.deployables()[0].lane)
+        assert not np.array_equal(_logits(trainer.adapted.model), _logits(untouched.adapted.model))
 
     # 3. PEFT reads the exported adapter.
 

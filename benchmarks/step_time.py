@@ -45,7 +45,7 @@ def ours(method: str, config: dict[str, object], rank: int, split: EncodedSplit)
     cls = METHODS[method]
     budget = rank * sum(m.component_cost for m in modules)
     adapter = cls(cls.Config(**config), Setting(modules, budget, STEPS, 0))
-    adapted = AdaptedModel(backbone.model, modules, backbone.head_modules, scaling=2.0)
+    adapted = AdaptedModel(backbone.model, modules, backbone.head_modules, scales=adapter.scales())
     trainer = LaneTrainer(adapted, adapter, split, SETTINGS, total_steps=STEPS, seed=0, pad_token_id=0)
     trainer.start()
     return trainer._train_step
@@ -55,7 +55,7 @@ def by_peft(rank: int, split: EncodedSplit) -> Callable[[], None]:
     """A step of PEFT's LoRA on the same modules, with the same optimizer, clipping and schedule."""
     backbone = load_backbone("minilm-l6", 2)
     names = [m.name for m in target_modules(backbone.model, "all-linear")]
-    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, modules_to_save=["classifier"])
+    config = peft.LoraConfig(r=rank, lora_alpha=2, target_modules=names, modules_to_save=["classifier"])
     model = peft.get_peft_model(backbone.model, config)  # type: ignore[arg-type]
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True)

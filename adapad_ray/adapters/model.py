@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +58,8 @@ class Structure:
 class AdaptedModel:
     """Adapters on the target modules of a frozen backbone; `detach` gives the backbone back as it was.
 
-    Attached and untouched, the outputs equal the backbone's: every block starts as no update.
+    Attached and untouched, the outputs equal the backbone's: every block starts as no update. `scales` gives the
+    constant factor of each module's update, 1 where it is silent.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class AdaptedModel:
         modules: Sequence[ModuleShape],
         head_modules: Sequence[str],
         *,
-        scaling: float = 1.0,
+        scales: Mapping[str, float] | None = None,
         family: str = "plain",
         dropout: float = 0.0,
     ) -> None:
@@ -76,7 +77,7 @@ class AdaptedModel:
         self.layers: dict[str, AdaptedLinear] = {}
         self.heads: dict[str, LaneHead] = {}
         for shape in modules:
-            layer = AdaptedLinear(model.get_submodule(shape.name), shape, scaling)  # type: ignore[arg-type]
+            layer = AdaptedLinear(model.get_submodule(shape.name), shape, (scales or {}).get(shape.name, 1.0))  # type: ignore[arg-type]
             layer.dropout = dropout
             self.layers[shape.name] = layer
             model.set_submodule(shape.name, layer)

@@ -48,7 +48,9 @@ class AdapadConfig(MethodConfig):
     growth_end: float = Field(default=0.6, ge=0, le=1)
     """Share of the steps after which the budget is fully assigned; the rest trains the final structure."""
     growth_interval: int | None = Field(default=None, ge=1)
-    """Steps between two growths, rounded up to whole rounds; by default an eighth of the growth phase."""
+    """Steps between two growths, rounded up to whole rounds; by default as many growths as the phase has room for,
+    up to twice r_max and at least 8: a module gets one component at a time, and what no growth has placed goes, mostly
+    untrained, in the last one."""
     growth_threshold: float = Field(default=1.0, ge=0)
     """A module grows when its score exceeds this multiple of the mean score. 1 prefers modules above the average."""
     score_decay: float = Field(default=0.85, ge=0, lt=1)
@@ -57,7 +59,7 @@ class AdapadConfig(MethodConfig):
     @model_validator(mode="after")
     def _consistent(self) -> AdapadConfig:
         if self.initial_rank == 0 and not self.advance_learning:
-            raise ValueError("initial_rank 0 needs advance_learning: without it no reserve is ever trained")
+            raise ValueError("initial_rank 0 needs advance_learning: there every component begins as a reserve")
         if self.growth_end < self.growth_start:
             raise ValueError(f"growth_end {self.growth_end} must not be before growth_start {self.growth_start}")
         if self.r_max is not None and self.r_max < self.initial_rank:
@@ -98,7 +100,7 @@ class Adapad(Method[AdapadConfig]):
         last = total // period * period  # growth that never comes would leave the budget unspent
         start = min(last, max(period, round(self.config.growth_start * total / period) * period))
         end = min(last, max(start, round(self.config.growth_end * total / period) * period))
-        interval = self.config.growth_interval or max(1, (end - start) // 8)
+        interval = self.config.growth_interval or max(1, (end - start) // max(8, 2 * self.r_max))
         return GrowthSchedule(start, end, math.ceil(interval / period) * period)
 
     def plan(self) -> Plan:
@@ -131,6 +133,13 @@ class Adapad(Method[AdapadConfig]):
             lanes=max(self.limits.values()) + 1 if growing else self.config.initial_rank,
             ranks=None if growing else dict.fromkeys(self.costs, self.config.initial_rank),
         )
+
+    def scales(self) -> dict[str, float]:
+        """`lora_alpha / mean rank of the budget`, at least rank 1: the scale of a LoRA of this budget, fixed from the
+        start, whatever rank a module reaches."""
+        assert self.setting.budget is not None
+        mean_rank = self.setting.budget / sum(m.component_cost for m in self.setting.modules)
+        return {m.name: self.config.lora_alpha / max(1.0, mean_rank) for m in self.setting.modules}
 
     def _may_grow(self, ranks: Mapping[str, int], remaining: int) -> list[str]:
         return [n for n, cost in self.costs.items() if ranks.get(n, 0) < self.limits[n] and cost <= remaining]

@@ -104,7 +104,7 @@ def run_cell(
         backbone.model,
         modules,
         backbone.head_modules,
-        scaling=method.config.scaling,
+        scales=method.scales(),
         dropout=method.config.dropout,
     )
     try:

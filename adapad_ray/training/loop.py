@@ -21,7 +21,7 @@ from adapad_ray.results import GrowthEvent
 from adapad_ray.tasks import EncodedSplit
 from adapad_ray.training.checkpoint import Checkpoint
 from adapad_ray.training.optimizer import ComponentOptimizer
-from adapad_ray.training.randomness import epoch_batches, generator
+from adapad_ray.training.randomness import derive_seed, epoch_batches, generator
 from adapad_ray.training.settings import TrainingSettings
 
 Progress = Callable[[dict[str, Any]], None]
@@ -154,7 +154,8 @@ class LaneTrainer:
 
     def _mixed_step(self, lanes: Sequence[Lane], batch: dict[str, Tensor], labels: Tensor) -> float:
         size = len(labels)
-        lane_of_row = (torch.arange(size, device=labels.device) + self.step + self.seed) % len(lanes)
+        offset = self.step + derive_seed(self.seed, "rotation") % 2**32
+        lane_of_row = (torch.arange(size, device=labels.device) + offset) % len(lanes)
         counts = torch.bincount(lane_of_row, minlength=len(lanes))
         self.adapted.use(RowMasks(lanes, lane_of_row), generator(self.seed, "dropout", self.step, device=self.device))
         logits = self.adapted.model(**batch).logits
@@ -201,7 +202,7 @@ class LaneTrainer:
         self.optimizer.adopt(self.adapted.named_parameters().values(), self.step)
 
     def checkpoint(self) -> Checkpoint:
-        """The complete state at the end of a round."""
+        """The complete state at the end of a round; it holds the live tensors, so save it before training goes on."""
         adam, births = self.optimizer.state(self.adapted.named_parameters())
         tensors = {f"model|{k}": v for k, v in self.adapted.state().items()}
         tensors |= {f"adam|{k}": v for k, v in adam.items()}

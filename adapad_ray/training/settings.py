@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class TrainingSettings(BaseModel):
     """Optimizer, schedule and caps. AdamW with a linear warm-up and a linear decay to zero, for every method alike."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: float = Field(default=3.0, gt=0)
     batch_size: int = Field(default=16, ge=1)

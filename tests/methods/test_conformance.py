@@ -22,6 +22,7 @@ class TestAdapadExact(MethodConformance):
         params=[
             MethodCase("adapad", 2 * COST_PER_RANK, {"local_steps": 3}, impossible={"initial_rank": 33}),
             MethodCase("adapad", 500, {"local_steps": 2, "initial_rank": 0, "dropout": 0.1}, pooling="own"),
+            MethodCase("adapad", 3 * COST_PER_RANK, {"local_steps": 1, "initial_rank": 2, "advance_learning": False}),
         ],
         ids=str,
     )

@@ -23,7 +23,7 @@ def test_a_file_with_the_four_needed_fields_has_defaults_for_the_rest(tmp_path):
     assert spec.name == "mine"
     assert spec.seeds == [0, 1, 2]
     assert spec.labels() == ["head_only", "lora"]
-    assert spec.method_settings("lora")["scaling"] == 2.0
+    assert spec.method_settings("lora")["lora_alpha"] == 2.0
 
 
 def test_numbers_without_a_point_are_numbers(tmp_path):

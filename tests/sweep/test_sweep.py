@@ -219,3 +219,31 @@ def test_a_compute_matched_label_trains_for_as_many_passes_as_the_one_it_follows
     exact, matched = results["adapad/exact"].cost, results["lora/matched"].cost
     assert exact.lane_passes > 2 * exact.steps
     assert matched.lane_passes == pytest.approx(exact.lane_passes, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["task.text=reviw"], "reviw"),
+        (["target_modules=[qery]"], "did you mean 'query'"),
+        (["budgets=[7]", "tune=null"], "no method of this sweep can reach budget 7"),
+        (["tune.budget=7"], "tune.budget does not suit lora"),
+        (["methods={lora: {rank: 33}}", "tune=null"], "rank 33 is above the dimension 32"),
+        (["methods={adapad: {r_max: 40, initial_rank: 1}}", "tune=null"], "r_max 40 is above the dimension 32"),
+        (["methods={lroa: {}}"], "did you mean lora"),
+        (["training.batch_sise=3"], "did you mean batch_size"),
+        (["model=/nowhere/at-all"], "/nowhere/at-all"),
+        (["task.train=/nowhere/a.csv"], "/nowhere/a.csv"),
+        (["training.max_length=1000"], "max_length is 1,000"),
+        (["storage=s3://bucket/runs"], "s3://bucket/runs"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_bad_request_is_one_sentence_before_anything_starts(spec_file, tmp_path, overrides, words):
+    out = [] if any("storage" in o for o in overrides) else ["--out", tmp_path / "out"]
+    code, output = adapad("sweep", spec_file, *overrides, *out)
+    assert code == 2
+    assert words in output
+    assert output.startswith("adapad: ")
+    assert output.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -20,7 +20,7 @@ from adapad_ray.training.settings import TrainingSettings
 def test_lora_has_the_losses_of_pefts_lora():
     """The reference is written with PEFT, torch's AdamW, LambdaLR and gradient clipping alone."""
     training = {"epochs": 20 / 6, "learning_rate": 2e-2, "weight_decay": 0.01, "warmup_fraction": 0.2}
-    trainer = MethodCase("lora", 2 * COST_PER_RANK, {"scaling": 1.5}, training=training).trainer()
+    trainer = MethodCase("lora", 2 * COST_PER_RANK, {"lora_alpha": 3.0}, training=training).trainer()
     trainer.start()
     assert trainer.total_steps == 20
 
