@@ -145,13 +145,13 @@ def _sentence(
     what = "the frozen backbone with a trained head" if chosen.parameters == 0 else chosen.name
     if chosen == best:
         opening = (
-            f"Deploy {what}, {chosen.parameters:,.0f} adapter parameters: it has the best validation {metric} "
+            f"Deploy {what} ({chosen.parameters:,.0f} adapter parameters): it has the best validation {metric} "
             f"({chosen.validation_mean:.3f}), and no smaller adapter is shown to stay within {100 * delta:g} "
             f"{_points(100 * delta)} of it at {100 * confidence:g} % confidence."
         )
     else:
         opening = (
-            f"Deploy {what}, {chosen.parameters:,.0f} adapter parameters: with {100 * confidence:g} % confidence its "
+            f"Deploy {what} ({chosen.parameters:,.0f} adapter parameters): with {100 * confidence:g} % confidence its "
             f"validation {metric} ({chosen.validation_mean:.3f}) is less than {100 * delta:g} {_points(100 * delta)} "
             f"below the best, {best.name} ({best.validation_mean:.3f}, {best.parameters:,.0f} parameters)."
         )

@@ -34,7 +34,7 @@ def test_the_smallest_adapter_that_is_not_worse(factory):
     choice = recommend(curves(factory), delta=0.02)
     assert (choice.label, choice.budget, choice.kind) == ("lora", 82_944, "final")
     assert choice.lower_bound > -0.02
-    assert "Deploy lora at 82,944, 82,944 adapter parameters" in choice.sentence
+    assert "Deploy lora at 82,944 (82,944 adapter parameters)" in choice.sentence
 
 
 def test_a_margin_below_the_noise_keeps_the_best_point_and_says_what_the_means_allow(factory):
