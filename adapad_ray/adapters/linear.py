@@ -156,8 +156,11 @@ class AdaptedLinear(nn.Module):
         if self.dropout and self._generator is not None:
             kept = torch.rand(x.shape, generator=self._generator, device=x.device) >= self.dropout
             keep = kept.to(x.dtype) / (1 - self.dropout)
+        if masks is not None:
+            masks = masks[0].to(x.dtype), masks[1].to(x.dtype)
+        weight, bias = self.base.weight, self.base.bias
         y: Tensor = _LowRankUpdate.apply(  # type: ignore[no-untyped-call]
-            x, self.base.weight, self.base.bias, a, b, frozen, self.scaling, masks, keep
+            x, weight, bias, a.to(x.dtype), b.to(x.dtype), frozen, self.scaling, masks, keep
         )
         return y
 

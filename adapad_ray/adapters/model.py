@@ -16,7 +16,10 @@ from adapad_ray.budget import ModuleShape
 
 
 class LaneHead(nn.Module):
-    """One copy of a head module per lane; a mixed batch sends each row through the copy of its lane."""
+    """One copy of a head module per lane; a mixed batch sends each row through the copy of its lane.
+
+    Copies are fp32 whatever the backbone's dtype, as adapters are: what learns is kept in full precision.
+    """
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -27,7 +30,7 @@ class LaneHead(nn.Module):
     def add(self, index: int, source: int | None) -> nn.Module:
         """Gives lane `index` a trainable copy of lane `source`'s head, or of the initial head."""
         origin = self.base if source is None else self.copies[str(source)]
-        module = copy.deepcopy(origin).requires_grad_(True)
+        module = copy.deepcopy(origin).float().requires_grad_(True)
         self.copies[str(index)] = module
         return module
 
@@ -37,7 +40,7 @@ class LaneHead(nn.Module):
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """Maps `[batch, …]` through the copy of the lane in use, row by row where the batch mixes lanes."""
-        lane = self._lane
+        lane, x = self._lane, x.float()
         if isinstance(lane, Lane):
             return self.copies[str(lane.index)](x, *args, **kwargs)  # type: ignore[no-any-return]
         rows = [torch.nonzero(lane.lane_of_row == i).squeeze(1) for i in range(len(lane.lanes))]

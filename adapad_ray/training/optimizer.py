@@ -95,4 +95,4 @@ class ComponentOptimizer:
         assert self._adamw is not None
         for name, p in named.items():
             if f"{name}|step" in tensors:
-                self._adamw.state[p] = {key: tensors[f"{name}|{key}"].clone() for key in _STATE_KEYS}
+                self._adamw.state[p] = {key: tensors[f"{name}|{key}"].to(p.device, copy=True) for key in _STATE_KEYS}
