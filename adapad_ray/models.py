@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 import transformers
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from safetensors import SafetensorError
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -446,7 +447,7 @@ def _reading(source: str) -> Iterator[None]:
         yield
     except BadRequestError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise BadRequestError(
             f"model {source!r} could not be loaded ({reason}): pass a folder, a Hub name or {_packaged()}"

@@ -309,11 +309,11 @@ def _cell_metrics(result: CellResult, time: int) -> list[Metric]:
 
 
 def _curve_metrics(table: pd.DataFrame, time: int) -> list[Metric]:
-    """Steps are whole parameter counts, and a step is logged once: of two models of one size the better stays."""
+    """Steps are whole parameter counts, each logged once: of two models of one size the better on validation stays."""
     from mlflow.entities import Metric
 
     values: dict[tuple[str, int], float] = {}
-    for row in table.sort_values("test_mean").to_dict("records"):
+    for row in table.sort_values("validation_mean").to_dict("records"):
         suffix = "/prefixes" if row["kind"] == "prefix" else ""
         values[_key(f"curve/{row['label']}{suffix}"), round(row["parameters"])] = float(row["test_mean"])
     return [Metric(name, value, time, step) for (name, step), value in values.items()]

@@ -47,15 +47,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """400 two-class reviews as CSV (columns review, stars): the label follows from the words."""
+    """400 reviews of three classes as CSV: columns review and stars, labels are words and follow from the review's."""
     path = tmp_path_factory.mktemp("data") / "reviews.csv"
     draw = random.Random(0)
     lines = ["review,stars"]
     for i in range(400):
-        positive = i % 2 == 0
-        opinion = draw.choices(WORDS[:3] if positive else WORDS[3:6], k=2)
+        stars = ("down", "so-so", "up")[i % 3]
+        opinions = {"down": WORDS[3:6], "up": WORDS[:3], "so-so": [WORDS[0], WORDS[3]]}[stars]
+        opinion = opinions if stars == "so-so" else draw.choices(opinions, k=2)
         words = opinion + draw.choices(WORDS[6:], k=draw.randint(2, 9))
         draw.shuffle(words)
-        lines.append(f"{' '.join(words)} {'a ' * (i % 7)},{'up' if positive else 'down'}")
+        lines.append(f"{' '.join(words)} {'a ' * (i % 7)},{stars}")
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -73,6 +73,7 @@ class Adapad(Method[AdapadConfig]):
     name = "adapad"
     summary = "parallel deflation: rank-1 components learn at once, ranks are discovered under the budget"
     Config = AdapadConfig
+    structural = frozenset({"initial_rank", "r_max"})
 
     def __init__(self, config: AdapadConfig, setting: Setting) -> None:
         super().__init__(config, setting)
@@ -127,19 +128,17 @@ class Adapad(Method[AdapadConfig]):
         most = sum(self.limits[name] * cost for name, cost in self.costs.items())
         reachable = min(budget, most)
         growing = self._may_grow(dict.fromkeys(self.costs, self.config.initial_rank), budget - initial)
+        lanes = max(self.limits.values()) + 1 if growing else self.config.initial_rank
         return Plan(
             parameters=reachable if growing else initial,
             peak_parameters=reachable + (sum(self.costs.values()) if growing else 0),
-            lanes=max(self.limits.values()) + 1 if growing else self.config.initial_rank,
+            lanes=lanes,
+            passes=1 if self.mixed else lanes,
             ranks=None if growing else dict.fromkeys(self.costs, self.config.initial_rank),
         )
 
     def scales(self) -> dict[str, float]:
-        """`lora_alpha / mean rank of the budget`, at least rank 1: the scale of a LoRA of this budget, fixed from the
-        start, whatever rank a module reaches."""
-        assert self.setting.budget is not None
-        mean_rank = self.setting.budget / sum(m.component_cost for m in self.setting.modules)
-        return {m.name: self.config.lora_alpha / max(1.0, mean_rank) for m in self.setting.modules}
+        return self.budget_scales()
 
     def _may_grow(self, ranks: Mapping[str, int], remaining: int) -> list[str]:
         return [n for n, cost in self.costs.items() if ranks.get(n, 0) < self.limits[n] and cost <= remaining]

@@ -56,10 +56,11 @@ class Plan:
     peak_parameters: int
     """Largest number of adapter parameters in training at one time."""
     lanes: int
-    """Most lanes that train in one optimizer step, the reserve lane included: as many forward-and-backward passes,
-    unless one batch is shared out among them (interleaved)."""
+    """Most lanes that train in one optimizer step, the reserve lane included."""
     ranks: dict[str, int] | None
     """Rank per module, or None where training discovers it."""
+    passes: int = 1
+    """Most forward-and-backward passes in one optimizer step."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class Method(ABC, Generic[ConfigT]):
     summary: ClassVar[str]
     """One line for `adapad list methods`."""
     Config: ClassVar[type[MethodConfig]]
+    structural: ClassVar[frozenset[str]] = frozenset()
+    """Settings that decide which adapters exist at a budget; they cannot be tuned."""
     budgeted: ClassVar[bool] = True
     """Whether the method has a budget; without one it is a reference of the curve."""
 
@@ -114,6 +117,13 @@ class Method(ABC, Generic[ConfigT]):
         """Constant factor s of every module's update; by default `lora_alpha / rank` with the planned rank."""
         ranks = self.plan().ranks or {}
         return {m.name: self.config.lora_alpha / ranks.get(m.name, 1) for m in self.setting.modules}
+
+    def budget_scales(self) -> dict[str, float]:
+        """`lora_alpha / mean rank of the budget`, at least rank 1: the scale of a uniform LoRA of this budget, the same
+        on every module whatever its rank; for methods whose ranks differ between modules."""
+        assert self.setting.budget is not None
+        mean_rank = self.setting.budget / sum(m.component_cost for m in self.setting.modules)
+        return {m.name: self.config.lora_alpha / max(1.0, mean_rank) for m in self.setting.modules}
 
     def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
         """Creates the first components and heads; by default one jointly trained block per module of `plan().ranks`."""

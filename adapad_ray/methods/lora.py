@@ -28,6 +28,7 @@ class Lora(Method[LoraConfig]):
     name = "lora"
     summary = "fixed-rank LoRA: the same rank on every module, trained jointly"
     Config = LoraConfig
+    structural = frozenset({"rank", "allocation"})
 
     def plan(self) -> Plan:
         modules, budget = self.setting.modules, self.setting.budget
@@ -41,6 +42,9 @@ class Lora(Method[LoraConfig]):
             ranks = self._fixed_ranks(self.config.rank, costs, budget)
         parameters = sum(rank * costs[name] for name, rank in ranks.items())
         return Plan(parameters=parameters, peak_parameters=parameters, lanes=1, ranks=ranks)
+
+    def scales(self) -> dict[str, float]:
+        return self.budget_scales() if self.config.allocation == "random" else super().scales()
 
     def _fixed_ranks(self, rank: int, costs: dict[str, int], budget: int) -> dict[str, int]:
         narrow = min(self.setting.modules, key=lambda m: m.max_rank)

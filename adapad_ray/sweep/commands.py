@@ -95,8 +95,10 @@ def export_adapter(folder: Path, method: str, budget: str, to: Path, prefix: int
     from adapad_ray.sweep.export import find_adapter
 
     source, point = find_adapter(folder, method, budget, prefix, seed)
-    if to.exists() and any(to.iterdir()):
-        raise BadRequestError(f"{to} exists and is not empty: choose another folder")
+    if to.is_file() or (to.is_dir() and any(to.iterdir())):
+        raise BadRequestError(f"{to} exists and is not an empty folder: choose another")
+    if not source.is_dir():
+        raise BadRequestError(f"{source} is gone: delete its cell's folder and launch the sweep again")
     shutil.copytree(source, to, dirs_exist_ok=True)
     terminal().print(
         f"{to}: {point.parameters:,} adapter parameters on {len(point.ranks)} modules, validation "

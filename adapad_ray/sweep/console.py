@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import rich.console
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -38,9 +39,9 @@ class Console:
         self.rich.print(text, markup=False, highlight=False)
 
     @contextmanager
-    def live(self, cells: int, done: int, groups: int) -> Iterator[None]:
+    def live(self, cells: int, groups: int) -> Iterator[None]:
         """Shows progress while the block runs: cells done, time left, what runs now, best so far."""
-        self.say(f"{cells} cells, {done} of them finished; {groups} running side by side.")
+        self.say(f"{cells} cells, {groups} running side by side.")
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -52,11 +53,18 @@ class Console:
         )
         with Progress(*columns, console=self.rich, disable=not self.rich.is_terminal, speed_estimate_period=600) as bar:
             self._live = bar
-            self._task = bar.add_task("starting", total=cells, completed=done, status="")
+            self._task = bar.add_task("starting", total=cells, status="")
             try:
                 yield
             finally:
                 self._live = None
+
+    def reused(self, cells: int) -> None:
+        """An earlier launch had finished these."""
+        if cells:
+            self.say(f"{cells} cells are finished already.")
+        if self._live is not None:
+            self._live.advance(self._task, cells)
 
     def progress(self, identity: CellIdentity, data: dict[str, Any]) -> None:
         """A running cell reported."""
@@ -129,7 +137,8 @@ class Console:
         for heading in ("method", "budget", "seed", "reason"):
             view.add_column(heading)
         for cell in failed:
-            view.add_row(cell.label, "–" if cell.budget is None else f"{cell.budget:,}", str(cell.seed), cell.reason)
+            budget = "–" if cell.budget is None else f"{cell.budget:,}"
+            view.add_row(cell.label, budget, str(cell.seed), escape(cell.reason))
         self.rich.print(view)
 
     def links(self, links: Mapping[str, str | Path]) -> None:

@@ -18,19 +18,24 @@ from adapad_ray.training.cell import forward_flops_per_token
 def describe(spec: SweepSpec, grounds: Grounds, plan: SweepPlan) -> dict[str, Any]:
     """The plan as plain data: rows, gaps, number of cells, and estimates for all of it.
 
-    Time is FLOPs over the matrix-product rate of one thread of this machine, measured now. Padding is not counted and
-    lanes are taken at their largest number, so it is a rough guide.
+    Time is FLOPs over the matrix-product rate of one thread of this machine, measured now. Padding is not counted,
+    lanes are taken at their largest number and tune cells at a label's mean over its budgets: a rough guide.
     """
     per_token = forward_flops_per_token(grounds.model, grounds.data)
     tokens = {name: float(split.lengths.mean()) for name, split in grounds.data.splits.items()}
     sizes = {name: len(split) for name, split in grounds.data.splits.items()}
     evaluation = per_token * sum(tokens[s] * sizes[s] for s in ("validation", "test"))
-    rows = [_row(spec, row, per_token, tokens["train"], evaluation) for row in plan.rows]
+    passes = {(row.label, row.budget): row.plan.passes for row in plan.rows}
+    rows = []
+    for row in plan.rows:
+        spent = passes[spec.compute_as(row.label) or row.label, row.budget]
+        rows.append(_row(spec, row, spent, per_token, tokens["train"], evaluation))
     rate = _flops_per_second()
     curve_flops = sum(row["train_flops"] + row["evaluation_flops"] for row in rows) * len(spec.seeds)
     trials = 0 if spec.tune is None else spec.tune.trials
     tune_cells = trials * len(spec.labels())
-    tune_flops = trials * sum(max(r["train_flops"] for r in rows if r["label"] == label) for label in spec.labels())
+    tuned = {label: [r["train_flops"] for r in rows if r["label"] == label] for label in spec.labels()}
+    tune_flops = trials * sum(sum(flops) / len(flops) for flops in tuned.values() if flops)
     return {
         "name": spec.name,
         "model": spec.model,
@@ -46,10 +51,9 @@ def describe(spec: SweepSpec, grounds: Grounds, plan: SweepPlan) -> dict[str, An
     }
 
 
-def _row(spec: SweepSpec, row: Row, per_token: float, tokens: float, evaluation: float) -> dict[str, Any]:
+def _row(spec: SweepSpec, row: Row, passes: int, per_token: float, tokens: float, evaluation: float) -> dict[str, Any]:
     settings = spec.training_settings(row.label)
     seen = row.steps * settings.batch_size * tokens
-    passes = row.plan.lanes if spec.method_settings(row.label).get("mode") == "exact" else 1
     backward = 2 if METHODS[spec.method_name(row.label)].budgeted else 1
     return {
         "label": row.label,

@@ -103,6 +103,8 @@ class Planner:
                 except BudgetTooSmallError as error:
                     assert budget is not None
                     plan.gaps.append(GapRow(label, budget, str(error)))
+        self._check_followers(plan)
+        self._check_distinct(plan)
         reachable = {row.budget for row in plan.rows}
         for budget in budgets:
             if budget not in reachable:
@@ -116,6 +118,32 @@ class Planner:
                 except BudgetTooSmallError as error:
                     raise BadRequestError(f"tune.budget does not suit {label}: {error}") from error
         return plan
+
+    def _check_followers(self, plan: SweepPlan) -> None:
+        """A label with `compute_as` has a gap where its leader has one, or spends one pass a step like any method."""
+        led = {(row.label, row.budget): row.plan.passes for row in plan.rows}
+        for row in [row for row in plan.rows if self.spec.compute_as(row.label) is not None]:
+            leader = self.spec.compute_as(row.label)
+            assert leader is not None and row.budget is not None
+            if max((passes for (label, _), passes in led.items() if label == leader), default=1) == 1:
+                raise BadRequestError(
+                    f"methods.{row.label}.compute_as is {leader}, which spends one pass a step as any method: remove it"
+                )
+            passes = led.get((leader, row.budget), 0)
+            if passes < 2:
+                reason = "has a gap here" if passes == 0 else "spends one pass a step here"
+                plan.rows.remove(row)
+                plan.gaps.append(GapRow(row.label, row.budget, f"{leader}, whose compute it follows, {reason}"))
+
+    def _check_distinct(self, plan: SweepPlan) -> None:
+        seen: dict[str, str] = {}
+        for row in plan.rows:
+            if self.spec.compute_as(row.label) is not None:
+                continue
+            cell = self._cell("curve", row.label, row.budget, self.spec.seeds[0], {})
+            other = seen.setdefault(cell.id, row.label)
+            if other != row.label:
+                raise BadRequestError(f"methods.{other} and methods.{row.label} describe the same cells: remove one")
 
     def budget(self, value: int | float | str) -> int:
         """Deployed adapter parameters of a budget as the file writes it."""

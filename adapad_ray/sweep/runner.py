@@ -75,32 +75,32 @@ class Sweep:
             BadRequestError: the request cannot be met; nothing was started.
         """
         self._claim_folder()
-        complete = self._all_finished()
-        self.outcome.reused = len(self.results)
-        if complete:
-            self.console.say(f"All {len(self.results)} cells are finished: nothing to compute.")
-            return self._conclude(self._tracker())
-        resources, expected = self.spec.resources, self.planner.count(self.plan)
-        with connect():
-            groups = available_groups(resources.workers, resources.cpus_per_worker, resources.gpus_per_worker)
-            with self._pool(min(groups, expected - self.outcome.reused)) as pool:
-                tracker = self._tracker()
-                try:
-                    with self.console.live(expected, self.outcome.reused, pool.groups):
-                        for wave in self.planner.waves(self.plan, self.results):
-                            self._compute(pool, tracker, wave)
-                except BaseException as reason:
-                    tracker.close("KILLED", type(reason).__name__)
-                    raise
-        return self._conclude(tracker)
+        tracker = self._tracker()
+        try:
+            if self._all_finished():
+                self.outcome.reused = len(self.results)
+                self.console.say(f"All {len(self.results)} cells are finished: nothing to compute.")
+            else:
+                self._compute_missing(tracker)
+            return self._conclude(tracker)
+        except BaseException as reason:
+            tracker.close("KILLED", type(reason).__name__)
+            raise
 
     def _all_finished(self) -> bool:
-        """Collects the results of earlier launches; whether they are the whole sweep."""
-        complete = True
-        for wave in self.planner.waves(self.plan, self.results):
-            self._expect(wave)
-            complete = complete and len(self.results) == len(self.cells)
-        return complete and len(self.results) == self.planner.count(self.plan)
+        """Whether earlier launches have finished every wave; nothing is known of a wave after an unfinished one."""
+        return not any(self._expect(wave) for wave in self.planner.waves(self.plan, self.results))
+
+    def _compute_missing(self, tracker: Tracker) -> None:
+        self.cells.clear()
+        self.results.clear()
+        resources, expected = self.spec.resources, self.planner.count(self.plan)
+        self._manifest("").save(self.folder)
+        with connect():
+            groups = available_groups(resources.workers, resources.cpus_per_worker, resources.gpus_per_worker)
+            with self._pool(min(groups, expected)) as pool, self.console.live(expected, pool.groups):
+                for wave in self.planner.waves(self.plan, self.results):
+                    self._compute(pool, tracker, wave)
 
     def _expect(self, wave: Sequence[PlannedCell]) -> list[PlannedCell]:
         """Takes note of a wave's cells and of those that are finished; returns the missing ones, each once."""
@@ -109,7 +109,10 @@ class Sweep:
         return list({planned.id: planned for planned in wave if planned.id not in self.results}.values())
 
     def _compute(self, pool: GroupPool, tracker: Tracker, wave: Sequence[PlannedCell]) -> None:
+        known = len(self.results)
         missing = self._expect(wave)
+        self.outcome.reused += len(self.results) - known
+        self.console.reused(len(self.results) - known)
         for planned in wave:
             if planned.id in self.results:
                 tracker.log_cell(self.results[planned.id], planned.cell.folder(self.folder))
@@ -196,14 +199,7 @@ class Sweep:
         for result in results.values():
             tracker.log_cell(result, self.folder / "cells" / result.id)
         self.outcome.mlflow = tracker.how_to_look
-        manifest = Manifest(
-            title=self.spec.name,
-            labels={cell.id: cell.identity.label for cell in cells.values()},
-            gaps=[(gap.label, gap.budget, gap.reason) for gap in self.plan.gaps],
-            failed=[tuple(f) for f in self.outcome.failed],
-            delta=self.spec.delta,
-            mlflow=tracker.comparison_url,
-        )
+        manifest = self._manifest(tracker.comparison_url)
         manifest.save(self.folder)
         if any(result.identity.stage == "curve" for result in results.values()):
             self.outcome.report = rebuild_report(self.folder, manifest)
@@ -211,6 +207,16 @@ class Sweep:
             tracker.log_report(self.outcome.report.table, self.outcome.report.files, digest)
         tracker.close("FAILED" if self.outcome.failed else "FINISHED")
         return self.outcome
+
+    def _manifest(self, mlflow: str) -> Manifest:
+        return Manifest(
+            title=self.spec.name,
+            labels={cell.id: cell.identity.label for cell in self.cells.values()} or None,
+            gaps=[(gap.label, gap.budget, gap.reason) for gap in self.plan.gaps],
+            failed=[tuple(f) for f in self.outcome.failed],
+            delta=self.spec.delta,
+            mlflow=mlflow,
+        )
 
     def _claim_folder(self) -> None:
         """Refuses a folder that belongs to a sweep of another model or task; then records the spec as resolved."""
@@ -238,8 +244,8 @@ class Manifest:
     """What a report needs beside the cells: which of them belong to the sweep, and what is not there."""
 
     title: str
-    labels: dict[str, str]
-    """Cell id → label, for every cell of the sweep."""
+    labels: dict[str, str] | None
+    """Cell id → label, for every cell of the sweep; None while it is not known yet: then all finished cells count."""
     gaps: list[tuple[str, int, str]]
     failed: list[tuple[Any, ...]]
     delta: float
@@ -276,7 +282,7 @@ def rebuild_report(folder: Path, manifest: Manifest | None = None) -> ReportPath
     return build_report(
         folder,
         title=manifest.title,
-        mlflow_url=manifest.mlflow,
+        mlflow_url=manifest.mlflow or None,
         notes=[Gap(*gap) for gap in manifest.gaps],
         failed=[FailedCell(*failed) for failed in manifest.failed],
         cells=manifest.labels,

@@ -15,11 +15,10 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS
 from adapad_ray.sweep.points import parse_space
 from adapad_ray.tasks import TaskSource
-from adapad_ray.training.settings import TrainingSettings
+from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
 
 REFERENCE = "head_only"
 _LABEL = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_.+-]+)?")
-_ENTRY_KEYS = ("target_modules", "training", "compute_as", "budgets")
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -27,6 +26,26 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class MethodEntry(_Part):
+    """What the file says under one label: these fields, and beside them the settings of the method."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    target_modules: str | list[str] | None = None
+    """By default the sweep's."""
+    training: dict[str, Any] = {}
+    """Training settings that differ from the sweep's; data settings cannot."""
+    budgets: list[int | float | str] | None = None
+    """Those of the sweep's budgets at which the label is run; by default all."""
+    compute_as: str | None = None
+    """The label whose training compute this one is given, budget by budget: a compute-matched control."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings of the method."""
+        return dict(self.model_extra or {})
 
 
 class TuneStage(_Part):
@@ -66,7 +85,7 @@ class SweepSpec(_Part):
     """`mean`, `own`, or by default what the model declares."""
     dtype: str = "float32"
     target_modules: str | list[str] = "all-linear"
-    methods: dict[str, dict[str, Any]] = Field(min_length=1)
+    methods: dict[str, MethodEntry] = Field(min_length=1)
     """Label → settings. A label is a method's name, or that name and a word of the user's: `lora/qv`."""
     budgets: list[int | float | str] = Field(min_length=1)
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
@@ -98,37 +117,35 @@ class SweepSpec(_Part):
         """The method behind a label."""
         return label.split("/")[0]
 
-    def entry(self, label: str) -> dict[str, Any]:
+    def entry(self, label: str) -> MethodEntry:
         """What the file says about a label."""
-        return dict(self.methods.get(label, {}))
+        return self.methods.get(label, MethodEntry())
 
     def method_settings(self, label: str, point: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The method's resolved configuration, every default written out; a tuned `point` wins over the file."""
         config = METHODS[self.method_name(label)].Config
-        given = {key: value for key, value in self.entry(label).items() if key not in _ENTRY_KEYS}
         tuned = {key: value for key, value in (point or {}).items() if key in config.model_fields}
-        return _validated(config, {**given, **tuned}, f"methods.{label}").model_dump(mode="json")
+        return _validated(config, {**self.entry(label).config, **tuned}, f"methods.{label}").model_dump(mode="json")
 
     def training_settings(self, label: str, point: Mapping[str, Any] | None = None) -> TrainingSettings:
         """The training settings of a label: the sweep's, then the label's own, then the tuned `point`."""
-        own = self.entry(label).get("training", {})
         tuned = {key: value for key, value in (point or {}).items() if key in TrainingSettings.model_fields}
-        return _validated(TrainingSettings, {**self.training.model_dump(), **own, **tuned}, f"methods.{label}.training")
+        settings = {**self.training.model_dump(), **self.entry(label).training, **tuned}
+        return _validated(TrainingSettings, settings, f"methods.{label}.training")
 
     def modules_of(self, label: str) -> str | list[str]:
         """Which modules a label adapts."""
-        own: str | list[str] | None = self.entry(label).get("target_modules")
+        own = self.entry(label).target_modules
         return self.target_modules if own is None else own
 
     def budgets_of(self, label: str) -> list[int | float | str]:
-        """The budgets at which a label is run: the sweep's, or those of them that the label names."""
-        own: list[int | float | str] | None = self.entry(label).get("budgets")
+        """The budgets at which a label is run."""
+        own = self.entry(label).budgets
         return self.budgets if own is None else own
 
     def compute_as(self, label: str) -> str | None:
-        """The label whose training compute this one is given, budget by budget: a compute-matched control."""
-        other: str | None = self.entry(label).get("compute_as")
-        return other
+        """The label whose training compute this one is given."""
+        return self.entry(label).compute_as
 
     def tune_space(self, label: str) -> dict[str, dict[str, list[Any]]]:
         """The part of the tune space that this label's method has."""
@@ -169,38 +186,49 @@ def parse_spec(content: Mapping[str, Any]) -> SweepSpec:
         for key, value in content.items()
     }
     spec = _validated(SweepSpec, content, "")
+    if spec.resources.workers > 1:
+        raise BadRequestError(f"resources.workers is {spec.resources.workers}: a cell has one worker so far, write 1")
     for label in spec.labels():
-        name = spec.method_name(label)
-        if not _LABEL.fullmatch(label):
-            raise BadRequestError(
-                f"methods key {label!r} is not a label: write a method, or a method and a word (lora/qv)"
-            )
-        if name not in METHODS:
-            raise BadRequestError(f"method {name!r} is unknown: {_nearest(name, METHODS)}")
-        spec.method_settings(label)
-        spec.training_settings(label)
-        for budget in spec.budgets_of(label):
-            if budget not in spec.budgets:
-                raise BadRequestError(
-                    f"methods.{label}.budgets has {budget!r}, which is none of the sweep's: {spec.budgets}"
-                )
-        other = spec.compute_as(label)
-        if other is not None and (other not in spec.methods or spec.compute_as(other) is not None):
-            raise BadRequestError(
-                f"methods.{label}.compute_as is {other!r}: name another label of this sweep, itself without compute_as"
-            )
+        _check_label(spec, label)
     if spec.tune is not None:
-        known = {*TrainingSettings.model_fields}
-        for label in spec.labels():
-            known |= set(METHODS[spec.method_name(label)].Config.model_fields)
-            if not spec.tune_space(label):
-                raise BadRequestError(
-                    f"tune.space has no setting of {label}: add learning_rate, which every method has"
-                )
-        for key in spec.tune.space:
-            if key not in known:
-                raise BadRequestError(f"tune.space.{key} is a setting of no method here: {_nearest(key, known)}")
+        _check_space(spec, spec.tune)
     return spec
+
+
+def _check_label(spec: SweepSpec, label: str) -> None:
+    name = spec.method_name(label)
+    if not _LABEL.fullmatch(label):
+        raise BadRequestError(f"methods key {label!r} is not a label: write a method, or a method and a word (lora/qv)")
+    if name not in METHODS:
+        raise BadRequestError(f"method {name!r} is unknown: {_nearest(name, METHODS)}")
+    spec.method_settings(label)
+    spec.training_settings(label)
+    for key in spec.entry(label).training:
+        if key in DATA_SETTINGS:
+            raise BadRequestError(f"methods.{label}.training.{key} cannot differ between methods: set training.{key}")
+    for budget in spec.budgets_of(label):
+        if budget not in spec.budgets:
+            raise BadRequestError(f"methods.{label}.budgets has {budget!r}, which is not among budgets {spec.budgets}")
+    leader = spec.compute_as(label)
+    if leader is not None and (leader not in spec.methods or spec.compute_as(leader) is not None):
+        raise BadRequestError(
+            f"methods.{label}.compute_as is {leader!r}: name another label of this sweep, itself without compute_as"
+        )
+
+
+def _check_space(spec: SweepSpec, stage: TuneStage) -> None:
+    methods = [METHODS[spec.method_name(label)] for label in spec.labels()]
+    known = {*TrainingSettings.model_fields}.union(*(method.Config.model_fields for method in methods))
+    for key in stage.space:
+        if key not in known:
+            raise BadRequestError(f"tune.space.{key} is a setting of no method here: {_nearest(key, known)}")
+        if key in DATA_SETTINGS or any(key in method.structural for method in methods):
+            raise BadRequestError(
+                f"tune.space.{key} would change the data or which adapters exist: use labels of their own instead"
+            )
+    for label in spec.labels():
+        if not spec.tune_space(label):
+            raise BadRequestError(f"tune.space has no setting of {label}: add learning_rate, which every method has")
 
 
 class _Loader(yaml.SafeLoader):
@@ -266,8 +294,8 @@ def _fields(model: type[BaseModel], parents: Sequence[str]) -> list[str]:
         if not inner:
             break
         model = inner[0]
-    extra = list(_ENTRY_KEYS) if model in {m.Config for m in METHODS.values()} else []
-    return [*model.model_fields, *extra]
+    entry = list(MethodEntry.model_fields) if model in {m.Config for m in METHODS.values()} else []
+    return [*model.model_fields, *entry]
 
 
 def _nearest(name: str, known: Any) -> str:

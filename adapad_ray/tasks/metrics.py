@@ -33,9 +33,7 @@ def compute_metrics(metric: str, logits: np.ndarray, labels: np.ndarray) -> dict
     if metric == "f1":
         values["f1"] = float(f1_score(labels, predictions, pos_label=1, average="binary", zero_division=0.0))
     elif metric == "macro_f1":
-        values["macro_f1"] = float(
-            f1_score(labels, predictions, labels=range(logits.shape[1]), average="macro", zero_division=0.0)
-        )
+        values["macro_f1"] = float(f1_score(labels, predictions, average="macro", zero_division=0.0))
     elif metric == "matthews":
         values["matthews"] = float(matthews_corrcoef(labels, predictions))
     return values

@@ -133,7 +133,7 @@ def run_cell(
             _evaluate(d, adapted, workspace, settings, splits, predictions, folder, cell_id, identity, base_model)
             for d in _worth_deploying(method.deployables(), adapted)
         )
-        backward = 2 if identity.method != "head_only" else 1
+        backward = 2 if method.budgeted else 1
         flops = record.padded_tokens * flops_per_token * backward
         result = CellResult(
             id=cell_id,

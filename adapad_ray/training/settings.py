@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+DATA_SETTINGS = ("max_length", "max_train_examples", "max_validation_examples", "max_test_examples")
+"""Settings that shape the data: data are tokenised once, for all methods of a sweep alike."""
+
 
 class TrainingSettings(BaseModel):
     """Optimizer, schedule and caps. AdamW with a linear warm-up and a linear decay to zero, for every method alike."""

@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
@@ -367,23 +368,42 @@ def test_a_lane_without_examples_is_not_stepped():
         assert [float(adam[block.b]["step"]) for block in layer.active()] == [1.0, 2.0, 2.0, 1.0]
 
 
-def test_the_scores_ask_for_the_product_of_importance_and_uncertainty():
+def test_the_score_is_the_product_of_bias_corrected_averages_of_importance_and_deviation():
+    """Against pandas' exponentially weighted mean, whose `adjust` is the bias correction."""
     trainer = started(2 * COST_PER_RANK, local_steps=5)
-    importance, uncertainty, seen = {}, {}, []
+    totals: dict[str, list[float]] = {}
     inner = trainer.method.scores.update
 
     def update(adapted):
         for name, layer in adapted.layers.items():
-            total = sum((p.detach().double() * p.grad.double()).abs().sum().item() for p in layer.reserve.parameters())
-            importance[name] = 0.85 * importance.get(name, 0.0) + 0.15 * total
-            uncertainty[name] = 0.85 * uncertainty.get(name, 0.0) + 0.15 * abs(total - importance[name])
-        seen.append(inner(adapted))
+            parts = ((p.detach().double() * p.grad.double()).abs().sum().item() for p in layer.reserve.parameters())
+            totals.setdefault(name, []).append(sum(parts))
+        inner(adapted)
 
     trainer.method.scores = SimpleNamespace(update=update, value=trainer.method.scores.value)
     trainer.run(stop_at=4)
-    assert len(seen) == 4
     for name in tiny_backbone_modules():
-        assert trainer.method.scores.value(name) == pytest.approx(importance[name] * uncertainty[name], rel=1e-4)
+        importance = pd.Series(totals[name])
+        mean = importance.ewm(alpha=0.15, adjust=True).mean()
+        deviation = (importance - mean).abs().ewm(alpha=0.15, adjust=True).mean()
+        assert len(importance) == 4
+        assert trainer.method.scores.value(name) == pytest.approx(mean.iloc[-1] * deviation.iloc[-1], rel=1e-4)
+
+
+def test_components_go_where_the_scores_are():
+    """Scores planted on two of the twelve modules: they grow first, up to r_max, and the others share what is left."""
+    trainer = started(3 * COST_PER_RANK, local_steps=1, r_max=6, growth_end=1.0)
+    planted = {name for name in tiny_backbone_modules() if name.endswith("self.value")}
+    trainer.method.scores = SimpleNamespace(
+        update=lambda adapted: None,
+        value=lambda name: 100.0 if name in planted else 1.0,
+        forget=lambda name: None,
+    )
+    trainer.run()
+    assert len(planted) == 2
+    assert {trainer.adapted.ranks[name] for name in planted} == {6}
+    assert {event.module for event in trainer.record.growth[:10]} == planted
+    assert planted.isdisjoint(event.module for event in trainer.record.growth[10:])
 
 
 def tiny_backbone_modules():

@@ -124,7 +124,7 @@ def test_peft_gives_the_logits_of_every_deployed_model(first, tiny_model, review
         for point in result.points:
             if point.adapter is None:
                 continue
-            backbone = load_backbone(str(tiny_model), 2, pooling="mean", seed=99)
+            backbone = load_backbone(str(tiny_model), 3, pooling="mean", seed=99)
             data = encode(load_task(task), backbone.tokenizer, max_length=32)
             model = peft.PeftModel.from_pretrained(
                 backbone.model, first[0] / "cells" / result.id / point.adapter
