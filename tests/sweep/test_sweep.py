@@ -227,7 +227,7 @@ def test_a_compute_matched_label_trains_for_as_many_passes_as_the_one_it_follows
         (["task.text=reviw"], "reviw"),
         (["target_modules=[qery]"], "did you mean 'query'"),
         (["budgets=[7]", "tune=null"], "no method of this sweep can reach budget 7"),
-        (["tune.budget=7"], "tune.budget does not suit lora"),
+        (["tune.budget=7"], "tune.budget does not suit"),
         (["methods={lora: {rank: 33}}", "tune=null"], "rank 33 is above the dimension 32"),
         (["methods={adapad: {r_max: 40, initial_rank: 1}}", "tune=null"], "r_max 40 is above the dimension 32"),
         (["methods={lroa: {}}"], "did you mean lora"),
