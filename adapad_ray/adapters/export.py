@@ -8,7 +8,6 @@ optional prefix; a module of rank 0 is left out, because PEFT has no rank 0.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.files import atomic_path, write_text
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -100,16 +100,12 @@ def save_peft(adapter: DeployedAdapter, folder: Path, *, base_model: str, proven
     bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if bad:
         raise ValueError(f"adapter tensor {bad[0]} holds a value that is not finite; nothing was written")
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f".{ADAPTER_WEIGHTS}.{os.getpid()}"
-    save_file(tensors, scratch, metadata={"format": "pt"})
-    scratch.replace(folder / ADAPTER_WEIGHTS)
-    _write_json(folder / "adapad.json", dict(provenance))
+    with atomic_path(folder / ADAPTER_WEIGHTS) as scratch:
+        save_file(tensors, scratch, metadata={"format": "pt"})
+    _write_json(folder / "adapad.json", provenance)
     _write_json(folder / ADAPTER_CONFIG, peft_config(adapter.ranks, adapter.head_modules, base_model))
     return folder
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    scratch.replace(path)
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")

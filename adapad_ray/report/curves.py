@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.report.files import atomic_path
+from adapad_ray.files import atomic_path
 from adapad_ray.report.metrics import item_metric
 from adapad_ray.report.statistics import (
     Difference,

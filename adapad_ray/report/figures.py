@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from adapad_ray.report.files import atomic_path
+from adapad_ray.files import atomic_path
 from adapad_ray.report.recommendation import FROZEN, Recommendation
 from adapad_ray.results import CellResult
 

@@ -15,10 +15,10 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from adapad_ray.files import write_text
 from adapad_ray.report.curves import Curves, load_results, write_curve_csv
 from adapad_ray.report.differences import areas, label_differences
 from adapad_ray.report.figures import curve_figure, growth_figure, rank_figure, save_figure
-from adapad_ray.report.files import write_text
 from adapad_ray.report.recommendation import FROZEN, Recommendation, recommend, write_recommendation
 from adapad_ray.report.statistics import seeds_needed
 from adapad_ray.results import CellResult

@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.files import write_text
 from adapad_ray.report.curves import Curves, PointKey
-from adapad_ray.report.files import write_text
 from adapad_ray.report.statistics import interval
 
 FROZEN = "head_only"

@@ -15,6 +15,7 @@ import yaml
 from adapad_ray.distributed import GroupPool, Outcome, Progress, available_groups, connect
 from adapad_ray.distributed.cell_jobs import BackboneRequest, compute, open_workspace
 from adapad_ray.errors import BadRequestError
+from adapad_ray.files import write_text
 from adapad_ray.report.page import FailedCell, Gap, ReportPaths, build_report
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.cells import Cell, finished
@@ -231,10 +232,7 @@ class Sweep:
                         "choose another name or --out"
                     )
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_suffix(".partial")
-            scratch.write_text(yaml.safe_dump(mine, sort_keys=False))
-            scratch.replace(path)
+            write_text(path, yaml.safe_dump(mine, sort_keys=False))
         except OSError as error:
             raise BadRequestError(f"output folder {self.folder} cannot be written: {error.strerror}") from error
 
@@ -253,10 +251,8 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Writes it to the sweep's folder."""
-        scratch = folder / f".{MANIFEST}.partial"
         content = {**vars(self), "gaps": [list(g) for g in self.gaps], "failed": [list(f) for f in self.failed]}
-        scratch.write_text(yaml.safe_dump(content, sort_keys=False))
-        scratch.replace(folder / MANIFEST)
+        write_text(folder / MANIFEST, yaml.safe_dump(content, sort_keys=False))
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:

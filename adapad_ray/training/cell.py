@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from adapad_ray.adapters.export import deployed_adapter, save_peft
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import ModuleShape
+from adapad_ray.files import atomic_path, write_text
 from adapad_ray.methods import METHODS
 from adapad_ray.methods.base import Deployable, Method, Setting
 from adapad_ray.models import Backbone, initialise_head, target_modules
@@ -160,9 +161,9 @@ def run_cell(
         adapted.detach()
     for split in splits:
         predictions[f"{split}/labels"] = data.splits[split].labels.astype(np.int64)
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "predictions.safetensors", lambda path: save_file(predictions, path))
-    _replace(folder / "result.json", lambda path: path.write_text(result.model_dump_json(indent=1)))
+    with atomic_path(folder / "predictions.safetensors") as scratch:
+        save_file(predictions, scratch)
+    write_text(folder / "result.json", result.model_dump_json(indent=1))
     shutil.rmtree(checkpoint, ignore_errors=True)
     return result
 
@@ -239,9 +240,3 @@ def _peak_memory(device: str) -> int:
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
-
-
-def _replace(path: Path, write: Any) -> None:
-    scratch = path.with_name(f".{path.name}.partial")
-    write(scratch)
-    scratch.replace(path)
