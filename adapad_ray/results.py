@@ -97,6 +97,8 @@ class Cost(Record):
     """Largest number of adapter parameters in training at one time, reserves included."""
     peak_memory_bytes: int
     """Peak resident memory of the process (CPU) or peak allocated memory (GPU)."""
+    workers: int = 1
+    """Workers that the cell had; times are those of rank 0."""
 
 
 class CellResult(Record):

@@ -101,8 +101,8 @@ class MethodCase:
         modules = target_modules(tiny_backbone(self.pooling).model, identity.target_modules)
         return make_method(identity, modules, len(tiny_task().splits["train"]))
 
-    def trainer(self, seed: int = 0) -> LaneTrainer:
-        """A trainer, not started yet, on a fresh backbone, set up as `run_cell` does it."""
+    def trainer(self, seed: int = 0, **connections: Any) -> LaneTrainer:
+        """A trainer, not started yet, on a fresh backbone, set up as `run_cell` does it; it takes `connections`."""
         backbone, method = tiny_backbone(self.pooling), self.make(seed=seed)
         initialise_head(backbone.model, backbone.head_modules, derive_seed(seed, "head"))
         adapted = AdaptedModel(
@@ -120,12 +120,15 @@ class MethodCase:
             total_steps=method.setting.total_steps,
             seed=seed,
             pad_token_id=0,
+            **connections,
         )
 
     def run(self, folder: Path, workspace: Workspace | None = None, seed: int = 0, **changes: Any) -> CellResult:
         """Computes this case's cell in `folder`."""
         workspace = workspace or tiny_workspace(self.pooling)
-        return run_cell("cell", self.identity(seed, **changes), workspace, folder, base_model="tiny")
+        result = run_cell("cell", self.identity(seed, **changes), workspace, folder, base_model="tiny")
+        assert result is not None
+        return result
 
 
 def tiny_backbone(pooling: Pooling = "mean") -> Backbone:

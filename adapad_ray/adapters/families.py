@@ -39,6 +39,10 @@ class Block(nn.Module, ABC):
     def vectors(self) -> tuple[Tensor, Tensor]:
         """`(a [n, d_in], b [n, d_out])`, differentiable in the block's parameters."""
 
+    def published(self) -> tuple[Tensor, Tensor]:
+        """The values that other lanes see."""
+        return self.published_a, self.published_b
+
     @torch.no_grad()
     def publish(self) -> None:
         """Makes the live values the ones that other lanes see."""

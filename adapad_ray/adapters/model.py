@@ -30,7 +30,8 @@ class LaneHead(nn.Module):
     def add(self, index: int, source: int | None) -> nn.Module:
         """Gives lane `index` a trainable copy of lane `source`'s head, or of the initial head."""
         origin = self.base if source is None else self.copies[str(source)]
-        module = copy.deepcopy(origin).float().requires_grad_(True)
+        module = copy.deepcopy(origin)
+        module = module.to(torch.promote_types(next(module.parameters()).dtype, torch.float32)).requires_grad_(True)
         self.copies[str(index)] = module
         return module
 
@@ -40,7 +41,7 @@ class LaneHead(nn.Module):
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """Maps `[batch, …]` through the copy of the lane in use, row by row where the batch mixes lanes."""
-        lane, x = self._lane, x.float()
+        lane, x = self._lane, x.to(torch.promote_types(x.dtype, torch.float32))
         if isinstance(lane, Lane):
             return self.copies[str(lane.index)](x, *args, **kwargs)  # type: ignore[no-any-return]
         rows = [torch.nonzero(lane.lane_of_row == i).squeeze(1) for i in range(len(lane.lanes))]
@@ -129,7 +130,10 @@ class AdaptedModel:
 
     def _new_block(self, module: str, size: int, generator: torch.Generator) -> Block:
         layer = self.layers[module]
-        return self.family(layer.shape, size, generator).to(layer.base.weight.device)
+        weight = layer.base.weight
+        # Components learn in fp32 at least, whatever the backbone's dtype.
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return self.family(layer.shape, size, generator).to(weight.device, dtype)
 
     def add_head(self, index: int, source: int | None = None) -> list[nn.Module]:
         """Gives lane `index` its own trainable head, copied from lane `source` (or the initial one)."""
@@ -184,6 +188,30 @@ class AdaptedModel:
                 if blocks is None or k in blocks:
                     block.publish()
 
+    def modules_of(self, k: int) -> tuple[str, ...]:
+        """Modules that have an active block k, in the model's order."""
+        return tuple(name for name, layer in self.layers.items() if len(layer.blocks) >= k)
+
+    @torch.no_grad()
+    def estimate(self, k: int) -> Tensor:
+        """Live values of block k on all modules that have it, in one flat tensor: a, then b, module by module."""
+        vectors = [v for name in self.modules_of(k) for v in self.layers[name].active()[k - 1].vectors()]
+        return torch.cat([v.flatten() for v in vectors])
+
+    @torch.no_grad()
+    def read_estimate(self, k: int, estimate: Tensor, modules: Sequence[str]) -> float:
+        """Makes an `estimate` of block k on `modules` the published one; returns how far it has moved.
+
+        The movement is the Euclidean distance to the estimate read before, relative to the new one's length: the
+        deflation error that the lanes above k have worked with.
+        """
+        published = [b for name in modules for b in self.layers[name].active()[k - 1].published()]
+        old = torch.cat([b.flatten() for b in published])
+        new = estimate.to(old)
+        parts = torch.split(new, [b.numel() for b in published])
+        torch._foreach_copy_(published, [part.view_as(b) for part, b in zip(parts, published, strict=True)])
+        return float((new - old).norm() / new.norm().clamp(min=torch.finfo(new.dtype).tiny))
+
     def head_parameters(self) -> int:
         """Parameters of one task head."""
         return sum(p.numel() for head in self.heads.values() for p in head.base.parameters())
@@ -195,6 +223,10 @@ class AdaptedModel:
             reserve = [layer.reserve] if layer.reserve is not None else []
             total += sum(p.numel() for block in (*layer.active(), *reserve) for p in block.parameters())
         return total
+
+    def active_parameters(self) -> int:
+        """Adapter parameters that will be deployed as things stand: reserves apart."""
+        return sum(p.numel() for layer in self.layers.values() for b in layer.active() for p in b.parameters())
 
     def acting_parameters(self, lane: Lane) -> int:
         """Adapter parameters that act in `lane`, in the plain (factored) form in which they are computed."""
@@ -253,10 +285,11 @@ class AdaptedModel:
                 head.add(index, None)
 
     @torch.no_grad()
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Restores the values that `state` gave, into a model of the same structure."""
+    def load_state(self, tensors: dict[str, Tensor], *, partial: bool = False) -> None:
+        """Restores the values that `state` gave, all or a part of them, into a model of the same structure."""
         own = self.state()
-        if own.keys() != tensors.keys():
-            raise ValueError(f"saved state does not fit this model: {sorted(own.keys() ^ tensors.keys())[:3]} …")
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+        wrong = tensors.keys() - own.keys() if partial else own.keys() ^ tensors.keys()
+        if wrong:
+            raise ValueError(f"saved state does not fit this model: {sorted(wrong)[:3]} …")
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)

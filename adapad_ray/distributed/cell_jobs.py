@@ -4,57 +4,51 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from adapad_ray.distributed.backbone import open_backbone
+from adapad_ray.distributed.exchange import BoardExchange
 from adapad_ray.distributed.jobs import JobContext, SetupContext
-from adapad_ray.errors import BadRequestError
-from adapad_ray.models import load_backbone
-from adapad_ray.results import CellIdentity
+from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.training.cell import Workspace, run_cell
 
 PROGRESS_SECONDS = 0.5
 
 
-@dataclass(frozen=True)
-class BackboneRequest:
-    """Which backbone every worker loads, and the digest it must turn out to have."""
-
-    source: str
-    num_labels: int
-    pooling: str
-    dtype: str
-    digest: str
-
-
 def open_workspace(context: SetupContext) -> Workspace:
-    """A worker's set-up: the frozen backbone, and the tokenised data straight from the object store."""
-    request: BackboneRequest = ray.get(context.shared["backbone"])
-    data = ray.get(context.shared["data"])
-    backbone = load_backbone(request.source, request.num_labels, pooling=request.pooling, dtype=request.dtype)
-    if backbone.digest != request.digest:
-        raise BadRequestError(
-            f"model {request.source} differs between the driver ({request.digest[:12]}) and this worker "
-            f"({backbone.digest[:12]}): use the same files on every node"
-        )
-    backbone.model.to(context.device)
-    return Workspace(backbone, data, context.device)
+    """A worker's set-up: the frozen backbone and the tokenised data, straight from the object store."""
+    backbone = open_backbone(ray.get(context.shared["backbone"]), context.device)
+    return Workspace(backbone, ray.get(context.shared["data"]), context.device)
 
 
 def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
-    """One cell. The value is its validation metric as `score`; the record lies in the cell's folder."""
-    result = run_cell(
-        context.job_id,
-        CellIdentity.model_validate(payload["identity"]),
-        workspace,
-        Path(payload["folder"]),
-        base_model=payload["base_model"],
-        progress=_throttled(context),
-    )
-    return {"score": result.final.validation[result.metric]}
+    """One cell, or this worker's part of it. The value is the validation metric as `score`; the record is a file.
+
+    An earlier attempt may have lost its worker after the result was written: then there is nothing left to do.
+    """
+    folder = Path(payload["folder"])
+    result: CellResult | None
+    if (folder / "result.json").exists():
+        result = CellResult.model_validate_json((folder / "result.json").read_text())
+    else:
+        exchange = None
+        if context.board is not None:
+            exchange = BoardExchange(context.board, context.generation, context.rank, context.world_size)
+        result = run_cell(
+            context.job_id,
+            CellIdentity.model_validate(payload["identity"]),
+            workspace,
+            folder,
+            base_model=payload["base_model"],
+            checkpoint_seconds=payload["checkpoint_seconds"],
+            checkpoint_rounds=payload["checkpoint_rounds"],
+            progress=_throttled(context) if context.rank == 0 else None,
+            exchange=exchange,
+        )
+    return {} if result is None else {"score": result.final.validation[result.metric]}
 
 
 def _throttled(context: JobContext) -> Callable[[dict[str, Any]], None]:

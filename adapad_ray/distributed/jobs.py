@@ -59,6 +59,8 @@ class Assignment:
     job_id: str
     payload: dict[str, Any]
     attempt: int
+    board: ray.actor.ActorHandle | None
+    """The attempt's estimate board, where a group has several workers; the token is its generation."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ class JobContext:
     world_size: int
     report: Callable[[dict[str, Any]], None]
     """Shows a small dict to the driver while the job runs; the latest wins, and delivery is not guaranteed."""
+    board: ray.actor.ActorHandle | None = None
+    """The attempt's own estimate board, where the group has several workers."""
+    generation: int = 0
+    """Number of the attempt among all that the pool has made; its board answers to no other."""
 
 
 @dataclass(frozen=True)

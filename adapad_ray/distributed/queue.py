@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup
 
+from adapad_ray.distributed.board import Board
 from adapad_ray.distributed.jobs import Assignment, JobError, Outcome, PoolError, Progress
 
 
@@ -35,10 +36,13 @@ class _Lease:
     taken: set[int] = field(default_factory=set)
     values: dict[int, Any] = field(default_factory=dict)
     errors: dict[int, JobError] = field(default_factory=dict)
+    lost: dict[int, JobError] = field(default_factory=dict)
+    """Ranks that could not go on because a companion or the board was gone: no fault of the job."""
+    board: ray.actor.ActorHandle | None = None
 
     @property
     def answered(self) -> int:
-        return len(self.values) + len(self.errors)
+        return len(self.values) + len(self.errors) + len(self.lost)
 
 
 @dataclass
@@ -213,10 +217,13 @@ class JobQueue:
         if state.lease is None:
             self._tokens += 1
             state.lease = _Lease(self._tokens, self._pending.popleft(), time.monotonic())
+            if self._workers > 1:
+                state.lease.board = ray.remote(Board).options(num_cpus=0).remote(self._tokens, self._workers)
         lease = state.lease
         lease.taken.add(rank)
         await self._notify()
-        return Assignment(lease.token, lease.job.job_id, lease.job.payload, lease.job.attempts + (not lease.started))
+        attempt = lease.job.attempts + (not lease.started)
+        return Assignment(lease.token, lease.job.job_id, lease.job.payload, attempt, lease.board)
 
     async def started(self, group: int, token: int) -> bool:
         """A rank is about to run what it took; only from here on does a death count as an attempt. False: too late."""
@@ -237,19 +244,30 @@ class JobQueue:
             self._progress[job.job_id] = Progress(job.job_id, group, job.attempts, data)
             await self._notify()
 
-    async def finish(self, group: int, token: int, rank: int, value: Any, error: JobError | None) -> None:
-        """A rank has ended its part. The outcome stands when all have, or when stragglers after a failure are gone."""
+    async def finish(
+        self, group: int, token: int, rank: int, value: Any, error: JobError | None, lost: bool = False
+    ) -> None:
+        """A rank has ended its part. The outcome stands when all have, or when stragglers after a failure are gone.
+
+        A rank that `lost` its companions or its board has not failed: the job goes back to the queue, unless another
+        rank says what was wrong with it.
+        """
         state = self._groups[group]
         lease = state.lease
         if lease is None or lease.token != token:
             return
+        first = not lease.errors and not lease.lost
         if error is None:
             lease.values[rank] = value
+        elif lost:
+            lease.lost[rank] = error
         else:
             lease.errors[rank] = error
         if lease.answered == self._workers:
-            self._settle_answered(group, state, lease)
-        elif error is not None and len(lease.errors) == 1:
+            self._release(state)
+        elif error is not None and first:
+            if lease.board is not None:
+                lease.board.close.remote()
             self._spawn(self._end_stragglers(state, lease))
         await self._notify()
 
@@ -299,25 +317,26 @@ class JobQueue:
                 ray.kill(worker)
 
     def _release(self, state: _Group) -> None:
-        """Take the job from a dead incarnation: back to the front of the queue, or out of it."""
+        """Take the job from a group that has answered or died: out of the queue, or back to its front."""
         lease, state.lease = state.lease, None
-        if lease is None or lease.job.outcome.done():
+        if lease is None:
+            return
+        if lease.board is not None:
+            ray.kill(lease.board)
+        if lease.job.outcome.done():
             return
         group = self._groups.index(state)
         if lease.errors:
             self._settle(group, lease, "failed", None, lease.errors[min(lease.errors)])
+        elif len(lease.values) == self._workers:
+            self._settle(group, lease, "done", lease.values[0], None)
         elif lease.job.attempts < self._max_attempts:
             self._pending.appendleft(lease.job)
+        elif lease.lost:
+            self._settle(group, lease, "lost", None, lease.lost[min(lease.lost)])
         else:
             message = f"the worker process died in each of {lease.job.attempts} attempts"
             self._settle(group, lease, "lost", None, JobError("WorkerDied", message))
-
-    def _settle_answered(self, group: int, state: _Group, lease: _Lease) -> None:
-        state.lease = None
-        if lease.errors:
-            self._settle(group, lease, "failed", None, lease.errors[min(lease.errors)])
-        else:
-            self._settle(group, lease, "done", lease.values[0], None)
 
     def _settle(
         self,

@@ -15,6 +15,7 @@ import torch
 from ray.exceptions import RayActorError
 
 from adapad_ray.distributed.jobs import JobContext, JobError, SetupContext, WorkerConfig, resolve
+from adapad_ray.training.exchange import AttemptLostError
 
 
 def serve(config: WorkerConfig) -> None:
@@ -70,12 +71,15 @@ def _work(config: WorkerConfig, incarnation: str, rank: int, world_size: int) ->
 
         if not ray.get(queue.started.remote(group, token)):
             continue
-        value, failed = None, None
+        value, failed, lost = None, None, False
+        context = JobContext(job.job_id, job.attempt, group, rank, world_size, report, job.board, token)
         try:
-            value = run(state, job.payload, JobContext(job.job_id, job.attempt, group, rank, world_size, report))
+            value = run(state, job.payload, context)
+        except AttemptLostError as error:
+            failed, lost = _describe(error), True
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends this job alone
             failed = _describe(error)
-        ray.get(queue.finish.remote(group, token, rank, value if rank == 0 else None, failed))
+        ray.get(queue.finish.remote(group, token, rank, value if rank == 0 else None, failed, lost))
 
 
 def _describe(error: Exception) -> JobError:

@@ -36,6 +36,9 @@ class AdapadConfig(MethodConfig):
     local_steps: int = Field(default=5, ge=1)
     """T, optimizer steps between two exchanges of estimates (always 1 in interleaved mode). Small, because a round is
     how long a lane works against an outdated target."""
+    staleness: int = Field(default=0, ge=0)
+    """Rounds by which the estimates that a lane reads may lag behind: 0 is the paper's synchronous round; with n every
+    lane reads exactly the estimates of n rounds ago, so that exchange overlaps with compute. (Exact mode.)"""
     initial_rank: int = Field(default=1, ge=0)
     """Components per module at the start. The paper starts at 1; 0 makes budgets below one component per module
     reachable, and needs advance learning."""
@@ -60,6 +63,8 @@ class AdapadConfig(MethodConfig):
     def _consistent(self) -> AdapadConfig:
         if self.initial_rank == 0 and not self.advance_learning:
             raise ValueError("initial_rank 0 needs advance_learning: there every component begins as a reserve")
+        if self.staleness and self.mode == "interleaved":
+            raise ValueError("staleness needs mode exact: interleaved lanes act on live values")
         if self.growth_end < self.growth_start:
             raise ValueError(f"growth_end {self.growth_end} must not be before growth_start {self.growth_start}")
         if self.r_max is not None and self.r_max < self.initial_rank:
@@ -78,6 +83,8 @@ class Adapad(Method[AdapadConfig]):
     def __init__(self, config: AdapadConfig, setting: Setting) -> None:
         super().__init__(config, setting)
         self.mixed = config.mode == "interleaved"
+        self.parallel = None if self.mixed else "components"
+        self.staleness = config.staleness
         self.local_steps = 1 if self.mixed else min(config.local_steps, setting.total_steps)
         assert setting.budget is not None
         self.ledger = Ledger(setting.budget)
@@ -183,13 +190,14 @@ class Adapad(Method[AdapadConfig]):
         if lane.reserve:
             self.scores.update(self.adapted)
 
+    def grows(self, steps_done: int) -> bool:
+        return self._growing and self.schedule.due(steps_done)
+
     def end_round(self, steps_done: int, generator: torch.Generator) -> RoundReport:
-        report = RoundReport()
-        if self._growing and self.schedule.due(steps_done):
-            report = self._grow(steps_done, generator)
-        finished_round = self._round(steps_done - 1)
-        self.adapted.publish([k for k in range(1, self.adapted.blocks + 1) if k <= finished_round])
-        return report
+        return self._grow(steps_done, generator) if self.grows(steps_done) else RoundReport()
+
+    def published(self, steps_done: int) -> Sequence[int]:
+        return range(1, min(self.adapted.blocks, self._round(steps_done - 1)) + 1)
 
     def _grow(self, steps_done: int, generator: torch.Generator) -> RoundReport:
         adapted, report = self.adapted, RoundReport()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -94,6 +94,10 @@ class Method(ABC, Generic[ConfigT]):
     budgeted: ClassVar[bool] = True
     """Whether the method has a budget; without one it is a reference of the curve."""
 
+    parallel: Literal["components", "data"] | None = "data"
+    """What several workers of one cell share out: lanes, the examples of a batch, or nothing (one worker only)."""
+    staleness: int = 0
+    """Rounds between the newest published estimates and those that lanes read."""
     mixed: bool = False
     """Whether one batch is shared out among the lanes (interleaved) instead of shown to each."""
     local_steps: int = 1
@@ -139,9 +143,17 @@ class Method(ABC, Generic[ConfigT]):
     def observe(self, lane: Lane) -> None:
         """Called after the backward pass of `lane`, before its optimizer step: gradients may be read, not kept."""
 
+    def grows(self, steps_done: int) -> bool:
+        """Whether the coming `end_round` may change the structure; workers bring their state together before it."""
+        return False
+
     def end_round(self, steps_done: int, generator: torch.Generator) -> RoundReport:
-        """Called after every `local_steps` optimizer steps: publish, and grow where it is time."""
+        """Called after every `local_steps` optimizer steps, in every worker alike: grow where it is time."""
         return RoundReport()
+
+    def published(self, steps_done: int) -> Sequence[int]:
+        """Blocks that publish their estimates at the end of this round."""
+        return ()
 
     def finish(self) -> None:
         """Called once after the last step, before evaluation: everything deployed must be published."""

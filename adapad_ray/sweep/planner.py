@@ -16,7 +16,7 @@ from adapad_ray.sweep.cells import Cell
 from adapad_ray.sweep.points import quasi_random_points
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import TaskData
-from adapad_ray.training.cell import make_method
+from adapad_ray.training.cell import check_workers, make_method
 from adapad_ray.training.settings import TrainingSettings
 
 Winners = Mapping[str, Mapping[str, Any]]
@@ -233,6 +233,7 @@ class Planner:
         cell = self._cell("curve", label, budget, self.spec.seeds[0], {})
         examples = len(self.grounds.data.splits["train"])
         method = make_method(cell.identity, self.modules[label], examples)
+        check_workers(method, self.spec.resources.workers)
         settings = TrainingSettings(**cell.identity.training)
         return Row(label, budget, method.plan(), settings.total_steps(examples))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,8 @@ import ray
 import yaml
 
 from adapad_ray.distributed import GroupPool, Outcome, Progress, available_groups, connect
-from adapad_ray.distributed.cell_jobs import BackboneRequest, compute, open_workspace
+from adapad_ray.distributed.backbone import share_backbone
+from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
 from adapad_ray.report.page import FailedCell, Gap, ReportPaths, build_report
@@ -166,15 +166,16 @@ class Sweep:
             "identity": cell.identity.model_dump(mode="json"),
             "folder": str(cell.folder(self.folder)),
             "base_model": self.spec.model,
+            "checkpoint_seconds": self.spec.checkpoint.seconds,
+            "checkpoint_rounds": self.spec.checkpoint.rounds,
         }
 
     def _pool(self, groups: int) -> GroupPool:
-        backbone, resources = self.loaded.backbone, self.spec.resources
-        source = os.path.abspath(self.spec.model) if os.path.isdir(self.spec.model) else self.spec.model
-        request = BackboneRequest(
-            source, len(self.loaded.grounds.data.label_names), backbone.pooling, self.spec.dtype, backbone.digest
-        )
-        self._shared = {"backbone": ray.put(request), "data": ray.put(self.loaded.grounds.data)}
+        resources = self.spec.resources
+        self._shared = {
+            "backbone": ray.put(share_backbone(self.loaded.backbone)),
+            "data": ray.put(self.loaded.grounds.data),
+        }
         return GroupPool(
             open_workspace,
             compute,

@@ -74,6 +74,14 @@ class Resources(_Part):
     gpus_per_worker: float = Field(default=0.0, ge=0)
 
 
+class CheckpointPeriod(_Part):
+    """How often a running cell saves its state, at the end of a round: what a kill can cost."""
+
+    seconds: float = Field(default=60.0, gt=0)
+    rounds: int | None = Field(default=None, ge=1)
+    """In rounds as well; whichever is due first."""
+
+
 class SweepSpec(_Part):
     """One sweep: its cells are every (method, budget, seed), after an optional tune stage."""
 
@@ -94,6 +102,7 @@ class SweepSpec(_Part):
     reference: bool = True
     """Whether `head_only`, the frozen backbone, is added as the curve's reference."""
     resources: Resources = Resources()
+    checkpoint: CheckpointPeriod = CheckpointPeriod()
     storage: str = "runs"
     tracking: str = "sqlite:///mlflow.db"
     delta: float = Field(default=0.01, gt=0, lt=1)
@@ -186,8 +195,6 @@ def parse_spec(content: Mapping[str, Any]) -> SweepSpec:
         for key, value in content.items()
     }
     spec = _validated(SweepSpec, content, "")
-    if spec.resources.workers > 1:
-        raise BadRequestError(f"resources.workers is {spec.resources.workers}: a cell has one worker so far, write 1")
     for label in spec.labels():
         _check_label(spec, label)
     if spec.tune is not None:

@@ -54,7 +54,7 @@ class EncodedSplit:
 
         rows = np.asarray(indices)
         starts, lengths = self.offsets[rows], self.lengths[rows]
-        width = -(-int(lengths.max()) // pad_to_multiple_of) * pad_to_multiple_of
+        width = -(-int(lengths.max(initial=1)) // pad_to_multiple_of) * pad_to_multiple_of
         positions = np.arange(width)[None, :]
         if padding_side == "left":
             positions = positions - (width - lengths)[:, None]
@@ -68,6 +68,12 @@ class EncodedSplit:
         if self.token_types is not None:
             batch["token_type_ids"] = np.where(mask, self.token_types[flat], 0).astype(np.int64)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+    @staticmethod
+    def size_of(batch: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+        """Tokens of a batch, without and with padding."""
+        mask = batch["attention_mask"]
+        return int(mask.sum()), mask.numel()
 
     def evaluation_batches(self, batch_size: int) -> list[np.ndarray]:
         """Return index arrays that cover the split once, examples of like length together."""

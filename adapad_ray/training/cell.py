@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import platform
 import resource
-import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +18,10 @@ from safetensors.numpy import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from adapad_ray.adapters.export import deployed_adapter, save_peft
+from adapad_ray.adapters.export import DeployedAdapter, deployed_adapter, save_peft
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import ModuleShape
+from adapad_ray.errors import BadRequestError
 from adapad_ray.files import atomic_path, write_text
 from adapad_ray.methods import METHODS
 from adapad_ray.methods.base import Deployable, Method, Setting
@@ -31,8 +31,10 @@ from adapad_ray.tasks import TaskData
 from adapad_ray.tasks.metrics import compute_metrics
 from adapad_ray.training.checkpoint import Checkpoint
 from adapad_ray.training.evaluation import predict
+from adapad_ray.training.exchange import Alone, Exchange, Replicas
 from adapad_ray.training.loop import DivergedError, LaneTrainer, Progress
 from adapad_ray.training.randomness import derive_seed
+from adapad_ray.training.record import RoundObserver
 from adapad_ray.training.settings import TrainingSettings
 
 _LIBRARIES = ("adapad-ray", "torch", "transformers", "peft", "numpy", "safetensors", "ray")
@@ -82,23 +84,30 @@ def run_cell(
     *,
     base_model: str,
     checkpoint_seconds: float = 60.0,
+    checkpoint_rounds: int | None = None,
     progress: Progress | None = None,
-) -> CellResult:
+    exchange: Exchange | None = None,
+    observer: RoundObserver | None = None,
+) -> CellResult | None:
     """Computes one cell and writes `result.json`, predictions and adapters to `folder`; resumes from its checkpoint.
 
     The tune stage never reads the test split and exports nothing. `result.json` is written last and atomically: a cell
-    that has one is finished.
+    that has one is finished. Several workers call this side by side with their ends of one `exchange`; rank 0 evaluates
+    and writes, the others return None.
 
     Raises:
         BadRequestError: the method cannot be built as asked; nothing was written.
         DivergedError: training produced a value that is not finite.
+        AttemptLostError: another worker of this cell is gone.
     """
     called = time.perf_counter()
+    exchange = exchange or Alone()
     settings = TrainingSettings(**identity.training)
     backbone, data = workspace.backbone, workspace.data
     train, modules = data.splits["train"], workspace.shapes(identity.target_modules)
     method = make_method(identity, modules, len(train))
     method.plan()  # refuses what cannot be built
+    check_workers(method, exchange.workers)
     flops_per_token = workspace.forward_flops_per_token  # before adapters hang on the backbone, or theirs would count
     initialise_head(backbone.model, backbone.head_modules, derive_seed(identity.seed, "head"))
     adapted = AdaptedModel(
@@ -118,6 +127,9 @@ def run_cell(
             seed=identity.seed,
             pad_token_id=backbone.tokenizer.pad_token_id,
             device=workspace.device,
+            exchange=exchange if method.parallel == "components" else None,
+            replicas=Replicas(exchange.rank, exchange.workers) if method.parallel == "data" else None,
+            observer=observer,
         )
         checkpoint = folder / "checkpoint"
         saved = Checkpoint.load(checkpoint)
@@ -126,16 +138,19 @@ def run_cell(
         else:
             trainer.resume(saved)
         started = time.perf_counter()
-        record = trainer.run(checkpoint=checkpoint, checkpoint_seconds=checkpoint_seconds, progress=progress)
-        trained = time.perf_counter()
-        predictions: dict[str, np.ndarray] = {}
-        splits = ["validation"] if identity.stage == "tune" else ["validation", "test"]
-        points = tuple(
-            _evaluate(d, adapted, workspace, settings, splits, predictions, folder, cell_id, identity, base_model)
-            for d in _worth_deploying(method.deployables(), adapted)
+        record = trainer.run(
+            checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds,
+            checkpoint_rounds=checkpoint_rounds,
+            progress=progress,
         )
+        if exchange.rank > 0:
+            return None
+        trained = time.perf_counter()
+        evaluation = _Evaluation(cell_id, identity, workspace, adapted, settings, folder, base_model)
+        points = tuple(evaluation.point(d) for d in _worth_deploying(method.deployables(), adapted))
         backward = 2 if method.budgeted else 1
-        flops = record.padded_tokens * flops_per_token * backward
+        flops = record.work.padded_tokens * flops_per_token * backward
         result = CellResult(
             id=cell_id,
             identity=identity,
@@ -148,24 +163,35 @@ def run_cell(
                 start_seconds=started - called,
                 train_seconds=record.seconds,
                 evaluation_seconds=time.perf_counter() - trained,
-                train_flops=flops + 6.0 * record.adapter_token_parameters,
+                train_flops=flops + 6.0 * record.work.adapter_token_parameters,
                 steps=trainer.step,
-                lane_passes=record.lane_passes,
-                tokens=record.tokens,
+                lane_passes=record.work.lane_passes,
+                tokens=record.work.tokens,
                 peak_parameters=record.peak_parameters,
                 peak_memory_bytes=_peak_memory(workspace.device),
+                workers=exchange.workers,
             ),
             versions=_versions(),
         )
     finally:
         adapted.detach()
-    for split in splits:
-        predictions[f"{split}/labels"] = data.splits[split].labels.astype(np.int64)
-    with atomic_path(folder / "predictions.safetensors") as scratch:
-        save_file(predictions, scratch)
+    evaluation.save_predictions()
     write_text(folder / "result.json", result.model_dump_json(indent=1))
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    Checkpoint.remove(checkpoint)
     return result
+
+
+def check_workers(method: Method[Any], workers: int) -> None:
+    """Refuses more workers than a method can use.
+
+    Raises:
+        BadRequestError: the method trains in one worker only.
+    """
+    if workers > 1 and method.parallel is None:
+        raise BadRequestError(
+            f"resources.workers is {workers}, but {method.name} as configured trains in one worker: write 1, or give "
+            "it a sweep of its own"
+        )
 
 
 def _worth_deploying(deployables: list[Deployable], adapted: AdaptedModel) -> list[Deployable]:
@@ -174,61 +200,82 @@ def _worth_deploying(deployables: list[Deployable], adapted: AdaptedModel) -> li
     return [d for i, d in enumerate(deployables) if i == 0 or 0 < sizes[i] < sizes[0]]
 
 
-def _evaluate(
-    deployable: Deployable,
-    adapted: AdaptedModel,
-    workspace: Workspace,
-    settings: TrainingSettings,
-    splits: list[str],
-    predictions: dict[str, np.ndarray],
-    folder: Path,
-    cell_id: str,
-    identity: CellIdentity,
-    base_model: str,
-) -> Point:
-    adapted.use(deployable.lane)
-    kind = "final" if deployable.prefix is None else "prefix"
-    key = kind if deployable.prefix is None else f"{kind}-{deployable.prefix}"
-    metrics: dict[str, dict[str, float]] = {}
-    for split in splits:
-        logits = predict(
-            adapted.model,
-            workspace.data.splits[split],
-            batch_size=settings.evaluation_batch_size,
-            pad_token_id=workspace.backbone.tokenizer.pad_token_id,
-            device=workspace.device,
+@dataclass
+class _Evaluation:
+    """Predicts, scores and exports the deployable models of a trained cell."""
+
+    cell_id: str
+    identity: CellIdentity
+    workspace: Workspace
+    adapted: AdaptedModel
+    settings: TrainingSettings
+    folder: Path
+    base_model: str
+    predictions: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that are read."""
+        return ["validation"] if self.identity.stage == "tune" else ["validation", "test"]
+
+    def point(self, deployable: Deployable) -> Point:
+        """One point of the curve."""
+        self.adapted.use(deployable.lane)
+        kind = "final" if deployable.prefix is None else "prefix"
+        key = kind if deployable.prefix is None else f"{kind}-{deployable.prefix}"
+        metrics = {split: self._score(split, key, deployable) for split in self.splits}
+        adapter = deployed_adapter(self.adapted, deployable.lane)
+        place = None
+        if self.identity.stage == "curve" and adapter.factors:
+            place = "adapter" if deployable.prefix is None else key
+            save_peft(
+                adapter, self.folder / place, base_model=self.base_model, provenance=self._provenance(key, adapter)
+            )
+        return Point(
+            kind=kind,  # type: ignore[arg-type]
+            prefix=deployable.prefix,
+            parameters=adapter.parameters,
+            head_parameters=self.adapted.head_parameters(),
+            ranks=adapter.ranks,
+            validation=metrics["validation"],
+            test=metrics.get("test", {}),
+            adapter=place,
         )
-        predictions[f"{split}/{key}"] = logits
+
+    def _score(self, split: str, key: str, deployable: Deployable) -> dict[str, float]:
+        data = self.workspace.data
+        logits = predict(
+            self.adapted.model,
+            data.splits[split],
+            batch_size=self.settings.evaluation_batch_size,
+            pad_token_id=self.workspace.backbone.tokenizer.pad_token_id,
+            device=self.workspace.device,
+        )
+        self.predictions[f"{split}/{key}"] = logits
         try:
-            metrics[split] = compute_metrics(workspace.data.metric, logits, workspace.data.splits[split].labels)
+            return compute_metrics(data.metric, logits, data.splits[split].labels)
         except FloatingPointError as error:  # the last step broke it: no later loss could tell
-            steps = settings.total_steps(len(workspace.data.splits["train"]))
+            steps = self.settings.total_steps(len(data.splits["train"]))
             raise DivergedError(f"lane {deployable.lane.index}, step {steps - 1}: {error}") from error
-    adapter = deployed_adapter(adapted, deployable.lane)
-    place = None
-    if identity.stage == "curve" and adapter.factors:
-        place = "adapter" if deployable.prefix is None else key
-        provenance = {
-            "cell": cell_id,
+
+    def _provenance(self, key: str, adapter: DeployedAdapter) -> dict[str, Any]:
+        return {
+            "cell": self.cell_id,
             "point": key,
-            "model": base_model,
-            "model_digest": workspace.backbone.digest,
-            "pooling": workspace.backbone.pooling,
-            "labels": list(workspace.data.label_names),
+            "model": self.base_model,
+            "model_digest": self.workspace.backbone.digest,
+            "pooling": self.workspace.backbone.pooling,
+            "labels": list(self.workspace.data.label_names),
             "parameters": adapter.parameters,
-            "scaling_folded_into_B": adapted.layers[next(iter(adapter.factors))].scaling,
+            "scaling_folded_into_B": self.adapted.layers[next(iter(adapter.factors))].scaling,
         }
-        save_peft(adapter, folder / place, base_model=base_model, provenance=provenance)
-    return Point(
-        kind=kind,  # type: ignore[arg-type]
-        prefix=deployable.prefix,
-        parameters=adapter.parameters,
-        head_parameters=adapted.head_parameters(),
-        ranks=adapter.ranks,
-        validation=metrics["validation"],
-        test=metrics.get("test", {}),
-        adapter=place,
-    )
+
+    def save_predictions(self) -> None:
+        """Writes the logits of every point, and the labels, to the cell's folder."""
+        splits = self.workspace.data.splits
+        labels = {f"{split}/labels": splits[split].labels.astype(np.int64) for split in self.splits}
+        with atomic_path(self.folder / "predictions.safetensors") as scratch:
+            save_file(self.predictions | labels, scratch)
 
 
 def _peak_memory(device: str) -> int:

@@ -43,3 +43,9 @@ class Checkpoint:
             if (place / _META).exists():
                 return cls(load_file(place / _TENSORS), json.loads((place / _META).read_text()))
         return None
+
+    @staticmethod
+    def remove(folder: Path) -> None:
+        """Deletes a checkpoint, and what kills while saving have left beside it."""
+        for place in (folder, *folder.parent.glob(f".{folder.name}.*")):
+            shutil.rmtree(place, ignore_errors=True)

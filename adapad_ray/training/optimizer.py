@@ -77,22 +77,24 @@ class ComponentOptimizer:
         self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
 
-    def state(self, named: Mapping[str, nn.Parameter]) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """Adam's tensors by `<parameter name>|<key>`, and the birth of every parameter."""
-        assert self._adamw is not None
-        tensors = {
-            f"{name}|{key}": self._adamw.state[p][key]
-            for name, p in named.items()
-            if p in self._adamw.state
-            for key in _STATE_KEYS
-        }
-        return tensors, {name: self._births[p] for name, p in named.items() if p in self._births}
+    def tensors(self, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Adam's state of these parameters, as `<parameter name>|<key>`."""
+        state = self._adamw.state if self._adamw is not None else {}
+        return {f"{name}|{key}": state[p][key] for name, p in named.items() if p in state for key in _STATE_KEYS}
+
+    def births(self, named: Mapping[str, nn.Parameter]) -> dict[str, int]:
+        """The optimizer step at which each of these parameters was born."""
+        return {name: self._births[p] for name, p in named.items() if p in self._births}
 
     def load(self, named: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], births: Mapping[str, Any]) -> None:
-        """Restores what `state` gave."""
+        """Restores what `tensors` and `births` gave."""
         for name, birth in births.items():
             self.adopt([named[name]], int(birth))
-        assert self._adamw is not None
+        self.absorb(named, tensors)
+
+    def absorb(self, named: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+        """Replaces the state of those parameters that `tensors` knows."""
         for name, p in named.items():
             if f"{name}|step" in tensors:
+                assert self._adamw is not None
                 self._adamw.state[p] = {key: tensors[f"{name}|{key}"].to(p.device, copy=True) for key in _STATE_KEYS}

@@ -66,6 +66,7 @@ class LinearProblem:
             self.steps += 1
             if self.steps % self.method.local_steps == 0:
                 self.method.end_round(self.steps, self.generator)
+                self.adapted.publish(self.method.published(self.steps))
 
     def errors(self) -> list[float]:
         """Relative distance of every published product b_k a_kᵀ X from the k-th term of the SVD of Y on X's rows."""

@@ -88,7 +88,7 @@ def test_a_tuned_point_reaches_training_and_method():
         ({"methods": {"lora": {"training": {"max_length": 7}}}}, ["methods.lora.training.max_length"]),
         ({"tune": {"budget": 1, "space": {"rank": {"int": [1, 4]}}}}, ["tune.space.rank"]),
         ({"tune": {"budget": 1, "space": {"max_length": {"choice": [8]}}}}, ["tune.space.max_length"]),
-        ({"resources": {"workers": 2}}, ["resources.workers is 2"]),
+        ({"resources": {"workers": 0}}, ["resources.workers is 0"]),
         ({"name": "../up"}, ["name", "'../up'"]),
         ({"task": {"train": "a.csv", "texts": "t"}}, ["texts"]),
     ],

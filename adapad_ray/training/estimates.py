@@ -1,0 +1,96 @@
+"""The published estimates, version by version: what the lanes of the next round read of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from adapad_ray.adapters.model import AdaptedModel
+
+
+@dataclass
+class Version:
+    """What was published at the end of one round."""
+
+    layout: dict[int, tuple[str, ...]]
+    """Block → the modules that had it then: growth may have added others since."""
+    values: dict[int, Tensor] = field(default_factory=dict)
+    """Block → flat estimate, as far as it is known in this process."""
+
+
+class Estimates:
+    """The versions that may still be read.
+
+    Version v is what all lanes published together at the end of round v, counted from 1 (Jacobi: new values become
+    visible at once); version 0 is the initial state. After v rounds the next one reads version `max(0, v - staleness)`:
+    always that one, whatever is known already, so that the result depends neither on timing nor on the workers.
+    """
+
+    def __init__(self, adapted: AdaptedModel, staleness: int = 0) -> None:
+        self.adapted = adapted
+        self.staleness = staleness
+        self.newest = 0
+        self._versions: dict[int, Version] = {}
+
+    @property
+    def readable(self) -> int:
+        """The version that the coming round reads."""
+        return max(0, self.newest - self.staleness)
+
+    def add(self, blocks: Sequence[int], known: Collection[int]) -> Mapping[int, Tensor]:
+        """Closes a round in which `blocks` are published; returns the estimates of those `known` here."""
+        self.newest += 1
+        version = Version({k: self.adapted.modules_of(k) for k in blocks})
+        version.values = {k: self.adapted.estimate(k) for k in blocks if k in known}
+        self._versions[self.newest] = version
+        return version.values
+
+    def missing(self, highest: int) -> list[int]:
+        """Blocks up to `highest` that the coming round reads and that are not known here."""
+        version = self._versions.get(self.readable)
+        return [] if version is None else [k for k in version.layout if k <= highest and k not in version.values]
+
+    def receive(self, version: int, values: Mapping[int, Tensor]) -> None:
+        """Takes in what others have published."""
+        if values:
+            self._versions[version].values |= values
+
+    def read(self) -> dict[int, float]:
+        """Makes the readable version the one that lanes see, and forgets older ones; returns each block's movement."""
+        version = self._versions.get(self.readable)
+        for number in [n for n in self._versions if n < self.readable]:
+            del self._versions[number]
+        if version is None:
+            return {}
+        return {k: self.adapted.read_estimate(k, v, version.layout[k]) for k, v in sorted(version.values.items())}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The values of versions not read yet, as `<version>|<block>`."""
+        return {
+            f"{number}|{k}": value
+            for number, version in self._versions.items()
+            if number > self.readable
+            for k, value in version.values.items()
+        }
+
+    def meta(self) -> dict[str, Any]:
+        """The rest of the state, as JSON."""
+        layouts = {str(n): {str(k): list(m) for k, m in v.layout.items()} for n, v in self._versions.items()}
+        return {"newest": self.newest, "layouts": layouts}
+
+    def load(self, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Restores what `meta` and `tensors` gave."""
+        self.newest = int(meta["newest"])
+        self._versions = {
+            int(n): Version({int(k): tuple(m) for k, m in layout.items()}) for n, layout in meta["layouts"].items()
+        }
+        self.absorb(tensors)
+
+    def absorb(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes in values that another process holds, under the names that `tensors` gives."""
+        for name, value in tensors.items():
+            number, _, k = name.partition("|")
+            self._versions[int(number)].values[int(k)] = value

@@ -1,0 +1,74 @@
+"""Whole cells in worker groups of a real cluster: the number of workers leaves no trace in what they write."""
+
+import filecmp
+
+import pytest
+import ray
+from pool_helpers import finish
+
+from adapad_ray.distributed import GroupPool
+from adapad_ray.distributed.backbone import share_backbone
+from adapad_ray.distributed.cell_jobs import compute, open_workspace
+from adapad_ray.results import CellResult
+from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
+
+GROWING = {"initial_rank": 0, "local_steps": 2, "growth_interval": 4}
+CASES = {
+    "synchronous": MethodCase("adapad", 3 * COST_PER_RANK, config=GROWING),
+    "stale": MethodCase("adapad", 3 * COST_PER_RANK, config={**GROWING, "staleness": 2}),
+    "joint": MethodCase("lora", COST_PER_RANK),
+}
+
+
+def payload(case, folder, **changes):
+    content = {"identity": case.identity().model_dump(mode="json"), "folder": str(folder), "base_model": "tiny"}
+    return {**content, "checkpoint_seconds": 60.0, "checkpoint_rounds": None, **changes}
+
+
+@pytest.fixture(scope="module")
+def shared(cluster):
+    return {"backbone": ray.put(share_backbone(tiny_backbone())), "data": ray.put(tiny_task())}
+
+
+def result_in(folder):
+    return CellResult.model_validate_json((folder / "result.json").read_text())
+
+
+def pool_of(workers, shared):
+    return GroupPool(
+        open_workspace, compute, groups=1, workers=workers, cpus_per_worker=2 / max(2, workers), shared=shared
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(shared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one-worker")
+    with pool_of(1, shared) as pool:
+        for name, case in CASES.items():
+            pool.submit(name, payload(case, folder / name))
+        assert {outcome.status for outcome in finish(pool).values()} == {"done"}
+    return folder
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_several_workers_write_what_one_writes(workers, shared, alone, tmp_path):
+    with pool_of(workers, shared) as pool:
+        for name in ("synchronous", "stale"):
+            pool.submit(name, payload(CASES[name], tmp_path / name))
+        assert {outcome.status for outcome in finish(pool).values()} == {"done"}
+    for name in ("synchronous", "stale"):
+        got, expected = result_in(tmp_path / name), result_in(alone / name)
+        assert got.cost.workers == workers
+        fields = ("points", "train_loss", "growth", "budget_remainder")
+        assert {f: getattr(got, f) for f in fields} == {f: getattr(expected, f) for f in fields}
+        for file in ("predictions.safetensors", "adapter/adapter_model.safetensors"):
+            assert filecmp.cmp(tmp_path / name / file, alone / name / file, shallow=False)
+
+
+def test_data_parallel_workers_agree_with_one_up_to_rounding(shared, alone, tmp_path):
+    with pool_of(2, shared) as pool:
+        pool.submit("joint", payload(CASES["joint"], tmp_path / "joint"))
+        assert finish(pool)["joint"].status == "done"
+    got, expected = result_in(tmp_path / "joint"), result_in(alone / "joint")
+    assert got.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
+    assert (got.cost.tokens, got.cost.lane_passes) == (expected.cost.tokens, expected.cost.lane_passes)
