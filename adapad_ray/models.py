@@ -27,8 +27,10 @@ from adapad_ray.errors import BadRequestError
 
 Pooling = Literal["mean", "own"]
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _LONGEST_PATTERN = 500
+LINEAR = "linear"
+"""The name of `LinearModel`, which goes with tasks of vectors and has no weights to load."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Backbone:
     name: str
     """What the user asked for: a packaged name, a folder or a Hub name."""
     model: nn.Module
-    """Takes `input_ids, attention_mask[, token_type_ids]` `[batch, tokens]`; its output has `.logits`."""
+    """Takes `input_ids, attention_mask[, token_type_ids]` `[batch, tokens]`, or `inputs_embeds`; its output has
+    `.logits`."""
     tokenizer: Any
     head_modules: tuple[str, ...]
     """Paths of the layers to train as the head: all behind the encoder, and all that no weights came for."""
@@ -58,6 +61,31 @@ class Backbone:
     """sha256 over pooling, configuration and pretrained weights."""
     parameters: int
     """Parameters of the backbone, head apart."""
+
+    @property
+    def pad_token_id(self) -> int:
+        """The token that fills batches up; 0, which nothing reads, where there is no tokenizer."""
+        return 0 if self.tokenizer is None else int(self.tokenizer.pad_token_id)
+
+
+class LinearModel(nn.Module):
+    """One frozen linear layer of zeros: with adapters it is W = s · B A, the model of the linear theory (2605.10741).
+
+    It has no head. Its one layer stands in a list, as repeated layers do, so that `all-linear` means it.
+    """
+
+    base_model_prefix = ""
+
+    def __init__(self, in_features: int, out_features: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.config = transformers.PretrainedConfig()
+        self.layers = nn.ModuleList([nn.Linear(in_features, out_features, bias=False, dtype=dtype)])
+        nn.init.zeros_(self.layers[0].weight)  # type: ignore[arg-type]
+
+    def forward(self, inputs_embeds: torch.Tensor) -> SequenceClassifierOutput:
+        """Return the outputs `[batch, d_out]` as `logits` for `inputs_embeds` `[batch, d_in]`."""
+        x = inputs_embeds.to(next(self.parameters()).dtype)
+        return SequenceClassifierOutput(logits=self.layers[0](x))
 
 
 class MeanPooledClassifier(nn.Module):
@@ -103,7 +131,8 @@ class MeanPooledClassifier(nn.Module):
 
 def list_models() -> dict[str, str]:
     """Return the packaged models: name to one line of description."""
-    return {asset.name: asset.description for asset in ASSETS if asset.kind == "model"}
+    packaged = {asset.name: asset.description for asset in ASSETS if asset.kind == "model"}
+    return packaged | {LINEAR: "one linear layer of zeros, as wide as the task: the model of the linear theory"}
 
 
 def resolve_model(source: str) -> ModelSource:
@@ -138,14 +167,13 @@ def load_backbone(
         source: a packaged name, a folder or a Hub name.
         num_labels: classes of the task, at least 2.
         pooling: `mean` or `own`; by default what the model is declared with.
-        dtype: `float32`, `bfloat16` or `float16`.
+        dtype: `float32`, `bfloat16`, `float16` or `float64`.
         seed: of the head's initialisation.
 
     Raises:
         BadRequestError: the model cannot be loaded as asked.
     """
-    if dtype not in _DTYPES:
-        raise BadRequestError(f"dtype {dtype!r} is unknown: use one of {', '.join(_DTYPES)}")
+    chosen_dtype = _dtype(dtype)
     found = resolve_model(source)
     chosen = _choose_pooling(found, pooling, num_labels)
     folder = Path(found.path_or_name)
@@ -155,7 +183,7 @@ def load_backbone(
             "convert them with save_pretrained"
         )
     loading: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
-    loading |= {"dtype": _DTYPES[dtype], "output_loading_info": True}
+    loading |= {"dtype": chosen_dtype, "output_loading_info": True}
     with _quiet_transformers(), _reading(source), torch.random.fork_rng():
         config = _read_config(found)
         if chosen == "mean":
@@ -184,6 +212,18 @@ def load_backbone(
     return Backbone(source, model, tokenizer, head, chosen, digest.hexdigest(), parameters)
 
 
+def linear_backbone(in_features: int, out_features: int, *, dtype: str = "float32", device: str = "cpu") -> Backbone:
+    """Make a `LinearModel`; it has neither tokenizer nor head.
+
+    Raises:
+        BadRequestError: the dtype is unknown.
+    """
+    with torch.device(device):
+        model = LinearModel(in_features, out_features, _dtype(dtype)).requires_grad_(False).eval()
+    digest = hashlib.sha256(f"{LINEAR} {in_features} {out_features}\n".encode()).hexdigest()
+    return Backbone(LINEAR, model, None, (), "own", digest, backbone_parameters(model))
+
+
 def load_tokenizer(source: str) -> Any:
     """Load a model's tokenizer; it can pad (with its end token where it has no padding token of its own).
 
@@ -210,11 +250,14 @@ def backbone_parameters(model: nn.Module, head_modules: Sequence[str] = ()) -> i
     )
 
 
-def load_skeleton(source: str, num_labels: int, pooling: str | None = None) -> nn.Module:
-    """Build the model that `load_backbone` would load on the meta device, from its configuration alone."""
+def load_skeleton(source: str, num_labels: int, pooling: str | None = None, *, device: str = "meta") -> nn.Module:
+    """Build the model that `load_backbone` would load, from its configuration alone.
+
+    It has no weights on the meta device, and random ones on another.
+    """
     found = resolve_model(source)
     chosen = _choose_pooling(found, pooling, num_labels)
-    with _quiet_transformers(), _reading(source), torch.random.fork_rng(), torch.device("meta"):
+    with _quiet_transformers(), _reading(source), torch.random.fork_rng(), torch.device(device):
         config = _read_config(found)
         if chosen == "mean":
             encoder = transformers.AutoModel.from_config(config, **_without_pooler(config))
@@ -270,10 +313,28 @@ def target_modules(model: nn.Module, spec: str | Sequence[str]) -> tuple[ModuleS
         if not chosen:
             raise BadRequestError(f"target_modules is an empty list: name some of {', '.join(_suffixes(candidates))}")
     return tuple(
-        ModuleShape(name, linear.in_features, linear.out_features)
+        ModuleShape(name, linear.in_features, linear.out_features, *_attention_heads(model, name, linear))
         for name, linear in candidates.items()
         if name in chosen
     )
+
+
+def _attention_heads(model: Any, name: str, linear: nn.Linear) -> tuple[int, bool]:
+    """Return how many heads share out a module, and whether they share its input; 1 head where there are none.
+
+    Told by the names that transformers' models use. A module that computes several projections at once has none.
+    """
+    config = model.config.get_text_config()
+    last = name.rpartition(".")[2]
+    projects = re.fullmatch(r"(query|key|value|q|k|v)(_proj|_lin)?", last) is not None
+    collects = last in ("o", "o_proj", "out_proj", "out_lin") or name.endswith("attention.output.dense")
+    heads = getattr(config, "num_attention_heads", None)
+    if projects and last[0] in "kv":
+        heads = getattr(config, "num_key_value_heads", None) or heads
+    features = linear.in_features if collects else linear.out_features
+    if not (projects or collects) or not isinstance(heads, int) or features % heads:
+        return 1, False
+    return heads, collects
 
 
 def _match_pattern(pattern: str, candidates: dict[str, nn.Linear]) -> set[str]:
@@ -350,6 +411,12 @@ def _head_modules(model: nn.Module, missing: set[str], source: str) -> tuple[str
         for path, module in model.named_modules()
         if next(module.parameters(recurse=False), None) is not None and (path in fresh or not path.startswith(base))
     )
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in _DTYPES:
+        raise BadRequestError(f"dtype {name!r} is unknown: use one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]
 
 
 def _choose_pooling(found: ModelSource, pooling: str | None, num_labels: int) -> Pooling:
@@ -437,7 +504,8 @@ def _digest_weights(digest: Any, model: Any, head: Sequence[str]) -> None:
 
 
 def _packaged() -> str:
-    return f"a packaged name ({', '.join(list_models())})"
+    names = [asset.name for asset in ASSETS if asset.kind == "model"]
+    return f"a packaged name ({', '.join(names)})"
 
 
 @contextmanager

@@ -327,3 +327,42 @@ def test_a_model_of_unknown_type_is_refused(tmp_path):
         load_backbone(str(tmp_path), 2)
     with pytest.raises(BadRequestError, match="could not be loaded"):
         load_skeleton(str(tmp_path), 2)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (
+            tiny(transformers.BertConfig, num_attention_heads=4),
+            {"query": (4, False), "attention.output.dense": (4, True)},
+        ),
+        (tiny(transformers.OPTConfig, ffn_dim=32), {"v_proj": (2, False), "out_proj": (2, True), "fc1": (1, False)}),
+        (
+            tiny(transformers.Qwen3Config, num_attention_heads=4, num_key_value_heads=2, head_dim=8),
+            {
+                "q_proj": (4, False),
+                "k_proj": (2, False),
+                "v_proj": (2, False),
+                "o_proj": (4, True),
+                "up_proj": (1, False),
+            },
+        ),
+        (
+            transformers.DistilBertConfig(dim=16, hidden_dim=32, n_layers=2, n_heads=4),
+            {"q_lin": (4, False), "out_lin": (4, True), "lin1": (1, False)},
+        ),
+        (
+            tiny(transformers.DebertaV2Config, num_attention_heads=4),
+            {"key_proj": (4, False), "attention.output.dense": (4, True), "intermediate.dense": (1, False)},
+        ),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_attention_heads_come_from_the_models_configuration(config, expected):
+    """Heads share the output of query, key and value, and the input of what brings them together; others have none."""
+    with torch.device("meta"):
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    for suffix, heads in expected.items():
+        shapes = target_modules(model, [suffix])
+        assert len(shapes) == 2
+        assert {(shape.heads, shape.heads_read) for shape in shapes} == {heads}, suffix

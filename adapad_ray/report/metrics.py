@@ -2,8 +2,8 @@
 
 A metric is a pair: `features` turns predictions into a few numbers per item, and `value` turns the means of these
 numbers over any (weighted) set of items into the metric. For accuracy the feature is "correct"; for Matthews
-correlation and F1 the features are the entries of the confusion matrix that the formula needs; for correlations they
-are first and second moments.
+correlation and F1 the features are the entries of the confusion matrix that the formula needs; for correlations and R²
+they are first and second moments.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ItemMetric:
-    """`features(predictions [items, classes], labels [items]) -> [items, f]`; `value(means [..., f]) -> [...]`."""
+    """`features(predictions [items, classes], labels [items]) -> [items, f]`; `value(means [..., f]) -> [...]`.
+
+    Of a task whose labels are vectors, both are `[items, outputs]`.
+    """
 
     features: Callable[[NDArray[Any], NDArray[Any]], Array]
     value: Callable[[Array], Array]
@@ -100,6 +103,19 @@ def _correlation(means: Array) -> Array:
     return _ratio(xy - x * y, np.sqrt(np.clip((xx - x * x) * (yy - y * y), 0, None)))
 
 
+def _r2_features(predictions: NDArray[Any], labels: NDArray[Any]) -> Array:
+    """Squared error and squared label over all outputs together, then every output's label, all centred."""
+    true = labels.astype(float)
+    error, centred = true - predictions, true - true.mean(axis=0)
+    return np.column_stack([(error**2).sum(1), (centred**2).sum(1), centred])
+
+
+def _r2(means: Array) -> Array:
+    """Share of the variance of all outputs together that is explained."""
+    variance = means[..., 1] - (means[..., 2:] ** 2).sum(-1)
+    return np.where(variance > 0, 1 - _ratio(means[..., 0], variance), 0.0)
+
+
 METRICS = {
     "accuracy": ItemMetric(_correct, lambda means: means[..., 0]),
     "matthews_correlation": ItemMetric(_matthews_features, _matthews),
@@ -107,6 +123,7 @@ METRICS = {
     "f1_macro": ItemMetric(_macro_f1_features, _macro_f1),
     "pearson": ItemMetric(_pearson_features, _correlation),
     "spearman": ItemMetric(_spearman_features, _correlation),
+    "r2": ItemMetric(_r2_features, _r2),
 }
 ALIASES = {
     "matthews": "matthews_correlation",

@@ -16,12 +16,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from adapad_ray.files import write_text
+from adapad_ray.report.convergence import (
+    convergence_figure,
+    convergence_sentences,
+    convergence_table,
+    label_convergences,
+    write_convergence_csv,
+)
 from adapad_ray.report.curves import Curves, load_results, write_curve_csv
 from adapad_ray.report.differences import areas, label_differences
 from adapad_ray.report.figures import curve_figure, growth_figure, rank_figure, save_figure
 from adapad_ray.report.recommendation import FROZEN, Recommendation, recommend, write_recommendation
 from adapad_ray.report.statistics import seeds_needed
-from adapad_ray.results import CellResult
+from adapad_ray.results import CellResult, WorkerCost
 
 
 class Gap(NamedTuple):
@@ -57,6 +64,10 @@ class ReportPaths:
     metric: str
     table: pd.DataFrame
     """The curve, one row per deployable model."""
+    convergence_csv: Path | None = None
+    convergence_png: Path | None = None
+    convergence_svg: Path | None = None
+    """These three only where the task knows its true components."""
 
     @property
     def files(self) -> list[Path]:
@@ -93,6 +104,13 @@ def build_report(
     ranks = save_figure(rank_figure(curves.results), folder / "ranks")
     grown = growth_figure(curves.results)
     growth = save_figure(grown, folder / "growth")[1] if grown is not None else None
+    converging = label_convergences(curves.results, folder)
+    errors = convergence_table(converging) if converging else None
+    convergence: tuple[Path, ...] = ()
+    if errors is not None:
+        write_convergence_csv(errors, folder / "convergence.csv")
+        drawn = save_figure(convergence_figure(converging), folder / "convergence")
+        convergence = folder / "convergence.csv", *drawn
     page = _environment().get_template("report.html.j2")
     html = page.render(
         title=title,
@@ -101,6 +119,9 @@ def build_report(
         curve=_inline(curve[1], "Test metric against deployed parameters, per method"),
         ranks=_inline(ranks[1], "Rank per module type and layer"),
         growth=_inline(growth, "Parameters in use over optimizer steps") if growth else None,
+        convergence=_inline(convergence[2], "Error of every component against rounds") if convergence else None,
+        components=[] if errors is None else errors.to_dict("records"),
+        comparisons=convergence_sentences(converging),
         rows=[{str(name): value for name, value in row.items()} for row in table.to_dict("records")],
         differences=label_differences(curves),
         areas=areas(curves),
@@ -109,6 +130,7 @@ def build_report(
         mlflow_url=mlflow_url,
         mlflow_is_link=bool(mlflow_url and re.match(r"https?://", mlflow_url)),
         cost=_cost(results),
+        workers=_workers(results),
         methods=_methods(curves.results),
         identity=results[0].identity,
         items={split: len(curves.labels(split)) for split in ("validation", "test")},
@@ -127,6 +149,7 @@ def build_report(
         recommendation,
         curves.metric,
         table,
+        *convergence,
     )
 
 
@@ -138,7 +161,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": _count, "share": _share, "number": _number}
+    environment.filters |= {"count": _count, "share": _share, "number": _number, "mean": _mean}
     return environment
 
 
@@ -156,7 +179,7 @@ def _inline(svg: Path, description: str) -> Markup:
 
 
 def _cost(results: Sequence[CellResult]) -> list[dict[str, Any]]:
-    """Training cost per stage and label, summed over cells."""
+    """Cost per stage and label, summed over cells; the training of cells with a parent stands in the parent's row."""
     groups: dict[tuple[str, str], list[CellResult]] = {}
     for result in results:
         groups.setdefault((result.identity.stage, result.identity.label), []).append(result)
@@ -166,16 +189,36 @@ def _cost(results: Sequence[CellResult]) -> list[dict[str, Any]]:
             "label": label,
             "cells": len(cells),
             "models": sum(len(cell.points) for cell in cells),
-            "seconds": sum(cell.cost.train_seconds for cell in cells),
+            "seconds": sum(cell.cost.train_seconds for cell in _trained(cells)),
             "evaluation": sum(cell.cost.evaluation_seconds for cell in cells),
-            "flops": sum(cell.cost.train_flops for cell in cells),
-            "lane_passes": sum(cell.cost.lane_passes for cell in cells),
-            "tokens": sum(cell.cost.tokens for cell in cells),
+            "flops": sum(cell.cost.train_flops for cell in _trained(cells)),
+            "lane_passes": sum(cell.cost.lane_passes for cell in _trained(cells)),
+            "tokens": sum(cell.cost.tokens for cell in _trained(cells)),
             "memory": max(cell.cost.peak_memory_bytes for cell in cells),
             "peak_parameters": max(cell.cost.peak_parameters for cell in cells),
         }
         for (stage, label), cells in sorted(groups.items())
     ]
+
+
+def _workers(results: Sequence[CellResult]) -> list[dict[str, Any]]:
+    """Where the time of each worker went, per label and number of workers, summed over cells that had several."""
+    groups: dict[tuple[str, int, int], list[WorkerCost]] = {}
+    for cell in _trained(results):
+        for worker in cell.cost.per_worker if cell.cost.workers > 1 else ():
+            groups.setdefault((cell.identity.label, cell.cost.workers, worker.rank), []).append(worker)
+    rows = []
+    for (label, workers, rank), costs in sorted(groups.items()):
+        names = ("compute_seconds", "wait_seconds", "exchange_seconds", "bytes_published", "bytes_fetched")
+        sums = {name: sum(getattr(cost, name) for cost in costs) for name in names}
+        whole = sums["compute_seconds"] + sums["wait_seconds"] + sums["exchange_seconds"]
+        idle = sums["wait_seconds"] / whole if whole else 0.0
+        rows.append({"label": label, "workers": workers, "rank": rank, "cells": len(costs), "idle": idle, **sums})
+    return rows
+
+
+def _trained(cells: Sequence[CellResult]) -> list[CellResult]:
+    return [cell for cell in cells if cell.identity.parent is None]
 
 
 def _methods(results: Sequence[CellResult]) -> list[dict[str, Any]]:
@@ -224,6 +267,10 @@ def _count(value: float) -> str:
 
 def _share(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _mean(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1f}"
 
 
 def _number(value: float) -> str:

@@ -5,16 +5,40 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.tasks.components import TrueComponents
 from adapad_ray.tasks.loading import RawTask
 
 if TYPE_CHECKING:
     import torch
+
+
+class Split(Protocol):
+    """What training and evaluation ask of the examples of one split."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """`[examples]`, or `[examples, outputs]`."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per example, int64 `[examples]`."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: np.ndarray, pad_token_id: int) -> dict[str, torch.Tensor]:
+        """The model's inputs for these examples, and their `labels`."""
+
+    def size_of(self, batch: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+        """Tokens of a batch, without and with padding."""
+
+    def evaluation_batches(self, batch_size: int) -> list[np.ndarray]:
+        """Index arrays that cover the split once."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +112,14 @@ class TaskData:
     name: str
     label_names: tuple[str, ...]
     metric: str
-    splits: Mapping[str, EncodedSplit]
+    splits: Mapping[str, Split]
     """`train`, `validation` and `test`."""
     digest: str
-    """sha256 over the tokens and labels of all splits: what determines a result, and nothing else."""
+    """sha256 over the inputs and labels of all splits: what determines a result, and nothing else."""
+    loss: str = "cross_entropy"
+    """Name of the training loss in `tasks.losses`."""
+    components: TrueComponents | None = None
+    """What trained components are compared with, where the task knows it."""
 
 
 def encode(

@@ -15,7 +15,7 @@ import pandas as pd
 from adapad_ray.assets import Asset, cache_folder, file_digest, require_hub
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.packaged import read_rotten_tomatoes, resolve_task
-from adapad_ray.tasks.source import SPLITS, TaskSource
+from adapad_ray.tasks.source import SPLITS, BilinearSource, TaskSource
 from adapad_ray.tasks.splits import carve
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -37,12 +37,14 @@ class RawTask:
 
 
 def load_task(source: str | TaskSource | Mapping[str, Any] | Asset) -> RawTask:
-    """Read a task, check it, and return it with three splits.
+    """Read a task of texts, check it, and return it with three splits.
 
     Raises:
         BadRequestError: a file, column, label or split is missing or unusable.
     """
     task = resolve_task(source)
+    if isinstance(task, BilinearSource):
+        raise BadRequestError("task bilinear has no texts to read: make_bilinear makes its data")
     frames: dict[str, pd.DataFrame]
     if isinstance(task, Asset):
         name, metric, digest = task.name, "accuracy", task.sha256

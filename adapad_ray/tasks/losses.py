@@ -17,4 +17,12 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(wide, labels, reduction="none")
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": cross_entropy}
+def squared_error(logits: Tensor, labels: Tensor) -> Tensor:
+    """`½ ‖y - ŷ‖²` `[batch]` for outputs and labels `[batch, outputs]`: the loss of the linear theory (2605.10741)."""
+    return 0.5 * (labels - logits).square().sum(dim=-1)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "squared_error": squared_error,
+}

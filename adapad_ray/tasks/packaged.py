@@ -1,4 +1,4 @@
-"""Tasks that go by a name: packaged data, and the classification tasks of GLUE on the Hub."""
+"""Tasks that go by a name: packaged data, the classification tasks of GLUE on the Hub, and the linear setting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from adapad_ray.assets import ASSETS, Asset, fetch, find_asset
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.source import TaskSource, parse_source
+from adapad_ray.tasks.source import BilinearSource, TaskSource, parse_source
 
 _GLUE = "nyu-mll/glue"
 
@@ -35,18 +35,23 @@ def list_tasks() -> dict[str, str]:
         name: f"GLUE {name} from the Hub ({task.metric}); its labelled validation set is our test"
         for name, task in GLUE_TASKS.items()
     }
-    return packaged | glue
+    linear = {"bilinear": "Y = W X with a known spectrum, for model linear: watch single components converge"}
+    return packaged | glue | linear
 
 
-def resolve_task(task: str | TaskSource | Mapping[str, Any] | Asset) -> TaskSource | Asset:
+def resolve_task(
+    task: str | TaskSource | BilinearSource | Mapping[str, Any] | Asset,
+) -> TaskSource | BilinearSource | Asset:
     """Return the source of a task: packaged data, a GLUE task by name, a Hub name, or the user's own mapping.
 
     Raises:
-        BadRequestError: the name is unknown or the mapping is not a `TaskSource`.
+        BadRequestError: the name is unknown or the mapping describes no task.
     """
-    if isinstance(task, (TaskSource, Asset)):
+    if isinstance(task, (TaskSource, BilinearSource, Asset)):
         return task
     if isinstance(task, str):
+        if task == "bilinear":
+            return BilinearSource(type="bilinear")
         if asset := find_asset("task", task):
             return asset
         if task in GLUE_TASKS:

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from adapad_ray.tasks import EncodedSplit
+from adapad_ray.tasks import Split
 
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, split: EncodedSplit, *, batch_size: int, pad_token_id: int, device: torch.device | str = "cpu"
+    model: nn.Module, split: Split, *, batch_size: int, pad_token_id: int, device: torch.device | str = "cpu"
 ) -> np.ndarray:
     """Logits `float32 [n, outputs]` in the split's own order; batches hold texts of similar length."""
     logits: np.ndarray | None = None

@@ -1,4 +1,4 @@
-"""AdamW in which every component has a state, a step count and a warm-up of its own."""
+"""An optimizer in which every component has a state, a step count and a warm-up of its own."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from torch import Tensor, nn
 from adapad_ray.training.settings import TrainingSettings
 
 _STATE_KEYS = ("step", "exp_avg", "exp_avg_sq")
+"""AdamW's; plain gradient descent has no state."""
 
 
 class ComponentOptimizer:
-    """One AdamW over parameters that come and go; a parameter keeps its state when its component changes lanes.
+    """One optimizer over parameters that come and go; a parameter keeps its state when its component changes lanes.
 
     Parameters are grouped by the step of their birth, because a late component follows the global schedule times its
     own short warm-up. Only the parameters of the lanes at hand are stepped.
     """
 
-    def __init__(self, settings: TrainingSettings, total_steps: int) -> None:
+    def __init__(self, settings: TrainingSettings, total_steps: int, scale: float = 1.0) -> None:
         self.settings = settings
         self.total_steps = total_steps
-        self._adamw: torch.optim.AdamW | None = None
+        self.scale = scale
+        """Factor on the settings' learning rate."""
+        self._inner: torch.optim.Optimizer | None = None
         self._births: dict[nn.Parameter, int] = {}
 
     def adopt(self, parameters: Iterable[nn.Parameter], birth: int) -> None:
@@ -32,54 +35,63 @@ class ComponentOptimizer:
         if not new:
             return
         self._births.update(dict.fromkeys(new, birth))
-        if self._adamw is None:
-            self._adamw = torch.optim.AdamW(
+        if self._inner is None:
+            kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[self.settings.optimizer]
+            self._inner = kind(
                 [{"params": new, "birth": birth}],
                 lr=self.settings.learning_rate,
                 weight_decay=self.settings.weight_decay,
                 fused=True,
             )
             return
-        for group in self._adamw.param_groups:
+        for group in self._inner.param_groups:
             if group["birth"] == birth:
                 group["params"].extend(new)
                 return
-        self._adamw.add_param_group({"params": new, "birth": birth})
+        self._inner.add_param_group({"params": new, "birth": birth})
 
     def forget(self, parameters: Iterable[nn.Parameter]) -> None:
         """Drops parameters that learn no longer, with their state."""
         gone = set(parameters)
-        if self._adamw is None or not gone:
+        if self._inner is None or not gone:
             return
-        for group in self._adamw.param_groups:
+        for group in self._inner.param_groups:
             group["params"] = [p for p in group["params"] if p not in gone]
         for p in gone:
-            self._adamw.state.pop(p, None)
+            self._inner.state.pop(p, None)
             self._births.pop(p, None)
 
-    def begin_step(self, step: int) -> None:
-        """Sets the learning rates of optimizer step `step` (from 0)."""
-        if self._adamw is None:
+    def begin_step(self, step: int, phase: tuple[int, int] | None = None) -> None:
+        """Sets the learning rates of optimizer step `step` (from 0).
+
+        The schedule runs once over the steps of a `phase` (first step, number of steps), by default the whole training.
+        """
+        if self._inner is None:
             return
-        rate = self.settings.learning_rate * self.settings.schedule(step, self.total_steps)
+        first, steps = phase or (0, self.total_steps)
+        rate = self.scale * self.settings.learning_rate * self.settings.schedule(step - first, steps)
         warmup = self.settings.component_warmup_steps
-        for group in self._adamw.param_groups:
-            late = group["birth"] > 0 and warmup > 0
+        for group in self._inner.param_groups:
+            late = group["birth"] > first and warmup > 0
             group["lr"] = rate * min(1.0, (step - group["birth"] + 1) / warmup) if late else rate
 
     def step(self, learning: Iterable[nn.Parameter]) -> None:
-        """Steps `learning` and clears all gradients; what a backward pass left elsewhere is discarded."""
-        assert self._adamw is not None
+        """Steps `learning`; what a backward pass left elsewhere is discarded."""
+        assert self._inner is not None
         chosen = set(learning)
         for p in self._births:
             if p not in chosen:
                 p.grad = None
-        self._adamw.step()
-        self._adamw.zero_grad(set_to_none=True)
+        self._inner.step()
+
+    def clear_gradients(self) -> None:
+        """Forgets all gradients, before the next backward pass."""
+        assert self._inner is not None
+        self._inner.zero_grad(set_to_none=True)
 
     def tensors(self, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-        """Adam's state of these parameters, as `<parameter name>|<key>`."""
-        state = self._adamw.state if self._adamw is not None else {}
+        """The optimizer's state of these parameters, as `<parameter name>|<key>`."""
+        state = self._inner.state if self._inner is not None else {}
         return {f"{name}|{key}": state[p][key] for name, p in named.items() if p in state for key in _STATE_KEYS}
 
     def births(self, named: Mapping[str, nn.Parameter]) -> dict[str, int]:
@@ -96,5 +108,5 @@ class ComponentOptimizer:
         """Replaces the state of those parameters that `tensors` knows."""
         for name, p in named.items():
             if f"{name}|step" in tensors:
-                assert self._adamw is not None
-                self._adamw.state[p] = {key: tensors[f"{name}|{key}"].to(p.device, copy=True) for key in _STATE_KEYS}
+                assert self._inner is not None
+                self._inner.state[p] = {key: tensors[f"{name}|{key}"].to(p.device, copy=True) for key in _STATE_KEYS}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 DATA_SETTINGS = ("max_length", "max_train_examples", "max_validation_examples", "max_test_examples")
@@ -9,7 +11,10 @@ DATA_SETTINGS = ("max_length", "max_train_examples", "max_validation_examples", 
 
 
 class TrainingSettings(BaseModel):
-    """Optimizer, schedule and caps. AdamW with a linear warm-up and a linear decay to zero, for every method alike."""
+    """Optimizer, schedule and caps, for every method alike.
+
+    The default is AdamW with a linear warm-up and a linear decay to zero.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -17,7 +22,12 @@ class TrainingSettings(BaseModel):
     batch_size: int = Field(default=16, ge=1)
     max_length: int = Field(default=128, ge=1)
     """Tokens; longer texts are cut."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """`sgd` is plain gradient descent, without momentum: the local solver of the linear theory (2605.10741). No choice
+    for a network."""
     learning_rate: float = Field(default=2e-3, gt=0)
+    lr_scheduler_type: Literal["linear", "constant"] = "linear"
+    """What follows the warm-up: a linear decay to zero, or nothing."""
     warmup_fraction: float = Field(default=0.06, ge=0, lt=1)
     """Share of the optimizer steps in which the learning rate rises linearly."""
     component_warmup_steps: int = Field(default=5, ge=0)
@@ -45,4 +55,6 @@ class TrainingSettings(BaseModel):
         warmup = round(self.warmup_fraction * total_steps)
         if step < warmup:
             return (step + 1) / warmup
+        if self.lr_scheduler_type == "constant":
+            return 1.0
         return (total_steps - step) / max(1, total_steps - warmup)

@@ -36,6 +36,22 @@ def test_the_curve_is_drawn_the_same_way_twice(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_full_fine_tuning_is_a_line_and_does_not_stretch_the_axis(tmp_path):
+    factory = SweepFactory(tmp_path)
+    for seed in range(2):
+        factory.cell("full", None, seed, 0.9, parameters=22_713_216, ranks={})
+        factory.cell("lora", 41_472, seed, 0.8)
+        factory.cell("lora", 82_944, seed, 0.85)
+    curves = Curves(load_results(factory.folder), factory.folder, draws=50)
+    table = curves.table()
+    assert set(table[table["label"] == "full"]["parameters"]) == {22_713_216}
+    (axes,) = curve_figure(table, recommend(curves)).axes
+    assert axes.get_xlim()[1] < 1e6
+    assert "full (22.7M parameters)" in {text.get_text() for text in axes.texts}
+    panels = [axes.get_title("left") for axes in rank_figure(curves.results).axes]
+    assert {panel for panel in panels if panel} == {"lora · 41,472", "lora · 82,944"}
+
+
 def test_ranks_are_means_over_seeds_and_absent_modules_are_zero(tmp_path):
     factory = SweepFactory(tmp_path)
     results = [

@@ -48,6 +48,16 @@ def test_correlations(name, reference):
     assert value == pytest.approx(reference(scores[:, 0], labels).statistic)
 
 
+def test_r2_of_vectors_on_a_resample():
+    generator = np.random.default_rng(3)
+    labels = generator.standard_normal((120, 3)) * [5.0, 1.0, 0.2] + [0.0, 7.0, -3.0]
+    outputs = labels + generator.standard_normal((120, 3))
+    chosen = generator.integers(120, size=120)
+    metric = item_metric("r2")
+    value = metric.value(np.bincount(chosen, minlength=120) / 120 @ metric.features(outputs, labels))
+    assert value == pytest.approx(sk.r2_score(labels[chosen], outputs[chosen], multioutput="variance_weighted"))
+
+
 def test_an_unknown_metric_is_named():
     with pytest.raises(BadRequestError, match="'bleu'"):
         item_metric("bleu")

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from adapad_ray.report.page import FailedCell, Gap, build_report
+from adapad_ray.results import WorkerCost
 from tests.report.factory import SweepFactory
 
 HOSTILE = '<script>alert("$x^{")</script>'
@@ -90,6 +91,24 @@ def test_the_page_says_what_a_reader_needs(report):
     ):
         assert text in html
     assert html.count('class="chosen"') == 1
+
+
+def test_idle_time_is_shown_where_cells_had_several_workers(tmp_path):
+    factory = SweepFactory(tmp_path / "sweep", items=50)
+    for seed in range(2):
+        result = factory.cell("adapad", 41_472, seed, 0.7)
+        costs = tuple(
+            WorkerCost(rank=rank, compute_seconds=6, wait_seconds=3 * rank, exchange_seconds=1) for rank in range(2)
+        )
+        cost = result.cost.model_copy(update={"workers": 2, "per_worker": costs})
+        path = factory.folder / "cells" / result.id / "result.json"
+        path.write_text(result.model_copy(update={"cost": cost}).model_dump_json())
+    html = build_report(factory.folder, title="t", draws=50).html.read_text()
+    rows = re.findall(r"<tr><td>adapad</td><td>(\d of 2)</td>(.*?)</tr>", html)
+    assert [(worker, re.findall(r"<td>([^<]*)</td>", cells)[:5]) for worker, cells in rows] == [
+        ("0 of 2", ["2", "12", "2", "0", "0.0 %"]),
+        ("1 of 2", ["2", "12", "2", "6", "30.0 %"]),
+    ]
 
 
 def test_building_again_changes_nothing(report, folder):

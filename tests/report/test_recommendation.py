@@ -62,12 +62,15 @@ def test_the_frozen_backbone_is_recommended_where_adapters_add_nothing(factory):
     assert "frozen backbone with a trained head" in choice.sentence
 
 
-def test_full_fine_tuning_is_no_candidate(factory):
+def test_full_fine_tuning_is_no_candidate_and_stands_in_no_comparison_at_equal_budget(factory):
     for seed in range(3):
-        factory.cell("full", None, seed, 0.95, parameters=0)
-        factory.cell("lora", 41_472, seed, 0.80)
-    choice = recommend(curves(factory))
-    assert choice.label == choice.best.label == "lora"
+        factory.cell("full", None, seed, 0.95, parameters=22_713_216, ranks={})
+        for budget in (41_472, 82_944):
+            factory.cell("lora", budget, seed, 0.80)
+    found = curves(factory)
+    choice = recommend(found)
+    assert choice.label == choice.best.label == choice.by_means_alone.label == "lora"
+    assert label_differences(found) == [] and [area.label for area in areas(found)] == ["lora"]
 
 
 def test_a_point_with_missing_seeds_is_no_candidate(factory):

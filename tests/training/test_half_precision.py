@@ -17,6 +17,8 @@ from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_workspace
         MethodCase("lora"),
         MethodCase("adapad", config={"mode": "interleaved", "initial_rank": 0}),
         MethodCase("adapad", 3 * COST_PER_RANK, {"local_steps": 2}, pooling="own"),
+        MethodCase("adalora"),
+        MethodCase("dora", 3 * COST_PER_RANK),
     ],
     ids=str,
 )

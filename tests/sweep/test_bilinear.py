@@ -1,0 +1,101 @@
+"""`sweeps/bilinear_convergence.yaml`: it can be planned, and shows what it is there to show."""
+
+from pathlib import Path
+
+import pytest
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.report.convergence import label_convergences
+from adapad_ray.report.page import build_report
+from adapad_ray.sweep.grounds import load_grounds, sketch_grounds
+from adapad_ray.sweep.planner import Planner
+from adapad_ray.sweep.spec import load_spec
+from adapad_ray.training.cell import Workspace, run_cell
+
+FILE = Path(__file__).parents[2] / "sweeps" / "bilinear_convergence.yaml"
+
+
+def test_the_plan_without_weights_is_that_of_the_sweep():
+    spec = load_spec(FILE)
+    plans = [Planner(spec, grounds).plan() for grounds in (sketch_grounds(spec), load_grounds(spec).grounds)]
+    assert [(row.label, row.plan) for row in plans[0].rows] == [(row.label, row.plan) for row in plans[1].rows]
+    assert plans[0].budgets == [4 * (32 + 24)]
+    lanes = {row.label: row.plan.lanes for row in plans[0].rows}
+    assert lanes["adapad/advance"] == 4 and lanes["sequential"] == 1
+    assert {row.plan.parameters for row in plans[0].rows} == {224}, "nothing grows"
+
+
+def test_several_workers_are_not_refused():
+    spec = load_spec(FILE, ["resources.workers=2"])
+    assert not Planner(spec, sketch_grounds(spec)).plan().gaps
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model=minilm-l6"], "model 'minilm-l6' does not go with this task"),
+        (["task=rotten-tomatoes"], "model 'linear' does not go with this task"),
+        (["training.max_train_examples=10"], "training.max_train_examples is for texts"),
+        (["dtype=float8"], "dtype 'float8' is unknown"),
+        (["task.spectrum=[1,1]"], "must fall strictly"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(overrides, message):
+    with pytest.raises(BadRequestError, match=message):
+        load_grounds(load_spec(FILE, overrides))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Every label of the file for one seed, computed in this process."""
+    folder = tmp_path_factory.mktemp("runs") / "bilinear"
+    spec = load_spec(FILE, ["seeds=[0]"])
+    loaded = load_grounds(spec)
+    workspace, results = Workspace(loaded.backbone, loaded.grounds.data), {}
+    planner = Planner(spec, loaded.grounds)
+    for wave in planner.waves(planner.plan(), results):
+        for planned in wave:
+            place = planned.cell.folder(folder)
+            results[planned.id] = run_cell(planned.id, planned.cell.identity, workspace, place, base_model=spec.model)
+    return folder, {one.label: one for one in label_convergences(list(results.values()), folder)}
+
+
+@pytest.mark.parametrize("label", ["advance", "no-advance", "stale-1", "stale-4"])
+def test_every_component_of_parallel_deflation_gets_below_1e_6(finished, label):
+    components = finished[1][f"adapad/{label}"].components
+    assert len(components) == 4
+    assert max(component.final for component in components) < 1e-6
+
+
+@pytest.mark.parametrize("schedule", ["sequential", "sequential/more-first", "sequential/less-first"])
+def test_parallel_needs_fewer_rounds_than_sequential_at_equal_work(finished, schedule):
+    _, labels = finished
+    parallel, sequential = labels["adapad/advance"], labels[schedule]
+    assert parallel.local_steps == sequential.local_steps == 1200
+    assert 4 * parallel.rounds < sequential.rounds
+
+
+def test_at_equal_rounds_sequential_does_not_get_there(finished):
+    one = finished[1]["sequential/equal-rounds"]
+    assert one.total_rounds == finished[1]["adapad/advance"].total_rounds == 60
+    assert max(component.final for component in one.components) > 1e-3
+
+
+def test_the_bounds_shape_lies_above_the_errors(finished):
+    for component in finished[1]["adapad/advance"].components:
+        bound = component.bound()
+        errors = component.errors[0].reindex(bound.index)
+        assert component.warm_up <= 2 * component.number and (errors <= bound).all()
+
+
+def test_advance_learning_does_not_slow_down(finished):
+    _, labels = finished
+    assert labels["adapad/advance"].rounds <= labels["adapad/no-advance"].rounds
+
+
+def test_the_report_shows_it(finished):
+    folder, labels = finished
+    html = build_report(folder, title="bilinear", draws=50).html.read_text()
+    assert "How single components converge" in html
+    assert all(f"{label}: " in html for label in labels)
+    assert "with a trained head" not in html
