@@ -35,7 +35,7 @@ def share_backbone(backbone: Backbone) -> SharedBackbone:
         if name.startswith(tuple(f"{module}." for module in backbone.head_modules)):
             head[name] = p.detach()
         else:
-            weights[name] = p.detach().contiguous().view(torch.uint8).numpy(), p.dtype
+            weights[name] = p.detach().flatten().view(torch.uint8).numpy(), p.dtype
     # deepcopy takes what is in its memo for copied already, so no weight is copied, and tied weights stay tied.
     return SharedBackbone(replace(backbone, model=copy.deepcopy(backbone.model, empty)), weights, head)
 

@@ -55,6 +55,8 @@ class Board:
         checkpoint: int,
     ) -> Reply | None:
         """Takes a worker's estimates of `version`; returns others' as of `wanted_version` once they are there."""
+        if not self._knows(generation, rank):
+            return None
         if rank == 0:
             self._checkpoint = checkpoint
         self._estimates |= {(lane, version): reference for lane, reference in mine.items()}
@@ -63,24 +65,26 @@ class Board:
         def ready() -> bool:
             return min(self._completed) >= version - staleness - 1 and all(key in self._estimates for key in keys)
 
-        waited = await self._complete(generation, rank, version, ready)
+        waited = await self._complete(rank, version, ready)
         if waited is None:
             return None
         references = {lane: self._estimates[lane, wanted_version] for lane in wanted}
-        # Who has done `version` rounds reads no version before `version - staleness` any more.
-        oldest = min(self._completed) - staleness
-        self._estimates = {key: value for key, value in self._estimates.items() if key[1] >= oldest}
+        # Who has done v rounds reads no version before v - staleness any more.
+        self._forget(min(self._completed) - staleness)
         return Reply(references, self._checkpoint, waited)
 
     async def gather(self, generation: int, rank: int, version: int, share: list[Any]) -> Reply | None:
         """Takes a worker's share of the state at the end of round `version`; returns everybody's."""
+        if not self._knows(generation, rank):
+            return None
         shares = self._shares.setdefault(version, {})
         shares[rank] = share
-        waited = await self._complete(generation, rank, version, lambda: len(shares) == self._workers)
+        waited = await self._complete(rank, version, lambda: len(shares) == self._workers)
         if waited is None:
             return None
-        for old in [v for v in self._shares if v < version]:
-            del self._shares[old]
+        # Everybody's share has come, so nobody reads a version up to this one any more; each call here holds `shares`.
+        self._shares.pop(version, None)
+        self._forget(version + 1)
         return Reply([shares[r] for r in range(self._workers)], self._checkpoint, waited)
 
     async def close(self) -> None:
@@ -89,10 +93,15 @@ class Board:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _complete(self, generation: int, rank: int, version: int, ready: Callable[[], bool]) -> float | None:
+    def _knows(self, generation: int, rank: int) -> bool:
+        return generation == self._generation and 0 <= rank < self._workers
+
+    def _forget(self, oldest: int) -> None:
+        """Drops the estimates of versions before `oldest`."""
+        self._estimates = {key: value for key, value in self._estimates.items() if key[1] >= oldest}
+
+    async def _complete(self, rank: int, version: int, ready: Callable[[], bool]) -> float | None:
         """Notes that a worker has done `version` rounds and waits until `ready`; None if the attempt has ended."""
-        if generation != self._generation or not 0 <= rank < self._workers:
-            return None
         began = time.monotonic()
         async with self._changed:
             self._completed[rank] = version

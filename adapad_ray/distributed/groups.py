@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import Any
 
 import ray
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-from ray.util.placement_group import remove_placement_group
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from adapad_ray.distributed.jobs import Outcome, PoolError, Progress, SetupContext, WorkerConfig, reference
@@ -153,15 +154,24 @@ class GroupPool:
             yield from (item for item in self.poll() if isinstance(item, Outcome))
 
     def counts(self) -> dict[str, int]:
-        """`ready` groups, `pending` and `running` jobs."""
-        counts: dict[str, int] = ray.get(self._queue.counts.remote())
+        """`ready` groups, `pending` and `running` jobs.
+
+        Raises:
+            PoolError: the pool is broken.
+        """
+        try:
+            counts: dict[str, int] = ray.get(self._queue.counts.remote())
+        except RayTaskError as problem:
+            raise problem.cause from None
+        except RayActorError as problem:
+            raise PoolError(f"the queue of the pool is gone: {problem}") from problem
         return counts
 
     def wait_ready(self, timeout: float = 120.0) -> None:
         """Wait until every group has finished its set-up. Jobs may be submitted before.
 
         Raises:
-            PoolError: `timeout` seconds were not enough.
+            PoolError: the pool is broken, or `timeout` seconds were not enough.
         """
         deadline = time.monotonic() + timeout
         while self.counts()["ready"] < self.groups:
@@ -213,7 +223,7 @@ class _Launcher:
         stopped = config.queue.stopped.remote()
         life = 0
         while not ray.wait([stopped], timeout=1.0 if life else 0.0)[0]:
-            _free_resources(config.queue, config.group)
+            _free_resources()
             # Either error: the controller is gone, and its workers with it.
             with suppress(ray.train.TrainingFailedError, RayActorError):
                 _trainer(config, f"{name}-life-{life}" if life else name, storage).fit()
@@ -221,12 +231,18 @@ class _Launcher:
         shutil.rmtree(storage, ignore_errors=True)  # a group that was starting has written after the driver removed it
 
 
-def _free_resources(queue: ray.actor.ActorHandle, group: int) -> None:
-    # A controller that was killed leaves its placement group behind until the driver ends, and Ray Train's own cleaner
-    # works only where the dashboard's packages are installed. To remove one twice does no harm.
-    reservation = ray.get(queue.reservation.remote(group))
-    if reservation is not None:
-        remove_placement_group(reservation)
+def _free_resources() -> None:
+    """Remove the placement groups of controllers that are dead.
+
+    A controller that is killed, also while its workers are only starting, leaves its placement group behind until the
+    driver ends, and the next controller would wait for these very resources. Ray's public functions do not tell who
+    made a placement group.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    for entry in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(entry)
+        if group.creator_actor_dead and group.creator_job_id.hex() == job and not group.is_detached:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
 def _trainer(config: WorkerConfig, name: str, storage: str) -> Any:
@@ -234,9 +250,16 @@ def _trainer(config: WorkerConfig, name: str, storage: str) -> Any:
 
     from adapad_ray.distributed.worker import serve
 
+    class Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            # The cleaner of placement groups is a detached actor: without the dashboard's packages it never learns that
+            # its controller was killed, and stays until the cluster ends. `_free_resources` does its work.
+            callbacks = super()._create_default_callbacks()
+            return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+
     cpus, gpus = config.cpus, config.gpus
     threads = str(max(1, int(cpus)))
-    return ray.train.torch.TorchTrainer(
+    return Trainer(
         serve,
         train_loop_config=config,
         # NCCL refuses two ranks on one GPU.

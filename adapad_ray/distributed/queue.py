@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import RayActorError
-from ray.util.placement_group import PlacementGroup
+from ray.exceptions import ActorUnavailableError, RayActorError
 
 from adapad_ray.distributed.board import Board
 from adapad_ray.distributed.jobs import Assignment, JobError, Outcome, PoolError, Progress
@@ -57,15 +56,15 @@ class _Group:
     fruitless_starts: int = 0
     """Incarnations in a row that died before every rank was ready."""
     lease: _Lease | None = None
-    reservation: PlacementGroup | None = None
+    joining: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class JobQueue:
     """An asyncio actor. Jobs go out in the order of submission; a job whose worker died goes back to the front.
 
-    Death is observed, never guessed from silence: a worker counts as dead when Ray says so, or when its group starts
-    anew. Hence a slow job is never taken for a dead one. A job is handed out again only when every worker of the group
-    that held it is dead, so two attempts never overlap.
+    Death is observed, never guessed from silence: a worker counts as dead when Ray says so. Hence a slow job is never
+    taken for a dead one. A job is handed out again only when every worker that held it has answered or is dead, so two
+    attempts never overlap.
 
     Args:
         groups: number of groups that will join.
@@ -90,6 +89,7 @@ class JobQueue:
         self._groups = [_Group() for _ in range(groups)]
         self._jobs: dict[str, _Job] = {}
         self._pending: deque[_Job] = deque()
+        self._board: Any = ray.remote(Board).options(num_cpus=0)
         self._tokens = 0
         self._outcomes: deque[tuple[int, Outcome]] = deque()
         self._outcome_count = 0
@@ -141,48 +141,41 @@ class JobQueue:
         return self._outcome_count, news
 
     async def counts(self) -> dict[str, int]:
-        """How many groups are ready, and how many jobs wait and run."""
+        """How many groups are ready, and how many jobs wait and run.
+
+        Raises:
+            PoolError: the pool is broken.
+        """
+        if self._fault:
+            raise PoolError(self._fault)
         return {
             "ready": sum(len(group.ready) == self._workers for group in self._groups),
             "pending": len(self._pending),
             "running": sum(group.lease is not None for group in self._groups),
         }
 
-    async def reservation(self, group: int) -> PlacementGroup | None:
-        """The resources that the group's last incarnation held."""
-        return self._groups[group].reservation
-
     async def stop(self) -> None:
         """Drop what waits, and let every worker leave; jobs that run are abandoned."""
         self._stopping = True
         self._pending.clear()
-        for job in self._jobs.values():
-            if not job.outcome.done():
-                self._abandon(job, "the pool was closed")
+        self._abandon("the pool was closed")
         await self._notify()
 
     # For the workers -----------------------------------------------------------------------------------------------
 
-    async def join(
-        self,
-        group: int,
-        incarnation: str,
-        rank: int,
-        worker: ray.actor.ActorHandle,
-        reservation: PlacementGroup | None,
-    ) -> None:
-        """A worker has started. The first one of a new incarnation proves that the previous one is dead."""
+    async def join(self, group: int, incarnation: str, rank: int, worker: ray.actor.ActorHandle) -> None:
+        """A worker has started. The first one of a new incarnation makes sure that the previous one is dead."""
         state = self._groups[group]
-        if state.incarnation != incarnation:
-            self._release(state)
-            state.fruitless_starts += not state.served
-            if state.fruitless_starts >= self._max_attempts:
-                self._break(
-                    f"workers of group {group} died {self._max_attempts} times in a row while they were starting"
-                )
-            state.incarnation, state.members, state.ready, state.served = incarnation, {}, set(), False
+        async with state.joining:
+            if state.incarnation != incarnation:
+                await self._end(state)
+                state.fruitless_starts += not state.served
+                if state.fruitless_starts >= self._max_attempts:
+                    self._break(
+                        f"workers of group {group} died {self._max_attempts} times in a row while they were starting"
+                    )
+                state.incarnation, state.members, state.ready, state.served = incarnation, {}, set(), False
         state.members[rank] = worker
-        state.reservation = reservation
         self._spawn(self._watch(state, incarnation, rank, worker))
         await self._notify()
 
@@ -218,7 +211,7 @@ class JobQueue:
             self._tokens += 1
             state.lease = _Lease(self._tokens, self._pending.popleft(), time.monotonic())
             if self._workers > 1:
-                state.lease.board = ray.remote(Board).options(num_cpus=0).remote(self._tokens, self._workers)
+                state.lease.board = self._board.remote(self._tokens, self._workers)
         lease = state.lease
         lease.taken.add(rank)
         await self._notify()
@@ -250,7 +243,7 @@ class JobQueue:
         """A rank has ended its part. The outcome stands when all have, or when stragglers after a failure are gone.
 
         A rank that `lost` its companions or its board has not failed: the job goes back to the queue, unless another
-        rank says what was wrong with it.
+        rank says what was wrong with it, or rank 0 has done it: then the others may have waited for it in vain.
         """
         state = self._groups[group]
         lease = state.lease
@@ -265,10 +258,11 @@ class JobQueue:
             lease.errors[rank] = error
         if lease.answered == self._workers:
             self._release(state)
-        elif error is not None and first:
+        elif error is not None or rank == 0:
             if lease.board is not None:
                 lease.board.close.remote()
-            self._spawn(self._end_stragglers(state, lease))
+            if error is not None and first:
+                self._spawn(self._end_stragglers(state, lease))
         await self._notify()
 
     async def stopped(self) -> None:
@@ -292,13 +286,8 @@ class JobQueue:
         task.add_done_callback(self._tasks.discard)
 
     async def _watch(self, state: _Group, incarnation: str, rank: int, worker: ray.actor.ActorHandle) -> None:
-        """Call a worker until it is dead; then end its companions, whose part of the job is void, and free the job."""
-        while state.incarnation == incarnation:
-            try:
-                await worker.__ray_ready__.remote()
-            except RayActorError:
-                break
-            await asyncio.sleep(self._watch_seconds)
+        """When a worker has died, end its companions, whose part of the job is void, and free the job."""
+        await self._death(worker)
         if state.incarnation != incarnation:
             return
         state.members.pop(rank, None)
@@ -308,6 +297,25 @@ class JobQueue:
             state.incarnation, state.ready = None, set()
             self._release(state)
             await self._notify()
+
+    async def _death(self, worker: ray.actor.ActorHandle) -> None:
+        """Call a worker until it is dead. One that cannot be reached may come back, and may be training meanwhile."""
+        while True:
+            try:
+                await worker.__ray_ready__.remote()
+            except ActorUnavailableError:
+                pass
+            except RayActorError:
+                return
+            await asyncio.sleep(self._watch_seconds)
+
+    async def _end(self, state: _Group) -> None:
+        """Make sure that an incarnation is dead, and free its job."""
+        workers = list(state.members.values())
+        for worker in workers:
+            ray.kill(worker)
+        await asyncio.gather(*map(self._death, workers))
+        self._release(state)
 
     async def _end_stragglers(self, state: _Group, lease: _Lease) -> None:
         """After one rank failed, the others may wait for it for ever: restart their group, the failure standing."""
@@ -328,7 +336,7 @@ class JobQueue:
         group = self._groups.index(state)
         if lease.errors:
             self._settle(group, lease, "failed", None, lease.errors[min(lease.errors)])
-        elif len(lease.values) == self._workers:
+        elif 0 in lease.values:
             self._settle(group, lease, "done", lease.values[0], None)
         elif lease.job.attempts < self._max_attempts:
             self._pending.appendleft(lease.job)
@@ -360,10 +368,13 @@ class JobQueue:
         if self._fault is None:
             self._fault = reason
         self._stopping = True
-        for job in self._jobs.values():
-            self._abandon(job, reason)
+        self._abandon(reason)
 
-    def _abandon(self, job: _Job, reason: str) -> None:
-        if not job.outcome.done():
-            job.outcome.set_exception(PoolError(reason))
-            job.outcome.exception()  # retrieved, or asyncio complains about jobs that nobody waits for
+    def _abandon(self, reason: str) -> None:
+        """End every job that has no outcome."""
+        for job in self._jobs.values():
+            if not job.outcome.done():
+                job.outcome.set_exception(PoolError(reason))
+                job.outcome.exception()  # retrieved, or asyncio complains about jobs that nobody waits for
+        for group in self._groups:
+            self._release(group)

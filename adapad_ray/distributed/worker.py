@@ -52,7 +52,7 @@ def _work(config: WorkerConfig, incarnation: str, rank: int, world_size: int) ->
     queue, group = config.queue, config.group
     torch.set_num_threads(max(1, int(config.cpus)))
     myself = ray.get_runtime_context().current_actor
-    ray.get(queue.join.remote(group, incarnation, rank, myself, ray.util.get_current_placement_group()))
+    ray.get(queue.join.remote(group, incarnation, rank, myself))
     device = str(ray.train.torch.get_device())
     place = SetupContext(group, rank, world_size, config.cpus, config.gpus, device, config.shared)
     try:

@@ -1,18 +1,20 @@
-"""The state of a cell in training: one safetensors file and one JSON file, written atomically."""
+"""The state of a cell in training: one safetensors file with JSON in its header, replaced atomically."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-_TENSORS, _META = "state.safetensors", "state.json"
+from adapad_ray.files import atomic_path
+
+_FILE, _META = "checkpoint.safetensors", "state"
 
 
 @dataclass(frozen=True)
@@ -21,31 +23,28 @@ class Checkpoint:
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
+    """JSON."""
 
     def save(self, folder: Path) -> None:
-        """Replaces the checkpoint in `folder`: a kill at any moment leaves the old one or the new one, whole."""
-        scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        save_file({name: t.contiguous() for name, t in self.tensors.items()}, scratch / _TENSORS)
-        (scratch / _META).write_text(json.dumps(self.meta))
-        retired = folder.with_name(f".{folder.name}.old")
-        if folder.exists():  # else the retired one may be the only whole one, from a kill between the renames below
-            shutil.rmtree(retired, ignore_errors=True)
-            folder.rename(retired)
-        scratch.rename(folder)
-        shutil.rmtree(retired, ignore_errors=True)
+        """Replaces the checkpoint in `folder`: a kill at any moment leaves the old one or the new one, whole.
+
+        One file, so that whoever reads while another writes (a worker that is not dead yet) gets one of the two too.
+        """
+        with atomic_path(folder / _FILE) as scratch:
+            tensors = {name: t.contiguous() for name, t in self.tensors.items()}
+            save_file(tensors, scratch, metadata={_META: json.dumps(self.meta)})
 
     @classmethod
     def load(cls, folder: Path) -> Checkpoint | None:
-        """The latest whole checkpoint, or None; a kill between the renames of `save` leaves it under the old name."""
-        for place in (folder, folder.with_name(f".{folder.name}.old")):
-            if (place / _META).exists():
-                return cls(load_file(place / _TENSORS), json.loads((place / _META).read_text()))
-        return None
+        """The latest checkpoint, or None where there is none."""
+        try:
+            with safe_open(folder / _FILE, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+                return cls(tensors, json.loads(file.metadata()[_META]))
+        except FileNotFoundError:
+            return None
 
     @staticmethod
     def remove(folder: Path) -> None:
         """Deletes a checkpoint, and what kills while saving have left beside it."""
-        for place in (folder, *folder.parent.glob(f".{folder.name}.*")):
-            shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)

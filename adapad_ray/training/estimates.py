@@ -58,10 +58,12 @@ class Estimates:
         if values:
             self._versions[version].values |= values
 
-    def read(self) -> dict[int, float]:
-        """Makes the readable version the one that lanes see, and forgets older ones; returns each block's movement."""
-        version = self._versions.get(self.readable)
-        for number in [n for n in self._versions if n < self.readable]:
+    def read(self, newest: bool = False) -> dict[int, float]:
+        """Makes the readable version (or the newest) the one that lanes see, and forgets older ones; returns each
+        block's movement."""
+        chosen = self.newest if newest else self.readable
+        version = self._versions.get(chosen)
+        for number in [n for n in self._versions if n < chosen]:
             del self._versions[number]
         if version is None:
             return {}

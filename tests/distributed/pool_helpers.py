@@ -20,11 +20,16 @@ def pid_in(path: Path) -> int:
 
 
 def controllers() -> list[psutil.Process]:
-    """Ray Train's controllers among the processes that this one has started, and no others of the machine."""
+    """Ray Train's controllers."""
+    return processes("TrainController")
+
+
+def processes(title: str) -> list[psutil.Process]:
+    """Processes with `title` in their title among those that this one has started, and no others of the machine."""
     mine = psutil.Process().children(recursive=True)
     found = []
     for process in mine:
         with suppress(psutil.NoSuchProcess):
-            if "TrainController" in " ".join(process.cmdline()):
+            if title in " ".join(process.cmdline()):
                 found.append(process)
     return found

@@ -17,6 +17,7 @@ CASES = {
     "synchronous": MethodCase("adapad", 3 * COST_PER_RANK, config=GROWING),
     "stale": MethodCase("adapad", 3 * COST_PER_RANK, config={**GROWING, "staleness": 2}),
     "joint": MethodCase("lora", COST_PER_RANK),
+    "nested": MethodCase("dylora", 3 * COST_PER_RANK, config={"update": "single"}),
 }
 
 
@@ -67,8 +68,10 @@ def test_several_workers_write_what_one_writes(workers, shared, alone, tmp_path)
 
 def test_data_parallel_workers_agree_with_one_up_to_rounding(shared, alone, tmp_path):
     with pool_of(2, shared) as pool:
-        pool.submit("joint", payload(CASES["joint"], tmp_path / "joint"))
-        assert finish(pool)["joint"].status == "done"
-    got, expected = result_in(tmp_path / "joint"), result_in(alone / "joint")
-    assert got.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
-    assert (got.cost.tokens, got.cost.lane_passes) == (expected.cost.tokens, expected.cost.lane_passes)
+        for name in ("joint", "nested"):
+            pool.submit(name, payload(CASES[name], tmp_path / name))
+        assert {outcome.status for outcome in finish(pool).values()} == {"done"}
+    for name in ("joint", "nested"):
+        got, expected = result_in(tmp_path / name), result_in(alone / name)
+        assert got.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
+        assert (got.cost.tokens, got.cost.lane_passes) == (expected.cost.tokens, expected.cost.lane_passes)

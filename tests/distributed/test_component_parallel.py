@@ -6,6 +6,7 @@ from threads import train_together
 
 from adapad_ray.testing import COST_PER_RANK, MethodCase, assert_same_training, uninterrupted
 from adapad_ray.training.checkpoint import Checkpoint
+from adapad_ray.training.loop import DivergedError
 
 GROWING = {"initial_rank": 0, "local_steps": 2, "growth_interval": 4}
 CASES = [
@@ -16,6 +17,8 @@ CASES = [
     MethodCase("adapad", 3 * COST_PER_RANK, config={"initial_rank": 3, "local_steps": 1, "staleness": 4}),
     MethodCase("adapad", 4 * COST_PER_RANK, config={"initial_rank": 3, "advance_learning": False, "local_steps": 1}),
     MethodCase("adapad", 3 * COST_PER_RANK, config={**GROWING, "dropout": 0.3}, pooling="own"),
+    MethodCase("adapad", 3 * COST_PER_RANK, config={**GROWING, "staleness": 2, "joint_fraction": 0.4}),
+    MethodCase("adapad", 3 * COST_PER_RANK, config={"local_steps": 1, "joint_fraction": 0.2}),
 ]
 
 
@@ -27,7 +30,7 @@ def test_the_number_of_workers_changes_nothing(case, workers):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[4]], ids=str)
+@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[4], CASES[7]], ids=str)
 def test_a_checkpoint_made_by_any_number_of_workers_continues_with_any_other(case, workers, tmp_path):
     train_together(case, 2, checkpoint=tmp_path / "checkpoint", checkpoint_rounds=2)
     saved = Checkpoint.load(tmp_path / "checkpoint")
@@ -51,3 +54,50 @@ def test_traffic_is_triangular():
     trainers = train_together(case, 4)
     below = [sum(min(rounds, max(0, rounds - k + 1)) for k in range(1, own)) for own in (4, 1, 2, 3)]
     assert [t.exchange.traffic.bytes_fetched for t in trainers] == [lane * n for n in below]
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize("moment", ["within a round", "in the last step of a round"])
+def test_what_diverges_is_named_where_it_does_and_reaches_no_other_worker(moment, staleness):
+    """Lane 2 breaks; the companions that wait for it are told that the attempt is over, and blame nobody."""
+    config = {"initial_rank": 3, "local_steps": 2, "staleness": staleness}
+    case, workers, broken_at = MethodCase("adapad", 3 * COST_PER_RANK, config), [], 6 if "within" in moment else 7
+
+    def prepare(trainers):
+        workers.extend(trainers)
+        trainer = trainers[trainers[0].exchange.owner(2)]
+        train = trainer._train_step
+
+        def train_and_break():
+            loss = train()
+            if trainer.step == broken_at + 1:
+                with torch.no_grad():
+                    next(iter(trainer.adapted.layers.values())).active()[1].b.fill_(float("inf"))
+            return loss
+
+        trainer._train_step = train_and_break
+
+    step = 7  # of the loss that shows it, or of the parameters before they are published
+    with pytest.raises(DivergedError, match=f"^lane 2, step {step}: "):
+        train_together(case, 3, prepare=prepare)
+    for trainer in workers:
+        tensors = trainer.checkpoint().tensors
+        published = [name for name in tensors if "|2|published" in name]
+        assert published and all(torch.isfinite(tensors[name]).all() for name in published)
+
+
+def test_rank_0_trains_the_joint_tail_alone():
+    """The other worker waits from one gathering to the next: it trains nothing and fetches nothing."""
+    rounds = {0: [], 1: []}
+
+    def prepare(trainers):
+        for rank, trainer in enumerate(trainers):
+            trainer.observer = rounds[rank].append
+
+    first, _ = train_together(CASES[8], 2, prepare=prepare)
+    tail = {rank: [stats for stats in seen if stats.step > first.method.joint_start] for rank, seen in rounds.items()}
+    steps = first.total_steps - first.method.joint_start
+    assert [list(stats.losses) for stats in tail[0]] == [[first.adapted.blocks]] * steps
+    assert [list(stats.losses) for stats in tail[1]] == [[]] * steps
+    assert sum(stats.bytes_fetched for seen in tail.values() for stats in seen) == 0
+    assert any(stats.losses and stats.bytes_fetched for stats in rounds[1]), "before, it did both"

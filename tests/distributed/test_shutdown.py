@@ -39,6 +39,17 @@ def test_closing_in_the_middle_of_a_job_is_quick_and_leaves_nothing(cluster, poo
         pool.submit("late", {})
 
 
+def test_a_controller_that_is_killed_while_its_workers_start_leaves_their_resources_to_the_next(cluster):
+    """No worker has spoken yet, so nobody but Ray knows what was reserved for it."""
+    with GroupPool(pool_jobs.set_up, pool_jobs.run, workers=2, name="reborn") as pool:
+        while ray.available_resources().get("CPU", 0) > 0:
+            time.sleep(0.02)
+        for process in controllers():
+            process.kill()
+        pool.wait_ready()
+        assert pool.counts()["ready"] == 1
+
+
 def test_a_pool_that_is_closed_while_it_starts_gives_its_resources_back(cluster):
     with GroupPool(pool_jobs.set_up, pool_jobs.run, name="brief") as pool:
         while not controllers():

@@ -26,3 +26,5 @@ def test_a_set_up_that_fails_breaks_the_pool_with_its_traceback(cluster):
         pool.submit("never", {})
         with pytest.raises(PoolError, match="OSError: no weights here"):
             list(pool.completed())
+        with pytest.raises(PoolError, match="OSError: no weights here"):
+            pool.wait_ready()

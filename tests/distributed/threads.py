@@ -34,8 +34,8 @@ class ThreadExchange(Exchange):
         return reply
 
 
-def train_together(case: MethodCase, workers: int, resume=None, **run):
-    """Trains a case with several workers; returns their trainers, by rank."""
+def train_together(case: MethodCase, workers: int, resume=None, prepare=lambda trainers: None, **run):
+    """Trains a case with several workers, after `prepare` has seen them; returns their trainers, by rank."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -43,6 +43,7 @@ def train_together(case: MethodCase, workers: int, resume=None, **run):
 
     # Made one after the other: the backbone's weights come from torch's global generator.
     trainers = [case.trainer(exchange=ThreadExchange(board, loop, rank, workers)) for rank in range(workers)]
+    prepare(trainers)
 
     def work(trainer):
         if resume is None:

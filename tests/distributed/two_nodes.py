@@ -1,0 +1,49 @@
+"""One cell twice: alone in this process, and by two workers on two nodes. `test_two_nodes.py` runs it as a process."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from pool_helpers import finish
+from ray.cluster_utils import Cluster
+
+from adapad_ray.distributed import GroupPool, JobContext, connect
+from adapad_ray.distributed.backbone import share_backbone
+from adapad_ray.distributed.cell_jobs import compute, open_workspace
+from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
+from adapad_ray.training.cell import Workspace
+
+CASE = MethodCase("adapad", 3 * COST_PER_RANK, {"initial_rank": 0, "local_steps": 2, "growth_interval": 4})
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
+
+
+def compute_and_tell(workspace: Workspace, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    """Computes the cell, and writes on which node this worker stands."""
+    value = compute(workspace, payload, context)
+    Path(f"{payload['folder']}.node-{context.rank}").write_text(ray.get_runtime_context().get_node_id())
+    return value
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    CASE.run(folder / "alone")
+    cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    cluster.add_node(**NODE)
+    try:
+        with connect(cluster.address):
+            shared = {"backbone": ray.put(share_backbone(tiny_backbone())), "data": ray.put(tiny_task())}
+            with GroupPool(
+                open_workspace, "two_nodes:compute_and_tell", workers=2, shared=shared, name="nodes"
+            ) as pool:
+                content = {"identity": CASE.identity().model_dump(mode="json"), "folder": str(folder / "nodes")}
+                content |= {"base_model": "tiny", "checkpoint_seconds": 60.0, "checkpoint_rounds": 3}
+                pool.submit("cell", content)
+                (folder / "status").write_text(finish(pool)["cell"].status)
+    finally:
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
