@@ -15,15 +15,19 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
+import numpy as np
 import pandas as pd
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.results import CellResult
+from adapad_ray.training.components import COMPONENT_ERRORS
+from adapad_ray.training.record import RoundStats, lane_name
+from adapad_ray.training.rounds import load_rounds
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,6 +48,8 @@ METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL = 1000, 100, 100
 VALUE_LENGTH = 500
 """Longest parameter or tag value logged; the whole record is an artifact."""
 RUNS_IN_LINK = 100
+POINTS_PER_SERIES = 250
+"""Most points of a series of rounds: as many as a chart can show."""
 
 
 def tracking_uri(configured: str) -> str:
@@ -114,7 +120,7 @@ class Tracker:
     @property
     def comparison_url(self) -> str:
         """The comparison of the curve's runs; of a database, once `how_to_look` serves it."""
-        cells = [run.info.run_id for run in self._children.values() if run.data.tags.get("stage") != "tune"]
+        cells = [run.info.run_id for run in self._children.values() if run.data.tags.get("stage") == "curve"]
         page = f"#/experiments/{self.experiment_id}"
         if len(cells) > 1:
             runs, experiments = json.dumps(cells[:RUNS_IN_LINK]), json.dumps([self.experiment_id])
@@ -160,7 +166,9 @@ class Tracker:
             run = self._create(f"{identity.label}{budget} seed {identity.seed}", tags)
             self._children[result.id] = run
         run_id, time = run.info.run_id, run.info.start_time
-        self._log(run_id, _cell_metrics(result, time), _cell_params(result), _version_tags(result))
+        metrics = [*_cell_metrics(result, time), *_round_metrics(load_rounds(folder), time)]
+        metrics += _component_metrics(folder / COMPONENT_ERRORS, time)
+        self._log(run_id, metrics, _cell_params(result), _version_tags(result))
         self._client.log_dict(run_id, result.model_dump(mode="json"), "result.json")
         if result.final.adapter is not None:
             adapter = (folder / result.final.adapter).resolve()
@@ -289,8 +297,10 @@ def _cell_metrics(result: CellResult, time: int) -> list[Metric]:
         "head_parameters": final.head_parameters,
         "budget_remainder": result.budget_remainder,
         "tokens_per_second": cost.tokens / cost.train_seconds if cost.train_seconds > 0 else 0.0,
-        **cost.model_dump(),
+        **cost.model_dump(exclude={"per_worker"}),
     }
+    for worker in cost.per_worker:
+        values |= {f"worker-{worker.rank}/{k}": v for k, v in worker.model_dump(exclude={"rank"}).items()}
     metrics = [Metric(_key(name), float(value), time, cost.steps) for name, value in values.items()]
     metrics += [Metric("train_loss", loss, time, step) for step, loss in enumerate(result.train_loss)]
     metrics += [
@@ -306,6 +316,47 @@ def _cell_metrics(result: CellResult, time: int) -> list[Metric]:
                 if point.kind == "prefix":
                     metrics.append(Metric(_key(f"prefix/{split}/{name}"), value, time, point.parameters))
     return metrics
+
+
+def _component_metrics(path: Path, time: int) -> list[Metric]:
+    """Errors of single components at the ends of rounds, where the task knows its true components."""
+    from mlflow.entities import Metric
+
+    if not path.exists():
+        return []
+    rows = pd.read_csv(path).to_dict("records")
+    return [Metric(f"component_error/{row['component']}", row["error"], time, row["step"]) for row in rows]
+
+
+def _round_metrics(by_worker: Mapping[int, Sequence[RoundStats]], time: int) -> list[Metric]:
+    """What the workers of a cell reported round by round, at the optimizer steps at which the rounds ended.
+
+    Where a cell has more than `POINTS_PER_SERIES` rounds, a point is the mean over several, at the step of the last.
+    """
+    from mlflow.entities import Metric
+
+    rows: dict[int, dict[str, float]] = {}
+    for rank, rounds in sorted(by_worker.items()):
+        for stats in rounds:
+            row = rows.setdefault(stats.step, {"round/tokens_per_second": 0.0})
+            for name, by_lane in (("loss", stats.losses), ("deflation_error", stats.movement)):
+                row |= {f"{name}/lane-{lane_name(k)}": value for k, value in by_lane.items()}
+            row["round/parameters"], row["round/staleness"] = stats.parameters, stats.staleness
+            row["round/tokens_per_second"] += stats.tokens / max(stats.seconds, 1e-9)
+            for phase in ("compute", "wait", "exchange"):
+                row[f"round/{phase}_seconds/worker-{rank}"] = getattr(stats, f"{phase}_seconds")
+    if not rows:
+        return []
+    steps = np.sort(np.array(list(rows)))
+    point = np.arange(len(steps)) * min(len(steps), POINTS_PER_SERIES) // len(steps)
+    ends = steps[np.append(np.diff(point) > 0, True)]
+    means = pd.DataFrame([rows[step] for step in steps]).groupby(point).mean()
+    return [
+        Metric(_key(str(name)), float(value), time, int(step))
+        for name, column in means.items()
+        for step, value in zip(ends, column, strict=True)
+        if not np.isnan(value)
+    ]
 
 
 def _curve_metrics(table: pd.DataFrame, time: int) -> list[Metric]:

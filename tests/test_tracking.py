@@ -9,7 +9,10 @@ from mlflow import MlflowClient
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.report.curves import curve_table
-from adapad_ray.tracking import CELL, KILLED, PARENT, REASON, REPORT, SWEEP, Tracker, tracking_uri
+from adapad_ray.results import WorkerCost
+from adapad_ray.tracking import CELL, KILLED, PARENT, POINTS_PER_SERIES, REASON, REPORT, SWEEP, Tracker, tracking_uri
+from adapad_ray.training.record import RoundStats
+from adapad_ray.training.rounds import RoundLog
 from tests.report.factory import SweepFactory
 
 
@@ -108,6 +111,75 @@ def test_a_killed_driver_leaves_nothing_running_after_the_next_start(factory, ur
     third.close()
     parent = next(run for run in runs(uri) if CELL not in run.data.tags)
     assert parent.info.status == "FINISHED" and REASON not in parent.data.tags
+
+
+def keep_rounds(folder, rank, count, lanes):
+    """Rounds of two steps in which every figure says where it comes from; the first lane ends after the first round."""
+    log = RoundLog(folder, rank)
+    for n in range(1, count + 1):
+        losses = {lane: 10 * n + lane for lane in (lanes if n == 1 else lanes[1:])}
+        log(RoundStats(n, 2 * n, losses, {1: n / 8}, 100 * n, 1, 30, 1.5, 0.5 * rank, 0.5, 7, 5))
+    log.close()
+    return log.cost
+
+
+def series(uri, result):
+    """Metric name → [(step, value)] of the cell's run."""
+    client = MlflowClient(tracking_uri=uri)
+    (run,) = [run for run in runs(uri) if run.data.tags.get(CELL) == result.id]
+    history = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+    return {name: sorted((m.step, m.value) for m in values) for name, values in history.items()}
+
+
+def test_the_rounds_of_every_worker_become_series_and_their_sums_metrics(factory, uri):
+    result = factory.cell("adapad", 41_472, 0, 0.8)
+    costs = tuple(
+        keep_rounds(folder_of(factory, result), rank, 3, lanes) for rank, lanes in ((0, [2, 4]), (1, [-1, 3]))
+    )
+    result = result.model_copy(update={"cost": result.cost.model_copy(update={"workers": 2, "per_worker": costs})})
+    first = Tracker.open(uri, "demo", "demo")
+    first._finish = lambda *_: None  # killed between the last value and the end of the run
+    first.log_cell(result, folder_of(factory, result))
+    for _ in range(2):
+        tracker = Tracker.open(uri, "demo", "demo")
+        tracker.log_cell(result, folder_of(factory, result))
+        tracker.close()
+    logged = series(uri, result)
+    assert logged["loss/lane-2"] == [(2, 12.0)]
+    assert logged["loss/lane-reserve"] == [(2, 9.0)]
+    assert logged["loss/lane-3"] == [(2, 13.0), (4, 23.0), (6, 33.0)]
+    assert logged["deflation_error/lane-1"] == [(2, 0.125), (4, 0.25), (6, 0.375)]
+    assert logged["round/parameters"] == [(2, 100.0), (4, 200.0), (6, 300.0)]
+    assert logged["round/staleness"] == [(2, 1.0), (4, 1.0), (6, 1.0)]
+    assert logged["round/wait_seconds/worker-1"] == [(2, 0.5), (4, 0.5), (6, 0.5)]
+    assert logged["round/tokens_per_second"] == [(step, 30 / 2 + 30 / 2.5) for step in (2, 4, 6)]
+    assert [value for _, value in logged["worker-1/wait_seconds"]] == [1.5]
+    assert [value for _, value in logged["worker-0/bytes_fetched"]] == [15.0]
+    assert costs[1] == WorkerCost(
+        rank=1, compute_seconds=4.5, wait_seconds=1.5, exchange_seconds=1.5, bytes_published=21, bytes_fetched=15
+    )
+
+
+def test_a_long_cell_is_logged_in_as_many_points_as_a_chart_can_show(factory, uri):
+    result = factory.cell("adapad", 41_472, 0, 0.8)
+    keep_rounds(folder_of(factory, result), 0, 4 * POINTS_PER_SERIES, [1, 2])
+    tracker = Tracker.open(uri, "demo", "demo")
+    tracker.log_cell(result, folder_of(factory, result))
+    tracker.close()
+    points = series(uri, result)["round/parameters"]
+    assert [step for step, _ in points] == [8 * n for n in range(1, POINTS_PER_SERIES + 1)]
+    assert [value for _, value in points[:2]] == [250.0, 650.0], "the means of four rounds"
+
+
+def test_the_errors_of_components_become_series(factory, uri):
+    result = factory.cell("adapad", 41_472, 0, 0.8)
+    rows = "round,step,component,error\n1,5,1,0.5\n1,5,2,1.0\n2,10,1,0.25\n2,10,2,0.75\n"
+    (folder_of(factory, result) / "component_errors.csv").write_text(rows)
+    tracker = Tracker.open(uri, "demo", "demo")
+    tracker.log_cell(result, folder_of(factory, result))
+    found = series(uri, result)
+    assert found["component_error/1"] == [(5, 0.5), (10, 0.25)]
+    assert found["component_error/2"] == [(5, 1.0), (10, 0.75)]
 
 
 def test_the_curve_is_a_metric_whose_step_is_the_parameter_count(factory, uri):

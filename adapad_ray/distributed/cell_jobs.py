@@ -12,6 +12,7 @@ import ray
 from adapad_ray.distributed.backbone import open_backbone
 from adapad_ray.distributed.exchange import BoardExchange
 from adapad_ray.distributed.jobs import JobContext, SetupContext
+from adapad_ray.distributed.metrics import CellMetrics
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.training.cell import Workspace, run_cell
 
@@ -27,27 +28,32 @@ def open_workspace(context: SetupContext) -> Workspace:
 def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
     """One cell, or this worker's part of it. The value is the validation metric as `score`; the record is a file.
 
-    An earlier attempt may have lost its worker after the result was written: then there is nothing left to do.
+    An earlier attempt may have lost its worker after the result was written: then there is nothing left to do. Only
+    rank 0 looks, because two workers may see a shared folder differently; the queue tells the others.
     """
     folder = Path(payload["folder"])
     result: CellResult | None
-    if (folder / "result.json").exists():
+    if context.rank == 0 and (folder / "result.json").exists():
         result = CellResult.model_validate_json((folder / "result.json").read_text())
     else:
         exchange = None
         if context.board is not None:
             exchange = BoardExchange(context.board, context.generation, context.rank, context.world_size)
-        result = run_cell(
-            context.job_id,
-            CellIdentity.model_validate(payload["identity"]),
-            workspace,
-            folder,
-            base_model=payload["base_model"],
-            checkpoint_seconds=payload["checkpoint_seconds"],
-            checkpoint_rounds=payload["checkpoint_rounds"],
-            progress=_throttled(context) if context.rank == 0 else None,
-            exchange=exchange,
-        )
+        identity = CellIdentity.model_validate(payload["identity"])
+        with CellMetrics(payload.get("sweep", ""), context.job_id, identity.label, context.rank) as metrics:
+            result = run_cell(
+                context.job_id,
+                identity,
+                workspace,
+                folder,
+                base_model=payload["base_model"],
+                checkpoint_seconds=payload["checkpoint_seconds"],
+                checkpoint_rounds=payload["checkpoint_rounds"],
+                progress=_throttled(context) if context.rank == 0 else None,
+                exchange=exchange,
+                observer=metrics,
+                parent=None if identity.parent is None else folder.parent / identity.parent,
+            )
     return {} if result is None else {"score": result.final.validation[result.metric]}
 
 

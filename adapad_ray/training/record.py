@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from adapad_ray.adapters.lane import RESERVE
 from adapad_ray.results import GrowthEvent
 
 
@@ -66,17 +67,30 @@ class RoundStats:
     """Lane → mean loss over the round, for the lanes of this worker."""
     movement: dict[int, float]
     """Lane → relative movement of its estimate since it was read before: the deflation error of those above it."""
-    ranks: dict[str, int]
     parameters: int
     """Active adapter parameters: what is charged to the budget so far."""
     staleness: int
     """Rounds between the newest version and the one that the next round reads."""
     tokens: int
+    """Non-padding tokens that went through this worker's forward and backward passes."""
     compute_seconds: float
     wait_seconds: float
+    """Time in which other workers were not ready. In data-parallel training it cannot be told from the exchange."""
     exchange_seconds: float
     bytes_published: int
     bytes_fetched: int
+    ranks: dict[str, int] = field(default_factory=dict)
+    """Active components per module. Not kept on disk: the cell's growth events say the same."""
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole round, growth and checkpoints apart."""
+        return self.compute_seconds + self.wait_seconds + self.exchange_seconds
 
 
 RoundObserver = Callable[[RoundStats], None]
+
+
+def lane_name(lane: int) -> str:
+    """How charts and metrics call a lane: its number, or `reserve`."""
+    return "reserve" if lane == RESERVE else str(lane)

@@ -1,0 +1,149 @@
+"""Metrics of running cells, exported through Ray: their names, and the observer that reports them.
+
+Ray's agent on each node shows them as `ray_<name>` (counters as `ray_<name>_total`) on the node's metrics port, where
+Prometheus finds them. The agent forgets a gauge that nobody has set for two of its report intervals (20 s by default):
+the gauges of a cell vanish soon after it has ended. Counters stay as long as Ray runs, as Prometheus expects.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+from ray.util.metrics import Counter, Gauge
+
+from adapad_ray.training.record import RoundStats, lane_name
+
+CELL_TAGS = ("sweep", "cell", "label", "worker")
+"""Whose a figure is: the sweep's name, the cell's id and label, and the worker's rank in the cell."""
+
+REPORT_SECONDS = 5.0
+"""How often a worker hands its figures to Ray, which passes them on every 10 s: often enough for rounds of any length
+to stay visible, and seldom enough to cost nothing."""
+
+
+@dataclass(frozen=True)
+class MetricDefinition:
+    """One exported metric."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    description: str
+    tags: tuple[str, ...] = ()
+    """Beside `CELL_TAGS`."""
+
+
+BUDGET_USED = MetricDefinition(
+    "adapad_budget_used_parameters", "gauge", "Active adapter parameters, charged to the budget so far (worker 0)."
+)
+RANK = MetricDefinition("adapad_rank", "gauge", "Active components of a module (worker 0).", ("module",))
+LOSS = MetricDefinition("adapad_loss", "gauge", "Mean training loss of a lane over its last round.", ("lane",))
+DEFLATION_ERROR = MetricDefinition(
+    "adapad_deflation_error",
+    "gauge",
+    "Relative movement of a lane's estimate since this worker read it before: what the lanes above it had wrong.",
+    ("lane",),
+)
+STALENESS = MetricDefinition(
+    "adapad_staleness_rounds", "gauge", "Rounds between the newest estimates and those that lanes read."
+)
+TOKENS_PER_SECOND = MetricDefinition(
+    "adapad_tokens_per_second", "gauge", "Tokens through a worker's forward and backward passes per second of a round."
+)
+TOKENS = MetricDefinition(
+    "adapad_tokens", "counter", "Tokens that went through a worker's forward and backward passes, padding apart."
+)
+SECONDS = MetricDefinition(
+    "adapad_seconds", "counter", "Seconds a worker spent on compute, wait or exchange while training.", ("phase",)
+)
+BYTES_PUBLISHED = MetricDefinition("adapad_published_bytes", "counter", "Bytes that a worker has published.")
+BYTES_FETCHED = MetricDefinition("adapad_fetched_bytes", "counter", "Bytes that a worker has fetched.")
+
+METRICS = (
+    BUDGET_USED,
+    RANK,
+    LOSS,
+    DEFLATION_ERROR,
+    STALENESS,
+    TOKENS_PER_SECOND,
+    TOKENS,
+    SECONDS,
+    BYTES_PUBLISHED,
+    BYTES_FETCHED,
+)
+"""Everything that is exported: dashboards are made from this list."""
+
+
+class CellMetrics:
+    """Reports the rounds of one worker while its cell runs: an observer, and the context in which it reports.
+
+    An observed round is only put aside; a thread hands figures to Ray every `REPORT_SECONDS`, the same gauges again
+    where no round has ended since.
+    """
+
+    def __init__(self, sweep: str, cell: str, label: str, worker: int) -> None:
+        self._tags = dict(zip(CELL_TAGS, (sweep, cell, label, str(worker)), strict=True))
+        self._speaks_for_cell = worker == 0
+        self._rounds: deque[RoundStats] = deque()
+        """Not reported yet."""
+        self._gauges: list[tuple[MetricDefinition, dict[str, str], float]] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._report_regularly, name="metrics", daemon=True)
+
+    def __enter__(self) -> CellMetrics:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._report()
+
+    def __call__(self, stats: RoundStats) -> None:
+        self._rounds.append(stats)
+
+    def _report_regularly(self) -> None:
+        while not self._ended.wait(REPORT_SECONDS):
+            self._report()
+
+    def _report(self) -> None:
+        rounds = [self._rounds.popleft() for _ in range(len(self._rounds))]
+        if rounds:
+            tokens = sum(r.tokens for r in rounds)
+            self._count(TOKENS, tokens)
+            self._count(BYTES_PUBLISHED, sum(r.bytes_published for r in rounds))
+            self._count(BYTES_FETCHED, sum(r.bytes_fetched for r in rounds))
+            for phase in ("compute", "wait", "exchange"):
+                self._count(SECONDS, sum(getattr(r, f"{phase}_seconds") for r in rounds), phase=phase)
+            speed = tokens / max(sum(r.seconds for r in rounds), 1e-9)
+            self._gauges = [(TOKENS_PER_SECOND, {}, speed), *self._gauges_of(rounds[-1])]
+        for metric, tags, value in self._gauges:
+            _exported(metric).set(value, self._tags | tags)
+
+    def _gauges_of(self, stats: RoundStats) -> Iterator[tuple[MetricDefinition, dict[str, str], float]]:
+        for metric, by_lane in ((LOSS, stats.losses), (DEFLATION_ERROR, stats.movement)):
+            for k, value in by_lane.items():
+                yield metric, {"lane": lane_name(k)}, value
+        yield STALENESS, {}, stats.staleness
+        if self._speaks_for_cell:
+            yield BUDGET_USED, {}, stats.parameters
+            for module, rank in stats.ranks.items():
+                yield RANK, {"module": module}, rank
+
+    def _count(self, metric: MetricDefinition, amount: float, **tags: str) -> None:
+        if amount > 0:
+            _exported(metric).inc(amount, self._tags | tags)
+
+
+@functools.cache
+def _exported(metric: MetricDefinition) -> Any:
+    """Ray's object of a metric, one a process."""
+    kind = Gauge if metric.kind == "gauge" else Counter
+    return kind(metric.name, metric.description, (*CELL_TAGS, *metric.tags))

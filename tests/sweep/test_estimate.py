@@ -1,0 +1,137 @@
+"""Expected times by number of workers, against counts made by hand; and what `adapad plan` says with them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from adapad_ray.cli import app
+from adapad_ray.sweep.scaling import (
+    ROUND_TRIP_SECONDS,
+    WORKERS,
+    Phase,
+    expected_phases,
+    expected_times,
+    lane_traffic,
+)
+from adapad_ray.testing import COST_PER_RANK, MethodCase
+
+EIGHT_LANES = Phase(rounds=10, steps=100, components=8, reserve=False, published=8, estimate_bytes=1e6)
+
+
+def seconds(phases, workers, link_gbps=10.0):
+    (time,) = expected_times(phases, pass_seconds=0.5, link_gbps=link_gbps, workers=[workers])
+    return time
+
+
+def test_lanes_that_workers_share_evenly_take_their_share_of_the_time():
+    assert seconds([EIGHT_LANES], 1).seconds == 100 * 8 * 0.5
+    for workers in (2, 4, 8):
+        time = seconds([EIGHT_LANES], workers)
+        assert time.compute_seconds == 400 / workers
+        assert time.seconds == time.compute_seconds + time.exchange_seconds
+        assert time.idle_share == pytest.approx(0)
+
+
+def test_a_round_is_as_slow_as_the_worker_with_the_most_lanes():
+    three = seconds([EIGHT_LANES], 3, link_gbps=1e9)
+    assert three.compute_seconds == 100 * 3 * 0.5
+    assert three.idle_share == pytest.approx((1 - 8 / 9) * 150 / three.seconds)
+    assert seconds([EIGHT_LANES], 64).compute_seconds == seconds([EIGHT_LANES], 8).compute_seconds
+
+
+def test_traffic_is_triangular():
+    """With a worker for each lane, lane k fetches the k - 1 below it, and the reserve lane all eight."""
+    sent, received = lane_traffic(EIGHT_LANES, 8)
+    assert received == [7, 0, 1, 2, 3, 4, 5, 6]
+    assert sent == [0, 7, 6, 5, 4, 3, 2, 1]
+    reserve = Phase(1, 1, components=8, reserve=True, published=8, estimate_bytes=1.0)
+    assert lane_traffic(reserve, 9)[1] == [8, 0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_two_workers_fetch_what_the_other_one_owns_below_their_highest_lane():
+    """Worker 0 has lanes 2, 4, 6, 8 and reads 1, 3, 5, 7; worker 1 has lanes 1, 3, 5, 7 and reads 2, 4, 6."""
+    assert lane_traffic(EIGHT_LANES, 2) == ([3, 4], [4, 3])
+    time = seconds([EIGHT_LANES], 2, link_gbps=8.0)
+    assert time.exchange_seconds == pytest.approx(10 * (4e6 * 8 / 8e9 + ROUND_TRIP_SECONDS))
+    assert (time.bytes_published, time.bytes_fetched) == (8e6, 7e6)
+    assert seconds([EIGHT_LANES], 1).bytes_published == 0
+
+
+def test_without_growth_every_step_trains_all_lanes_and_publishing_is_staggered():
+    phases = expected_phases(MethodCase("adapad", 3 * COST_PER_RANK, {"initial_rank": 3, "local_steps": 2}).make())
+    assert [(p.rounds, p.steps, p.lanes, p.published) for p in phases] == [
+        (1, 2, 3, 1),
+        (1, 2, 3, 2),
+        (6, 11, 3, 3),  # 15 steps: the last round has one
+    ]
+    assert {p.estimate_bytes for p in phases} == {4 * COST_PER_RANK}
+
+
+def test_growth_adds_lanes_until_the_budget_is_spent_and_the_reserve_lane_ends_with_it():
+    case = MethodCase("adapad", 4 * COST_PER_RANK, {"initial_rank": 0, "local_steps": 1, "growth_interval": 1})
+    method = case.make()
+    phases = expected_phases(method)
+    assert sum(p.steps for p in phases) == method.setting.total_steps
+    components = [p.components for p in phases]
+    assert components == sorted(components)
+    assert (components[0], phases[0].lanes) == (0, 2), "a lane of the head alone, and the reserves"
+    assert components[-1] == max(method.limits.values())
+    assert max(p.lanes for p in phases) <= method.plan().lanes
+    ended = [p.reserve for p in phases].index(False)
+    assert sum(p.steps for p in phases[:ended]) == method.schedule.end
+    assert not any(p.reserve for p in phases[ended:])
+    assert phases[-1].estimate_bytes * components[-1] == 4 * 4 * COST_PER_RANK
+
+
+def test_a_joint_tail_trains_one_lane():
+    case = MethodCase("adapad", 2 * COST_PER_RANK, {"initial_rank": 2, "local_steps": 1, "joint_fraction": 0.2})
+    tail = expected_phases(case.make())[-1]
+    assert (tail.steps, tail.lanes, tail.published) == (3, 1, 0)
+
+
+@pytest.fixture
+def spec_file(tmp_path, tiny_model, reviews):
+    content = {
+        "name": "planned",
+        "model": str(tiny_model),
+        "task": {"train": str(reviews), "text": "review", "label": "stars"},
+        "methods": {"lora": {}, "adapad": {"initial_rank": 2, "r_max": 2}, "adapad/grown": {"initial_rank": 0}},
+        "budgets": [2 * COST_PER_RANK],
+        "training": {"max_length": 32},
+    }
+    path = tmp_path / "planned.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def plan(*arguments):
+    return CliRunner().invoke(app, ["plan", *map(str, arguments)], env={"COLUMNS": "200"})
+
+
+def test_plan_gives_the_time_of_every_cell_whose_lanes_can_be_shared_out(spec_file):
+    found = json.loads(plan(spec_file, "--json", "--link-gbps", 1).output)
+    assert found["speed"]["measured"] and found["link_gbps"] == 1
+    rows = {row["label"]: row for row in found["rows"]}
+    assert {label for label, row in rows.items() if row["workers"]} == {"adapad", "adapad/grown"}
+    for row in (rows["adapad"], rows["adapad/grown"]):
+        assert [time["workers"] for time in row["workers"]] == list(WORKERS)
+        assert row["workers"][0]["seconds"] == pytest.approx(row["train_seconds"])
+    assert rows["adapad"]["passes"] == 2
+    assert 1 < rows["adapad/grown"]["passes"] < rows["adapad/grown"]["lanes"]
+    times = [rows["adapad"]["train_seconds"], rows["lora"]["train_seconds"]]
+    assert times[0] == pytest.approx(2 * times[1])
+
+
+def test_plan_prints_a_row_of_times_and_how_it_knows(spec_file):
+    output = plan(spec_file).output
+    assert all(f"W = {count}" in output for count in WORKERS)
+    assert "of training passes of this model" in output and "10 Gbit/s" in output
+
+
+def test_a_link_without_a_rate_is_refused(spec_file):
+    result = plan(spec_file, "--link-gbps", 0)
+    assert result.exit_code == 2 and "--link-gbps is 0" in result.output
