@@ -38,11 +38,12 @@ def plan(
     spec: SpecArgument,
     overrides: Overrides = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    link_gbps: Annotated[float, typer.Option(help="Rate of the link between workers, in Gbit/s.")] = 10.0,
 ) -> None:
     """Say what a sweep would compute: cells, exact parameters, gaps, cost. Trains nothing."""
     from adapad_ray.sweep.commands import show_plan
 
-    raise typer.Exit(show_plan(spec, overrides or [], json))
+    raise typer.Exit(show_plan(spec, overrides or [], json, link_gbps))
 
 
 @app.command()
@@ -66,6 +67,21 @@ def export(
     from adapad_ray.sweep.commands import export_adapter
 
     raise typer.Exit(export_adapter(folder, method, budget, to, prefix, seed))
+
+
+@app.command()
+def compress(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of a LoRA adapter in the PEFT format.")],
+    to: Annotated[Path, typer.Option(help="Folder to create.")],
+    keep_ratio: Annotated[float | None, typer.Option(help="Share of all singular values to keep.")] = None,
+    keep_energy: Annotated[float | None, typer.Option(help="Share of the updates' energy Σσ² to keep.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Adapter parameters, as 40k, or ranks, as '144 ranks'.")] = None,
+    cut: Annotated[str, typer.Option(help="global, local (same share of energy per module) or uniform.")] = "global",
+) -> None:
+    """Cut any LoRA adapter to its largest singular values (PARA). Needs neither data nor the base model."""
+    from adapad_ray.sweep.commands import compress_adapter
+
+    raise typer.Exit(compress_adapter(adapter, to, keep_ratio, keep_energy, budget, cut))
 
 
 @app.command("list")

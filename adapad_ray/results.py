@@ -24,7 +24,8 @@ class CellIdentity(Record):
     `budget` is in deployed adapter parameters; `None` means that the method has no budget (`head_only`).
     """
 
-    stage: Literal["tune", "curve"]
+    stage: Literal["tune", "parent", "curve"]
+    """`parent`: a training that others cut their adapters from; it is judged on validation only and on no curve."""
     label: str
     """Key of `methods` in the sweep's file, for instance `lora/qv`."""
     method: str
@@ -43,16 +44,19 @@ class CellIdentity(Record):
     seed: int
     dtype: str
     threads: int
+    parent: str | None = None
+    """Id of the cell whose adapter a post-hoc method cuts; `training` then describes the parent's."""
 
 
 class GrowthEvent(Record):
-    """One activated component: module `module` reached `rank` at optimizer step `step`."""
+    """One activated component: module `module` reached `rank` at optimizer step `step`; also a loss, in a method whose
+    ranks may fall."""
 
     step: int
     module: str
     rank: int
     spent: int
-    """Parameters charged to the ledger after this activation."""
+    """Parameters charged to the budget after it."""
 
 
 class Point(Record):
@@ -79,11 +83,24 @@ class Point(Record):
         return self.kind if self.prefix is None else f"{self.kind}-{self.prefix}"
 
 
+class WorkerCost(Record):
+    """Where the time of one worker of a cell went while it trained; growth and checkpoints are in none of the three."""
+
+    rank: int
+    compute_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    """Time in which the worker idled because others were not ready (data-parallel workers count it as exchange)."""
+    exchange_seconds: float = 0.0
+    bytes_published: int = 0
+    bytes_fetched: int = 0
+
+
 class Cost(Record):
-    """What the cell cost to train and evaluate."""
+    """What the cell cost to train and evaluate. The training of a cell with a parent is its parent's, which all cells
+    of that parent share."""
 
     start_seconds: float
-    """From the call to the first optimizer step, in a group whose backbone is loaded."""
+    """From the call to the first optimizer step, in a group whose backbone is loaded; a parent's cut is in it."""
     train_seconds: float
     evaluation_seconds: float
     train_flops: float
@@ -99,6 +116,8 @@ class Cost(Record):
     """Peak resident memory of the process (CPU) or peak allocated memory (GPU)."""
     workers: int = 1
     """Workers that the cell had; times are those of rank 0."""
+    per_worker: tuple[WorkerCost, ...] = ()
+    """By rank; empty in records of versions that did not keep it."""
 
 
 class CellResult(Record):

@@ -27,6 +27,8 @@ class Cell:
     def id(self) -> str:
         """Hash of what determines the result."""
         content = self.identity.model_dump(mode="json", exclude=_NAMES_FOR_PEOPLE)
+        if content["parent"] is None:  # cells without a parent keep the ids that they had before there were any
+            del content["parent"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def folder(self, sweep: Path) -> Path:

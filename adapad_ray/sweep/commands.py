@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -57,20 +58,20 @@ def run_sweep(path: Path, overrides: Sequence[str], out: Path | None) -> int:
 
 
 @_command
-def show_plan(path: Path, overrides: Sequence[str], as_json: bool) -> int:
+def show_plan(path: Path, overrides: Sequence[str], as_json: bool, link_gbps: float) -> int:
     """`adapad plan`."""
-    from adapad_ray.sweep.estimate import describe, tables
+    from adapad_ray.sweep.estimate import estimate, tables
     from adapad_ray.sweep.grounds import sketch_grounds
     from adapad_ray.sweep.planner import Planner
 
     spec = load_spec(path, overrides)
     grounds = sketch_grounds(spec)
-    description = describe(spec, grounds, Planner(spec, grounds).plan())
+    found = estimate(spec, grounds, Planner(spec, grounds).plan(), link_gbps)
     console = terminal()
     if as_json:
-        console.print_json(json.dumps(description))
+        console.print_json(json.dumps(dataclasses.asdict(found)))
         return 0
-    for table in tables(description):
+    for table in tables(found):
         console.print(table)
     return 0
 
@@ -95,8 +96,7 @@ def export_adapter(folder: Path, method: str, budget: str, to: Path, prefix: int
     from adapad_ray.sweep.export import find_adapter
 
     source, point = find_adapter(folder, method, budget, prefix, seed)
-    if to.is_file() or (to.is_dir() and any(to.iterdir())):
-        raise BadRequestError(f"{to} exists and is not an empty folder: choose another")
+    _check_empty(to)
     if not source.is_dir():
         raise BadRequestError(f"{source} is gone: delete its cell's folder and launch the sweep again")
     shutil.copytree(source, to, dirs_exist_ok=True)
@@ -107,6 +107,36 @@ def export_adapter(folder: Path, method: str, budget: str, to: Path, prefix: int
         soft_wrap=True,
     )
     return 0
+
+
+@_command
+def compress_adapter(
+    source: Path, to: Path, ratio: float | None, energy: float | None, budget: str | None, cut: str
+) -> int:
+    """`adapad compress`."""
+    from adapad_ray.sweep.compress import compress, table
+
+    _check_empty(to)
+    report = compress(source, to, ratio=ratio, energy=energy, budget=budget, cut=cut)
+    console = terminal()
+    console.print(table(report))
+    before, now = report.ranks
+    remainder = "" if report.budget_remainder is None else f", {report.budget_remainder:,} of the budget left"
+    console.print(
+        f"{to}: {report.parameters:,} of {report.parameters_before:,} parameters "
+        f"({report.parameters / report.parameters_before:.1%}){remainder}; {now} of {before} ranks "
+        f"({now / before:.1%}); energy {report.energy_kept:.2%}, relative error of the update "
+        f"{report.relative_error:.2g}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _check_empty(to: Path) -> None:
+    if to.is_file() or (to.is_dir() and any(to.iterdir())):
+        raise BadRequestError(f"{to} exists and is not an empty folder: choose another")
 
 
 @_command

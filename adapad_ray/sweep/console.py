@@ -59,6 +59,12 @@ class Console:
             finally:
                 self._live = None
 
+    def more(self, cells: int) -> None:
+        """This many cells, known only now, are to be computed as well."""
+        if self._live is not None:
+            total = self._live.tasks[self._task].total or 0
+            self._live.update(self._task, total=total + cells)
+
     def reused(self, cells: int) -> None:
         """An earlier launch had finished these."""
         if cells:
@@ -74,7 +80,7 @@ class Console:
     def finished(self, result: CellResult) -> None:
         """A cell has its result."""
         value = result.final.validation[result.metric]
-        if self._best is None or value > self._best[0]:
+        if result.identity.stage != "parent" and (self._best is None or value > self._best[0]):
             self._best = value, f"{result.identity.label} at {result.final.parameters:,}"
         self._running.pop(_name(result.identity), None)
         if self._live is not None:

@@ -23,7 +23,7 @@ def find_adapter(folder: Path, label: str, budget: str, prefix: int | None, seed
         there = ", ".join(sorted({r.identity.label for r in results}))
         raise BadRequestError(f"{folder} has no finished cell of {label!r}: it has {there}")
     wanted = budget.replace(",", "").replace("_", "")
-    cells = [r for r in mine if str(r.identity.budget) == wanted and seed in (None, r.identity.seed)]
+    cells = [r for r in mine if str(r.identity.budget or 0) == wanted and seed in (None, r.identity.seed)]
     if not cells:
         there = ", ".join(str(b) for b in sorted({r.identity.budget or 0 for r in mine}))
         raise BadRequestError(f"{label} has no finished cell at budget {budget}{_of(seed)}: its budgets are {there}")
@@ -34,7 +34,7 @@ def find_adapter(folder: Path, label: str, budget: str, prefix: int | None, seed
     best: tuple[CellResult, Point] = max(found, key=lambda item: item[1].validation[item[0].metric])
     cell, point = best
     if point.adapter is None:
-        raise BadRequestError(f"{label} deploys no adapter, only a head: there is nothing to export in the PEFT format")
+        raise BadRequestError(f"{label} deploys no adapter: there is nothing to export in the PEFT format")
     return folder / "cells" / cell.id / point.adapter, point
 
 

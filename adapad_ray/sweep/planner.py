@@ -9,14 +9,14 @@ from typing import Any
 
 from adapad_ray.budget import BudgetTooSmallError, parse_budget
 from adapad_ray.errors import BadRequestError
-from adapad_ray.methods import METHODS, Plan
+from adapad_ray.methods import METHODS, Method, Plan
 from adapad_ray.models import target_modules
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.sweep.cells import Cell
 from adapad_ray.sweep.points import quasi_random_points
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import TaskData
-from adapad_ray.training.cell import check_workers, make_method
+from adapad_ray.training.cell import check_workers, make_method, parent_identity
 from adapad_ray.training.settings import TrainingSettings
 
 Winners = Mapping[str, Mapping[str, Any]]
@@ -42,6 +42,10 @@ class Row:
     budget: int | None
     plan: Plan
     steps: int
+    method: Method[Any]
+    """As it would train the first seed."""
+    parent: str | None = None
+    """Id of the first seed's parent with settings as in the file: rows with the same one share their trainings."""
 
 
 @dataclass(frozen=True)
@@ -152,14 +156,15 @@ class Planner:
     def waves(self, plan: SweepPlan, results: Results) -> Iterator[list[PlannedCell]]:
         """The cells in the order in which they can be known; `results` must hold a wave's results before the next.
 
-        First the tune stage, then the curve; in each, labels with `compute_as` come after the labels that they follow.
-        A cell whose predecessors have no result (they failed) is left out.
+        First the tune stage, then the curve; in each, labels with `compute_as` come after the labels that they follow,
+        and post-hoc cells after the parents that they share. A cell whose predecessors have no result (they failed) is
+        left out.
         """
         for following in (False, True):
-            yield self._tune_wave(following, results)
+            yield from self._after_parents(self._tune_wave(following, results), results)
         winners = self.winners(results)
         for following in (False, True):
-            yield self._curve_wave(plan, following, winners, results)
+            yield from self._after_parents(self._curve_wave(plan, following, winners, results), results)
 
     def winners(self, results: Results) -> Winners:
         """The best finished point of every label by the validation metric; ties go to the earlier point."""
@@ -186,6 +191,21 @@ class Planner:
     def _tune_budget(self, label: str) -> int | None:
         assert self.spec.tune is not None
         return self.budget(self.spec.tune.budget) if self._budgeted(label) else None
+
+    def _after_parents(self, wave: list[PlannedCell], results: Results) -> Iterator[list[PlannedCell]]:
+        """The wave, or two of them where some of its cells have parents: each parent is planned once."""
+        parents: dict[str, PlannedCell] = {}
+        for planned in wave:
+            parent = self._parent(planned.cell.identity)
+            if parent is not None:
+                parents.setdefault(parent.id, PlannedCell(parent, {}))
+        if parents:
+            # Tune takes the cells of its stage together; on the curve, others need not wait for parents.
+            now = [p for p in wave if p.cell.identity.parent is None and p.cell.identity.stage == "curve"]
+            yield [*parents.values(), *now]
+            ids = {p.id for p in now}
+            wave = [p for p in wave if p.id not in ids and _has_parent(p, results)]
+        yield wave
 
     def _tune_wave(self, following: bool, results: Results) -> list[PlannedCell]:
         stage = self.spec.tune
@@ -232,10 +252,19 @@ class Planner:
     def _row(self, label: str, budget: int | None) -> Row:
         cell = self._cell("curve", label, budget, self.spec.seeds[0], {})
         examples = len(self.grounds.data.splits["train"])
-        method = make_method(cell.identity, self.modules[label], examples)
+        method = self._method(cell.identity)
         check_workers(method, self.spec.resources.workers)
         settings = TrainingSettings(**cell.identity.training)
-        return Row(label, budget, method.plan(), settings.total_steps(examples))
+        return Row(label, budget, method.plan(), settings.total_steps(examples), method, cell.identity.parent)
+
+    def _method(self, identity: CellIdentity) -> Method[Any]:
+        examples = len(self.grounds.data.splits["train"])
+        return make_method(identity, self.modules[identity.label], examples, self.grounds.backbone_parameters)
+
+    def _parent(self, identity: CellIdentity) -> Cell | None:
+        """The cell whose adapter a post-hoc cell cuts."""
+        parent = parent_identity(identity, self._method(identity))
+        return None if parent is None else Cell(parent)
 
     def _cell(
         self, stage: Any, label: str, budget: int | None, seed: int, point: Mapping[str, Any], stretch: float = 1.0
@@ -245,25 +274,31 @@ class Planner:
         training = spec.training_settings(label, point)
         if stretch != 1.0:
             training = training.model_copy(update={"epochs": float(f"{training.epochs * stretch:.4g}")})
-        return Cell(
-            CellIdentity(
-                stage=stage,
-                label=label,
-                method=name,
-                method_version=METHODS[name].version,
-                config=spec.method_settings(label, point),
-                training=training.model_dump(mode="json"),
-                model=os.path.basename(spec.model.rstrip("/")) or spec.model,
-                model_digest=self.grounds.model_digest,
-                task=spec.task if isinstance(spec.task, str) else self.grounds.data.name,
-                data_digest=self.grounds.data.digest,
-                target_modules=tuple(m.name for m in self.modules[label]),
-                budget=budget,
-                seed=seed,
-                dtype=spec.dtype,
-                threads=max(1, int(spec.resources.cpus_per_worker)),
-            )
+        identity = CellIdentity(
+            stage=stage,
+            label=label,
+            method=name,
+            method_version=METHODS[name].version,
+            config=spec.method_settings(label, point),
+            training=training.model_dump(mode="json"),
+            model=os.path.basename(spec.model.rstrip("/")) or spec.model,
+            model_digest=self.grounds.model_digest,
+            task=spec.task if isinstance(spec.task, str) else self.grounds.data.name,
+            data_digest=self.grounds.data.digest,
+            target_modules=tuple(m.name for m in self.modules[label]),
+            budget=budget,
+            seed=seed,
+            dtype=spec.dtype,
+            threads=max(1, int(spec.resources.cpus_per_worker)),
         )
+        parent = self._parent(identity)
+        return Cell(identity if parent is None else identity.model_copy(update={"parent": parent.id}))
+
+
+def _has_parent(planned: PlannedCell, results: Results) -> bool:
+    """Whether a cell's parent is there, where it has one."""
+    parent = planned.cell.identity.parent
+    return parent is None or parent in results
 
 
 def _passes_per_step(results: Iterable[CellResult]) -> float | None:

@@ -21,7 +21,7 @@ from adapad_ray.results import CellResult
 from adapad_ray.sweep.cells import Cell, finished
 from adapad_ray.sweep.console import Console
 from adapad_ray.sweep.grounds import LoadedGrounds, load_grounds
-from adapad_ray.sweep.planner import PlannedCell, Planner, SweepPlan
+from adapad_ray.sweep.planner import PlannedCell, Planner, SweepPlan, Winners
 from adapad_ray.sweep.search import TuneCell, tune_stage
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tracking import Tracker, tracking_uri
@@ -68,6 +68,8 @@ class Sweep:
         self.cells: dict[str, Cell] = {}
         self.results: dict[str, CellResult] = {}
         self._reasons: dict[str, str] = {}
+        self._winners: Winners = {}
+        """What has been shown of the tune stage."""
 
     def run(self) -> SweepOutcome:
         """Computes what is missing, reports, and returns how it went.
@@ -111,7 +113,9 @@ class Sweep:
 
     def _compute(self, pool: GroupPool, tracker: Tracker, wave: Sequence[PlannedCell]) -> None:
         known = len(self.results)
+        parents = {p.id for p in wave if p.cell.identity.stage == "parent"} - self.cells.keys()
         missing = self._expect(wave)
+        self.console.more(len(parents))
         self.outcome.reused += len(self.results) - known
         self.console.reused(len(self.results) - known)
         for planned in wave:
@@ -119,11 +123,15 @@ class Sweep:
                 tracker.log_cell(self.results[planned.id], planned.cell.folder(self.folder))
         if not missing:
             return
-        if missing[0].cell.identity.stage == "tune":
+        stages = {planned.cell.identity.stage for planned in missing}
+        if "tune" in stages:
             self._tune(pool, tracker, missing)
-        else:
-            self.console.tuned(self.planner.winners(self.results), self.spec)
-            self._curve(pool, tracker, missing)
+            return
+        winners = self.planner.winners(self.results)
+        if "curve" in stages and winners != self._winners:
+            self._winners = winners
+            self.console.tuned(winners, self.spec)
+        self._submit(pool, tracker, missing)
 
     def _tune(self, pool: GroupPool, tracker: Tracker, missing: Sequence[PlannedCell]) -> None:
         stage = self.spec.tune
@@ -137,7 +145,7 @@ class Sweep:
             on_event=lambda event: self._on_event(event, tracker),
         )
 
-    def _curve(self, pool: GroupPool, tracker: Tracker, missing: Sequence[PlannedCell]) -> None:
+    def _submit(self, pool: GroupPool, tracker: Tracker, missing: Sequence[PlannedCell]) -> None:
         for planned in missing:
             pool.submit(planned.id, self._payload(planned.cell))
         remaining = {planned.id for planned in missing}
@@ -163,6 +171,7 @@ class Sweep:
 
     def _payload(self, cell: Cell) -> dict[str, Any]:
         return {
+            "sweep": self.spec.name,
             "identity": cell.identity.model_dump(mode="json"),
             "folder": str(cell.folder(self.folder)),
             "base_model": self.spec.model,
@@ -197,6 +206,8 @@ class Sweep:
         for cell in cells.values():
             if cell.id not in results:
                 identity, reason = cell.identity, self._reasons.get(cell.id, "not computed")
+                if identity.stage == "parent":
+                    reason += "; what would have been cut from it is missing"
                 self.outcome.failed.append(FailedCell(identity.label, identity.budget, identity.seed, reason))
         for result in results.values():
             tracker.log_cell(result, self.folder / "cells" / result.id)

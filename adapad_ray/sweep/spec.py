@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS
 from adapad_ray.sweep.points import parse_space
-from adapad_ray.tasks import TaskSource
+from adapad_ray.tasks import BilinearSource, TaskSource, parse_source
 from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
 
 REFERENCE = "head_only"
@@ -88,7 +88,7 @@ class SweepSpec(_Part):
     name: str = Field(default="", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     """By default the file's name."""
     model: str
-    task: str | TaskSource
+    task: str | TaskSource | BilinearSource
     pooling: str | None = None
     """`mean`, `own`, or by default what the model declares."""
     dtype: str = "float32"
@@ -109,6 +109,12 @@ class SweepSpec(_Part):
     """How much worse than the best, in units of the metric, a recommended model may be."""
     max_attempts: int = Field(default=3, ge=1)
     """Starts of one cell before it is given up when its worker keeps dying."""
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _task_is_described(cls, task: Any) -> Any:
+        """The kind of task that a mapping means, or the sentence about that kind."""
+        return parse_source(task) if isinstance(task, Mapping) else task
 
     @field_validator("seeds")
     @classmethod
@@ -217,6 +223,8 @@ def _check_label(spec: SweepSpec, label: str) -> None:
         if budget not in spec.budgets:
             raise BadRequestError(f"methods.{label}.budgets has {budget!r}, which is not among budgets {spec.budgets}")
     leader = spec.compute_as(label)
+    if leader is not None and not METHODS[name].budgeted:
+        raise BadRequestError(f"methods.{label}.compute_as follows budgets, which {name} has none of: remove it")
     if leader is not None and (leader not in spec.methods or spec.compute_as(leader) is not None):
         raise BadRequestError(
             f"methods.{label}.compute_as is {leader!r}: name another label of this sweep, itself without compute_as"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.results import CellResult, Cost, Point
+from adapad_ray.sweep.estimate import estimate, tables
 from adapad_ray.sweep.grounds import sketch_grounds
 from adapad_ray.sweep.planner import Planner
 from adapad_ray.sweep.spec import parse_spec
@@ -132,3 +136,103 @@ def test_a_failed_leader_leaves_its_followers_out(planner):
 def test_what_makes_no_sense_is_refused(planner, changes, words):
     with pytest.raises(BadRequestError, match=words):
         planner(**changes).plan()
+
+
+def test_full_fine_tuning_is_one_row_without_budget_whose_parameters_are_the_backbones(planner):
+    p = planner(methods={"lora": {}, "full": {"training": {"epochs": 1}}}, tune=TUNE)
+    rows = {(row.label, row.budget): row for row in p.plan().rows}
+    full = rows["full", None]
+    assert full.plan.parameters == full.plan.peak_parameters == p.grounds.backbone_parameters > 10_000
+    assert [budget for label, budget in rows if label == "full"] == [None]
+    described = {row.label: row for row in estimate(p.spec, p.grounds, p.plan()).rows}
+    lora, full = described["lora"], described["full"]
+    assert full.remainder is None and full.optimizer_bytes == 16 * p.grounds.backbone_parameters
+    assert full.train_flops == pytest.approx(3 * described["head_only"].train_flops / 3, rel=1e-6), (
+        "a third of the steps"
+    )
+    assert lora.train_flops > 2 * described["head_only"].train_flops
+
+
+PARA = {"methods": {"para": {"parent_rank": 4}, "para/uniform": {"parent_rank": 4, "cut": "uniform"}, "lora": {}}}
+
+
+def cells_of(waves, stage):
+    return [p.cell for wave in waves for p in wave if p.cell.identity.stage == stage]
+
+
+def test_one_parent_serves_every_budget_and_every_cut_of_a_seed(planner):
+    found = waves(planner(**PARA))
+    parents = cells_of(found, "parent")
+    assert {(p.identity.method, p.identity.seed, p.identity.budget) for p in parents} == {
+        ("lora", 0, 4 * ONE_EACH),
+        ("lora", 1, 4 * ONE_EACH),
+    }
+    assert len(parents) == 2
+    cut = [c for c in cells_of(found, "curve") if c.identity.method == "para"]
+    assert len(cut) == 2 * 2 * 2
+    for cell in cut:
+        assert cell.identity.parent in {p.id for p in parents if p.identity.seed == cell.identity.seed}
+    assert len({c.id for c in cut}) == len(cut)
+
+
+def test_parents_come_before_what_is_cut_from_them_and_hold_up_nothing_else(planner):
+    _, _, first, second, _ = waves(planner(**PARA))
+    assert {p.cell.identity.method for p in first} == {"lora", "head_only"}
+    assert {p.cell.identity.method for p in second} == {"para"}
+
+
+def test_more_budgets_need_no_more_parents_and_other_settings_need_others(planner):
+    def parents(**changes):
+        return {c.id for c in cells_of(waves(planner(**{**PARA, **changes})), "parent")}
+
+    few = parents()
+    assert parents(budgets=[ONE_EACH, 2 * ONE_EACH, 3 * ONE_EACH]) == few
+    assert parents(seeds=[0, 1, 2]) > few
+    assert not parents(methods={"para": {"parent_rank": 5}}) & few
+    assert not parents(training={"max_length": 32, "learning_rate": 1e-4}) & few
+
+
+def test_cells_without_a_parent_keep_the_ids_that_they_have_in_older_folders(planner):
+    """Nothing new enters their hash."""
+    cell = waves(planner())[2][0].cell
+    content = cell.identity.model_dump(mode="json", exclude={"model", "task", "label", "parent"})
+    expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    assert cell.id == expected
+
+
+def test_a_parent_of_the_tune_stage_is_shared_by_the_cuts_and_serves_the_curve_again(planner):
+    """The list of points is the same for all labels, and seed 0 of the curve is the seed of the tune stage."""
+    found = waves(planner(tune=TUNE, **PARA), scores=lambda planned: planned.point.get("learning_rate", 0))
+    tuned = [p.cell for p in found[0] if p.cell.identity.stage == "parent"]
+    assert len(tuned) == 3 and len(found[0]) == 3
+    assert len([c for c in cells_of(found, "tune") if c.identity.method == "para"]) == 6
+    on_curve = cells_of(found[2:], "parent")
+    assert {c.identity.seed: c.id in {p.id for p in tuned} for c in on_curve} == {0: True, 1: False}
+
+
+def test_what_a_failed_parent_was_for_is_left_out(planner):
+    p = planner(**PARA)
+    results = {}
+    methods = []
+    for wave in p.waves(p.plan(), results):
+        done = [planned for planned in wave if planned.cell.identity.stage != "parent"]
+        results.update({planned.id: result(planned, 0.5) for planned in done})
+        methods += [planned.cell.identity.method for planned in done]
+    assert set(methods) == {"lora", "head_only"}
+
+
+def test_the_plan_says_how_many_trainings_are_shared(planner):
+    def estimated(**changes):
+        p = planner(**{**PARA, **changes})
+        return estimate(p.spec, p.grounds, p.plan())
+
+    plan = estimated()
+    assert plan.parents == {"trained": 2, "cells": 8}
+    assert any("2 parents are trained instead of 8 adapters" in str(part) for part in tables(plan))
+    para = [row for row in plan.rows if row.label.startswith("para")]
+    assert len({row.train_flops for row in para}) == 1
+    others = sum(row.train_flops for row in plan.rows if row not in para)
+    evaluation = sum(row.evaluation_flops for row in plan.rows)
+    assert plan.flops == pytest.approx(2 * (para[0].train_flops + others + evaluation))
+    assert estimated(tune=TUNE).parents == {"trained": 3 + 4, "cells": 8 + 6}
+    assert "parents are trained" not in "".join(map(str, tables(estimated(methods={"lora": {}}))))

@@ -85,6 +85,7 @@ def test_a_tuned_point_reaches_training_and_method():
         ({"methods": {"lora": {"budgets": [7]}}}, ["methods.lora.budgets", "7", "40k"]),
         ({"methods": {"lora": {"compute_as": []}}}, ["methods.lora.compute_as"]),
         ({"methods": {"lora": {"compute_as": "nobody"}}}, ["compute_as", "'nobody'"]),
+        ({"methods": {"lora": {}, "full": {"compute_as": "lora"}}}, ["methods.full.compute_as", "budgets"]),
         ({"methods": {"lora": {"training": {"max_length": 7}}}}, ["methods.lora.training.max_length"]),
         ({"tune": {"budget": 1, "space": {"rank": {"int": [1, 4]}}}}, ["tune.space.rank"]),
         ({"tune": {"budget": 1, "space": {"max_length": {"choice": [8]}}}}, ["tune.space.max_length"]),

@@ -1,0 +1,259 @@
+"""Cuts any PEFT LoRA on disk by its singular values (PARA, 2604.27796): no data, no base model, no training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from torch import Tensor
+
+from adapad_ray.adapters.export import ADAPTER_WEIGHTS, DeployedAdapter, save_peft
+from adapad_ray.adapters.load import LoadedAdapter, load_adapter
+from adapad_ray.adapters.truncation import (
+    Cut,
+    Keep,
+    KeepEnergy,
+    KeepParameters,
+    KeepRatio,
+    Spectrum,
+    allocate,
+    spectrum,
+    update_distance,
+)
+from adapad_ray.budget import parse_budget
+from adapad_ray.errors import BadRequestError
+from adapad_ray.files import write_text
+
+REPORT = "compression.json"
+PROVENANCE = "adapad.json"
+
+Factors = dict[str, tuple[Tensor, Tensor]]
+
+_INHERITED = ("task_type", "auto_mapping", "revision", "ensure_weight_tying")
+"""Settings that go from the old config to the new one as they are, where they are set."""
+
+
+@dataclass(frozen=True)
+class ModuleReport:
+    """What the cut did to one module."""
+
+    module: str
+    in_features: int
+    out_features: int
+    rank_before: int
+    rank: int
+    energy: float
+    """Σσ² of the update before the cut: its squared Frobenius norm."""
+    energy_kept: float
+    singular_values: list[float]
+    """Before the cut, descending."""
+
+    @property
+    def cost(self) -> int:
+        """Parameters of one component."""
+        return self.in_features + self.out_features
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """What the cut did."""
+
+    source_sha256: str
+    """Of the weights that were cut."""
+    cut: Cut
+    keep: dict[str, Any]
+    """What was asked for, as `{"ratio": γ}`, `{"energy": ε}` or `{"budget": parameters, "per_parameter": …}`."""
+    parameters_before: int
+    parameters: int
+    budget_remainder: int | None
+    """Parameters of the budget that no value fitted into; None where no budget was given."""
+    energy_kept: float
+    """Share of Σσ² over all modules."""
+    relative_error: float
+    """‖ΔW' - ΔW‖ / ‖ΔW‖ over all modules, of the factors as they are stored: what was cut off, and rounding."""
+    modules: list[ModuleReport]
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """Components of all modules before and after."""
+        return sum(m.rank_before for m in self.modules), sum(m.rank for m in self.modules)
+
+
+def compress(
+    source: Path,
+    to: Path,
+    *,
+    ratio: float | None = None,
+    energy: float | None = None,
+    budget: str | None = None,
+    cut: str = "global",
+) -> CompressionReport:
+    """Cuts the adapter in `source` and writes the result, which PEFT loads, and its report to the folder `to`.
+
+    The factors keep their dtype, and modules that keep nothing are left out; what PEFT saves beside LoRA
+    (`modules_to_save`) goes along unchanged.
+
+    Raises:
+        BadRequestError: the adapter is damaged or no plain LoRA, the request makes no sense, or nothing would be left.
+    """
+    chosen = _parse_cut(cut)
+    adapter = load_adapter(source)
+    keep = _parse_keep(ratio, energy, budget, adapter)
+    provenance = _provenance(source / PROVENANCE)
+    exact = adapter.folded()
+    spectra = {name: spectrum(a, b) for name, (a, b) in exact.items()}
+    ranks = allocate(spectra, keep, chosen)
+    total = sum(s.energy() for s in spectra.values())
+    factors = {name: _stored(spectra[name], rank, *adapter.factors[name]) for name, rank in ranks.items()}
+    deployed = DeployedAdapter(factors, adapter.saved, tuple(adapter.config.modules_to_save or ()))
+    report = CompressionReport(
+        source_sha256=hashlib.sha256((source / ADAPTER_WEIGHTS).read_bytes()).hexdigest(),
+        cut=chosen,
+        keep=_asked(keep),
+        parameters_before=sum(a.numel() + b.numel() for a, b in adapter.factors.values()),
+        parameters=deployed.parameters,
+        budget_remainder=keep.budget - deployed.parameters if isinstance(keep, KeepParameters) else None,
+        energy_kept=sum(spectra[name].energy(rank) for name, rank in ranks.items()) / total,
+        relative_error=math.sqrt(_squared_error(exact, factors) / total),
+        modules=[_module_report(name, s, ranks.get(name, 0)) for name, s in spectra.items()],
+    )
+    about = {key: value for key, value in asdict(report).items() if key != "modules"}
+    try:
+        write_text(to / REPORT, json.dumps(asdict(report), indent=2) + "\n")
+        save_peft(
+            deployed,
+            to,
+            base_model=str((adapter.config.model_extra or {}).get("base_model_name_or_path", "")),
+            provenance={**provenance, "parameters": deployed.parameters, "compressed": about},
+            settings=_settings(adapter),
+        )
+    except OSError as error:
+        raise BadRequestError(f"output folder {to} cannot be written: {error.strerror}") from error
+    return report
+
+
+def table(report: CompressionReport) -> Table:
+    """The report for a terminal: one row per kind of module (its path inside its layer), and the sum."""
+    view = Table(box=SIMPLE_HEAD)
+    for heading in (
+        "modules",
+        "number",
+        "rank before",
+        "rank now",
+        "energy kept",
+        "parameters before",
+        "parameters now",
+    ):
+        view.add_column(heading, justify="left" if heading == "modules" else "right")
+    kinds: dict[str, list[ModuleReport]] = {}
+    for module in report.modules:
+        kinds.setdefault(re.split(r"\.\d+\.", module.module)[-1], []).append(module)
+    for kind, members in kinds.items():
+        view.add_row(*_cells(kind, members))
+    if len(kinds) > 1:
+        view.add_section()
+        view.add_row(*_cells("all", report.modules))
+    return view
+
+
+def _parse_cut(name: str) -> Cut:
+    for cut in get_args(Cut):
+        if name == cut:
+            return cut  # type: ignore[no-any-return]
+    raise BadRequestError(f"cut {name!r} is unknown: use {', '.join(get_args(Cut))}")
+
+
+def _parse_keep(ratio: float | None, energy: float | None, budget: str | None, adapter: LoadedAdapter) -> Keep:
+    if sum(value is not None for value in (ratio, energy, budget)) != 1:
+        raise BadRequestError("pass exactly one of --keep-ratio, --keep-energy and --budget")
+    if ratio is not None:
+        return KeepRatio(ratio)
+    if energy is not None:
+        return KeepEnergy(energy)
+    assert budget is not None
+    if "%" in budget:
+        raise BadRequestError(f"budget {budget!r} is a share of a backbone, which is not read here: give parameters")
+    return KeepParameters(parse_budget(budget, modules=adapter.shapes, backbone_parameters=0))
+
+
+def _cells(kind: str, members: Sequence[ModuleReport]) -> list[str]:
+    energy = sum(m.energy for m in members)
+    return [
+        kind,
+        str(len(members)),
+        _range([m.rank_before for m in members]),
+        _range([m.rank for m in members]),
+        f"{sum(m.energy_kept for m in members) / energy:.1%}" if energy else "–",
+        f"{sum(m.rank_before * m.cost for m in members):,}",
+        f"{sum(m.rank * m.cost for m in members):,}",
+    ]
+
+
+def _range(ranks: Sequence[int]) -> str:
+    low, high = min(ranks), max(ranks)
+    return str(low) if low == high else f"{low}–{high}, mean {sum(ranks) / len(ranks):.1f}"
+
+
+def _stored(spectrum: Spectrum, rank: int, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors of this rank in the dtype of the old ones."""
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    new = tuple(factor.to(dtype).contiguous() for factor in spectrum.factors(rank))
+    if not all(factor.isfinite().all() for factor in new):
+        raise BadRequestError(f"an update of this adapter is too large for {dtype} once its scale is folded in")
+    return new[0], new[1]
+
+
+def _squared_error(exact: Factors, stored: Factors) -> float:
+    """‖ΔW' - ΔW‖² over all modules; what is not stored counts as zero."""
+    nothing = {name: (a[:0], b[:, :0]) for name, (a, b) in exact.items()}
+    return sum(update_distance(factors, (nothing | stored)[name]) ** 2 for name, factors in exact.items())
+
+
+def _module_report(name: str, spectrum: Spectrum, rank: int) -> ModuleReport:
+    return ModuleReport(
+        name,
+        spectrum.vt.shape[1],
+        spectrum.u.shape[0],
+        spectrum.rank,
+        rank,
+        spectrum.energy(),
+        spectrum.energy(rank),
+        spectrum.values.tolist(),
+    )
+
+
+def _asked(keep: Keep) -> dict[str, Any]:
+    if isinstance(keep, KeepParameters):
+        return asdict(keep)
+    return {"ratio" if isinstance(keep, KeepRatio) else "energy": keep.share}
+
+
+def _settings(adapter: LoadedAdapter) -> dict[str, object]:
+    """What the new config takes over from the old one."""
+    config, extra = adapter.config, adapter.config.model_extra or {}
+    return {
+        "fan_in_fan_out": config.fan_in_fan_out,
+        "modules_to_save": config.modules_to_save,
+        **{key: extra[key] for key in _INHERITED if key in extra},
+    }
+
+
+def _provenance(path: Path) -> dict[str, Any]:
+    """What adapad wrote beside an adapter of its own about its backbone and labels; empty for those of other tools."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadRequestError(f"{path} is not valid JSON ({error}): remove it if it is not needed") from error
+    names = ("cell", "point", "model", "model_digest", "pooling", "labels")
+    return {key: content[key] for key in names if key in content} if isinstance(content, dict) else {}
