@@ -24,6 +24,10 @@ class ModuleShape:
     """Full path inside the model, for instance `bert.encoder.layer.0.attention.self.query`."""
     in_features: int
     out_features: int
+    heads: int = 1
+    """Attention heads that own a slice each of the output features, or of the input features where `heads_read`."""
+    heads_read: bool = False
+    """Whether the slices are of the input, as in an attention's output projection."""
 
     @property
     def component_cost(self) -> int:

@@ -24,6 +24,8 @@ class Lane:
     """Blocks that act through their live values and learn."""
     reserve: bool = False
     """Whether each module's reserve acts and learns."""
+    scale: float = 1.0
+    """Factor on the scale of every module in this lane, which no mixed batch can hold."""
 
     @classmethod
     def component(cls, k: int) -> Lane:

@@ -22,6 +22,7 @@ class RowMasks:
     """
 
     def __init__(self, lanes: Sequence[Lane], lane_of_row: Tensor) -> None:
+        assert all(lane.scale == 1 for lane in lanes)
         self.lanes = tuple(lanes)
         self.lane_of_row = lane_of_row
         self._cache: dict[tuple[tuple[int, ...], bool], tuple[Tensor, Tensor]] = {}
@@ -111,7 +112,7 @@ class AdaptedLinear(nn.Module):
         self.base = base
         self.shape = shape
         self.scaling = scaling
-        """Constant s of this module, independent of its rank."""
+        """Factor s of this module; independent of its rank but where a method changes it."""
         self.dropout = 0.0
         self.blocks = nn.ModuleList()
         self.reserve: Block | None = None
@@ -120,8 +121,8 @@ class AdaptedLinear(nn.Module):
 
     @property
     def rank(self) -> int:
-        """Active components."""
-        return sum(block.size for block in self.active())
+        """Active components, those apart that a block holds back."""
+        return sum(block.rank for block in self.active())
 
     def active(self) -> list[Block]:
         """The active blocks in the order of their activation."""
@@ -132,18 +133,26 @@ class AdaptedLinear(nn.Module):
         self._lane = lane
         self._generator = generator
 
-    def vectors(self, blocks: int) -> tuple[Tensor, Tensor]:
-        """Published `(A [rank, d_in], B [rank, d_out])` of the first `blocks` blocks, the scale not applied."""
-        chosen = self.active()[:blocks]
+    def scale(self, lane: Lane) -> float:
+        """Factor s on the update of this module in `lane`."""
+        return self.scaling * lane.scale
+
+    def deployed(self, lane: Lane) -> list[tuple[Block, Tensor, Tensor]]:
+        """Every block that acts in `lane` with its `(a [n, d_in], b [n, d_out])`: published values, or live ones where
+        it learns in this lane."""
+        acting = [(k, block) for k, block in enumerate(self.active(), start=1) if lane.acts(k)]
+        return [(block, *(block.deployed() if k <= lane.frozen else block.vectors())) for k, block in acting]
+
+    def vectors(self, lane: Lane) -> tuple[Tensor, Tensor]:
+        """`(A [rank, d_in], B [rank, d_out])` of what is deployed where `lane` is, the scale not applied."""
+        chosen = self.deployed(lane)
         device = self.base.weight.device
-        a = [block.published_a for block in chosen]
-        b = [block.published_b for block in chosen]
         if not chosen:
             return (
                 torch.zeros(0, self.shape.in_features, device=device),
                 torch.zeros(0, self.shape.out_features, device=device),
             )
-        return torch.cat(a), torch.cat(b)
+        return torch.cat([a for _, a, _ in chosen]), torch.cat([b for _, _, b in chosen])
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[…, d_in]` to `[…, d_out]` through what acts in the current lane."""
@@ -159,8 +168,9 @@ class AdaptedLinear(nn.Module):
         if masks is not None:
             masks = masks[0].to(x.dtype), masks[1].to(x.dtype)
         weight, bias = self.base.weight, self.base.bias
+        scaling = self.scale(self._lane) if isinstance(self._lane, Lane) else self.scaling
         y: Tensor = _LowRankUpdate.apply(  # type: ignore[no-untyped-call]
-            x, weight, bias, a.to(x.dtype), b.to(x.dtype), frozen, self.scaling, masks, keep
+            x, weight, bias, a.to(x.dtype), b.to(x.dtype), frozen, scaling, masks, keep
         )
         return y
 

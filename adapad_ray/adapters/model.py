@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from adapad_ray.adapters.families import FAMILIES, Block
+from adapad_ray.adapters.families import PLAIN, Block, Family
 from adapad_ray.adapters.lane import RESERVE, Lane
 from adapad_ray.adapters.linear import AdaptedLinear, RowMasks
 from adapad_ray.budget import ModuleShape
@@ -73,11 +73,11 @@ class AdaptedModel:
         head_modules: Sequence[str],
         *,
         scales: Mapping[str, float] | None = None,
-        family: str = "plain",
+        family: Family = PLAIN,
         dropout: float = 0.0,
     ) -> None:
         self.model = model
-        self.family = FAMILIES[family]
+        self.family = family
         self.layers: dict[str, AdaptedLinear] = {}
         self.heads: dict[str, LaneHead] = {}
         for shape in modules:
@@ -115,6 +115,7 @@ class AdaptedModel:
     def add_reserve(self, module: str, generator: torch.Generator) -> Block:
         """Gives `module` a new one-component reserve, which acts in the reserve lane only."""
         block = self._new_block(module, 1, generator)
+        block.hold_back()
         self.layers[module].reserve = block
         return block
 
@@ -124,6 +125,7 @@ class AdaptedModel:
         block = layer.reserve
         if block is None:
             raise ValueError(f"module {module} has no reserve to activate")
+        block.release()
         layer.reserve = None
         layer.blocks.append(block)
         return block
@@ -133,7 +135,7 @@ class AdaptedModel:
         weight = layer.base.weight
         # Components learn in fp32 at least, whatever the backbone's dtype.
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        return self.family(layer.shape, size, generator).to(weight.device, dtype)
+        return self.family.block(layer.shape, size, generator).to(weight.device, dtype)
 
     def add_head(self, index: int, source: int | None = None) -> list[nn.Module]:
         """Gives lane `index` its own trainable head, copied from lane `source` (or the initial one)."""
@@ -224,9 +226,34 @@ class AdaptedModel:
             total += sum(p.numel() for block in (*layer.active(), *reserve) for p in block.parameters())
         return total
 
+    @property
+    def scales(self) -> dict[str, float]:
+        """Factor of every module's update."""
+        return {name: layer.scaling for name, layer in self.layers.items()}
+
+    def factors(self, lane: Lane) -> dict[str, tuple[Tensor, Tensor]]:
+        """Module → `(A [rank, d_in], B [d_out, rank])` of what is deployed where `lane` is, the scale folded into B;
+        modules of rank 0 are absent."""
+        found = {name: layer.vectors(lane) for name, layer in self.layers.items()}
+        return {name: (a, b.T * self.layers[name].scale(lane)) for name, (a, b) in found.items() if a.shape[0]}
+
+    def magnitudes(self, lane: Lane) -> dict[str, Tensor]:
+        """Module → length `[d_out]` of every row of the adapted weight, where such lengths are trained (DoRA)."""
+        return {}
+
     def active_parameters(self) -> int:
         """Adapter parameters that will be deployed as things stand: reserves apart."""
-        return sum(p.numel() for layer in self.layers.values() for b in layer.active() for p in b.parameters())
+        return self.deployed_parameters(Lane.prefix(self.blocks))
+
+    def deployed_parameters(self, lane: Lane) -> int:
+        """Adapter parameters that are deployed where `lane` is, as things stand: what the budget is charged, in the
+        family's own form."""
+        return sum(
+            block.rank * self.family.cost(layer.shape)
+            for layer in self.layers.values()
+            for k, block in enumerate(layer.active(), start=1)
+            if lane.acts(k)
+        )
 
     def acting_parameters(self, lane: Lane) -> int:
         """Adapter parameters that act in `lane`, in the plain (factored) form in which they are computed."""

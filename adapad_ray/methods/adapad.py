@@ -10,21 +10,22 @@ What the paper leaves open is a field of `AdapadConfig`; the defaults are this p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 
-from adapad_ray.adapters.families import FAMILIES
+from adapad_ray.adapters.cp import Cp, Splits
+from adapad_ray.adapters.families import PLAIN
 from adapad_ray.adapters.lane import RESERVE, Lane
 from adapad_ray.adapters.model import AdaptedModel
-from adapad_ray.budget import BudgetTooSmallError, GrowthRequest, GrowthSchedule, Ledger, decide_growth
+from adapad_ray.budget import BudgetTooSmallError, GrowthRequest, GrowthSchedule, decide_growth
 from adapad_ray.errors import BadRequestError
-from adapad_ray.methods.base import Deployable, Method, MethodConfig, Plan, RoundReport, Setting
+from adapad_ray.methods.base import Deployable, MethodConfig, Plan, RoundReport, Setting
+from adapad_ray.methods.growth import GrowingMethod
 from adapad_ray.methods.importance import ReserveScores
-from adapad_ray.results import GrowthEvent
 
 
 class AdapadConfig(MethodConfig):
@@ -58,27 +59,43 @@ class AdapadConfig(MethodConfig):
     """A module grows when its score exceeds this multiple of the mean score. 1 prefers modules above the average."""
     score_decay: float = Field(default=0.85, ge=0, lt=1)
     """β of both moving averages of the score, as in AdaLoRA and IncreLoRA."""
+    joint_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the steps, at the end and after all growth, in which the active components train together as plain LoRA
+    does, with the top lane's head and on rank 0 alone. Smaller prefixes stay as they were before. Ours: the authors
+    report losing to joint training on the largest tasks. 0 is their method."""
+    family: Literal["plain", "cp"] = "plain"
+    """`cp`: deflation and growth over components of a four-way tensor (see `cp`), each far smaller than a LoRA rank. No
+    paper has it. A budget holds many of them, and exact mode spends a pass on each lane: mind `r_max`."""
+    splits: Splits = Field(default_factory=dict)
+    """As for `cp`; needs family cp."""
 
     @model_validator(mode="after")
     def _consistent(self) -> AdapadConfig:
+        if self.splits and self.family != "cp":
+            raise ValueError("splits needs family cp")
         if self.initial_rank == 0 and not self.advance_learning:
             raise ValueError("initial_rank 0 needs advance_learning: there every component begins as a reserve")
         if self.staleness and self.mode == "interleaved":
             raise ValueError("staleness needs mode exact: interleaved lanes act on live values")
         if self.growth_end < self.growth_start:
             raise ValueError(f"growth_end {self.growth_end} must not be before growth_start {self.growth_start}")
+        if self.joint_fraction + self.growth_end > 1 + 1e-9:
+            raise ValueError(
+                f"joint_fraction {self.joint_fraction} and growth_end {self.growth_end} must not exceed 1 together: "
+                "joint training begins when growth has ended"
+            )
         if self.r_max is not None and self.r_max < self.initial_rank:
             raise ValueError(f"r_max {self.r_max} must not be below initial_rank {self.initial_rank}")
         return self
 
 
-class Adapad(Method[AdapadConfig]):
+class Adapad(GrowingMethod[AdapadConfig]):
     """Parallel deflation; prefixes of the discovered adapter are deployable too."""
 
     name = "adapad"
     summary = "parallel deflation: rank-1 components learn at once, ranks are discovered under the budget"
     Config = AdapadConfig
-    structural = frozenset({"initial_rank", "r_max"})
+    structural = frozenset({"initial_rank", "r_max", "family", "splits"})
 
     def __init__(self, config: AdapadConfig, setting: Setting) -> None:
         super().__init__(config, setting)
@@ -86,12 +103,11 @@ class Adapad(Method[AdapadConfig]):
         self.parallel = None if self.mixed else "components"
         self.staleness = config.staleness
         self.local_steps = 1 if self.mixed else min(config.local_steps, setting.total_steps)
-        assert setting.budget is not None
-        self.ledger = Ledger(setting.budget)
+        self.initial_rank = config.initial_rank
+        self.family = PLAIN if config.family == "plain" else Cp(config.splits)
         self.schedule = self._schedule()
-        self.scores = ReserveScores(config.score_decay)
-        family = FAMILIES["plain"]
-        self.costs = {m.name: family.cost(m) for m in setting.modules}
+        self.joint_start = self._joint_start()
+        self.scores: ReserveScores = ReserveScores(config.score_decay)
         self.limits = {m.name: min(self.r_max, m.max_rank) for m in setting.modules}
 
     @property
@@ -100,8 +116,7 @@ class Adapad(Method[AdapadConfig]):
         assert self.setting.budget is not None
         if self.config.r_max is not None:
             return self.config.r_max
-        one_each = sum(m.component_cost for m in self.setting.modules)
-        return max(2, self.config.initial_rank, math.ceil(2 * self.setting.budget / one_each))
+        return max(2, self.config.initial_rank, math.ceil(2 * self.setting.budget / sum(self.costs.values())))
 
     def _schedule(self) -> GrowthSchedule:
         total, period = self.setting.total_steps, self.local_steps
@@ -111,8 +126,17 @@ class Adapad(Method[AdapadConfig]):
         interval = self.config.growth_interval or max(1, (end - start) // max(8, 2 * self.r_max))
         return GrowthSchedule(start, end, math.ceil(interval / period) * period)
 
+    def _joint_start(self) -> int:
+        """Steps before the joint tail, in whole rounds and fewer than all; all of them where there is no tail."""
+        total, period = self.setting.total_steps, self.local_steps
+        if self.config.joint_fraction == 0:
+            return total
+        latest = (total - 1) // period * period
+        return max(self.schedule.end, min(latest, round((1 - self.config.joint_fraction) * total / period) * period))
+
     def plan(self) -> Plan:
         budget = self.ledger.budget
+        self.family.check(self.setting.modules)
         for module in self.setting.modules:
             if self.config.initial_rank > module.max_rank:
                 raise BadRequestError(
@@ -122,7 +146,7 @@ class Adapad(Method[AdapadConfig]):
                 raise BadRequestError(
                     f"r_max {self.config.r_max} is above the dimension {module.max_rank} of {module.name}"
                 )
-        initial = self.config.initial_rank * sum(self.costs.values())
+        initial = self.initial_parameters
         if initial > budget:
             raise BudgetTooSmallError(
                 f"budget {budget:,} is below initial_rank {self.config.initial_rank} on {len(self.costs)} modules "
@@ -132,42 +156,34 @@ class Adapad(Method[AdapadConfig]):
             raise BudgetTooSmallError(
                 f"budget {budget:,} is below the smallest component ({min(self.costs.values()):,})"
             )
+        one_each = sum(self.costs.values())
         most = sum(self.limits[name] * cost for name, cost in self.costs.items())
         reachable = min(budget, most)
-        growing = self._may_grow(dict.fromkeys(self.costs, self.config.initial_rank), budget - initial)
+        growing = self.candidates(dict.fromkeys(self.costs, self.initial_rank), budget - initial)
         lanes = max(self.limits.values()) + 1 if growing else self.config.initial_rank
         return Plan(
             parameters=reachable if growing else initial,
-            peak_parameters=reachable + (sum(self.costs.values()) if growing else 0),
+            peak_parameters=reachable + (one_each if growing else 0),
             lanes=lanes,
             passes=1 if self.mixed else lanes,
             ranks=None if growing else dict.fromkeys(self.costs, self.config.initial_rank),
+            acting_parameters=reachable * sum(m.component_cost for m in self.setting.modules) // one_each,
         )
 
     def scales(self) -> dict[str, float]:
         return self.budget_scales()
 
-    def _may_grow(self, ranks: Mapping[str, int], remaining: int) -> list[str]:
-        return [n for n, cost in self.costs.items() if ranks.get(n, 0) < self.limits[n] and cost <= remaining]
-
     def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
         self.adapted = adapted
-        for module, cost in self.costs.items():
-            for _ in range(self.config.initial_rank):
-                self.ledger.charge(cost)
-                adapted.add_block(module, 1, generator)
+        self.add_initial(generator)
         adapted.add_head(0)
         for k in range(1, adapted.blocks + 1):
             adapted.add_head(k, source=0)
         if adapted.blocks:
             adapted.drop_head(0)
-        self._renew_reserves(generator)
-        if self._growing:
+        self.renew_reserves(generator)
+        if self.growing:
             adapted.add_head(RESERVE, source=min(adapted.blocks, 1))
-
-    @property
-    def _growing(self) -> bool:
-        return any(layer.reserve is not None for layer in self.adapted.layers.values())
 
     def _round(self, step: int) -> int:
         """Number of the round that contains `step`, from 1."""
@@ -175,12 +191,14 @@ class Adapad(Method[AdapadConfig]):
 
     def lanes(self, step: int) -> Sequence[Lane]:
         count, current = self.adapted.blocks, self._round(step)
+        if self.in_tail(step):
+            return (self._final_lane,)
         lanes = [Lane.component(k) for k in range(1, count + 1)]
         if not self.config.advance_learning:
             lanes = [lane for lane in lanes if lane.index <= current]
         if count == 0:
             lanes = [Lane.prefix(0)]
-        if self._growing:
+        if self.growing:
             lanes.append(Lane.reserves(count))
         if self.mixed:  # acts on live values, so what is not yet published must not act at all
             lanes = [replace(lane, frozen=min(lane.frozen, current - 1)) for lane in lanes]
@@ -190,78 +208,53 @@ class Adapad(Method[AdapadConfig]):
         if lane.reserve:
             self.scores.update(self.adapted)
 
-    def grows(self, steps_done: int) -> bool:
-        return self._growing and self.schedule.due(steps_done)
+    def in_tail(self, step: int) -> bool:
+        return self.joint_start <= step < self.setting.total_steps
 
     def end_round(self, steps_done: int, generator: torch.Generator) -> RoundReport:
         return self._grow(steps_done, generator) if self.grows(steps_done) else RoundReport()
 
     def published(self, steps_done: int) -> Sequence[int]:
-        return range(1, min(self.adapted.blocks, self._round(steps_done - 1)) + 1)
+        if steps_done > self.joint_start:
+            return ()
+        count = self.adapted.blocks
+        return range(1, (count if self.in_tail(steps_done) else min(count, self._round(steps_done - 1))) + 1)
 
     def _grow(self, steps_done: int, generator: torch.Generator) -> RoundReport:
         adapted, report = self.adapted, RoundReport()
-        last = self.schedule.last(steps_done)
-        before, lanes_before = self.ledger.spent, adapted.blocks
-        ranks = adapted.ranks
+        last, lanes_before, ranks = self.schedule.last(steps_done), adapted.blocks, adapted.ranks
         requests = [
             GrowthRequest(n, self.scores.value(n) / self.costs[n], self.costs[n], self.limits[n] - ranks[n])
             for n, layer in adapted.layers.items()
             if layer.reserve is not None
         ]
-        initial = self.config.initial_rank * sum(self.costs.values())
-        released = self.schedule.released(steps_done, self.ledger.budget, initial)
+        released = self.schedule.released(steps_done, self.ledger.budget, self.initial_parameters)
         decision = decide_growth(
             requests, self.ledger, released=released, threshold=self.config.growth_threshold, last=last
         )
-        spent = before
+        report.grown += self.activate(decision.modules, steps_done, generator)
         for module in decision.modules:
-            if adapted.layers[module].reserve is None:
-                adapted.add_block(module, 1, generator)
-            else:
-                adapted.activate_reserve(module)
-                self.scores.forget(module)
-            spent += self.costs[module]
-            rank = adapted.layers[module].rank
-            report.grown.append(GrowthEvent(step=steps_done, module=module, rank=rank, spent=spent))
+            self.scores.forget(module)
         for k in range(lanes_before + 1, adapted.blocks + 1):
             adapted.add_head(k, source=k - 1)
         if lanes_before == 0 and adapted.blocks:
             report.retired += adapted.drop_head(0)
-        if last:
-            report.retired += self._end_growth()
-        else:
-            report.retired += self._renew_reserves(generator)
-            if not self._growing:
-                report.retired += adapted.drop_head(RESERVE)
+        report.retired += self.drop_reserves() if last else self.renew_reserves(generator)
+        if not self.growing:
+            report.retired += adapted.drop_head(RESERVE)
         return report
 
-    def _renew_reserves(self, generator: torch.Generator) -> list[torch.nn.Parameter]:
-        """A reserve for every module that may still grow, none elsewhere; returns the parameters that went."""
-        adapted, gone = self.adapted, []
-        candidates = set(self._may_grow(adapted.ranks, self.ledger.remaining))
-        for name, layer in adapted.layers.items():
-            if name not in candidates and layer.reserve is not None:
-                gone += adapted.drop_reserve(name)
-            elif name in candidates and layer.reserve is None:
-                adapted.add_reserve(name, generator)
-        return gone
+    @property
+    def _final_lane(self) -> Lane:
+        """The whole model: live where a joint tail trains it, for what is published stays the prefixes'."""
+        count = self.adapted.blocks
+        has_tail = self.joint_start < self.setting.total_steps
+        return Lane.joint(count, head=count) if has_tail else Lane.prefix(count)
 
-    def _end_growth(self) -> list[torch.nn.Parameter]:
-        gone = [
-            p for name, layer in self.adapted.layers.items() if layer.reserve for p in self.adapted.drop_reserve(name)
-        ]
-        return gone + self.adapted.drop_head(RESERVE)
+    def finish(self) -> None:
+        if self.joint_start == self.setting.total_steps:
+            super().finish()
 
     def deployables(self) -> list[Deployable]:
-        count = self.adapted.blocks
-        smaller = [Deployable(Lane.prefix(k), prefix=k) for k in range(count - 1, 0, -1)]
-        return [Deployable(Lane.prefix(count)), *smaller]
-
-    def state(self) -> dict[str, Any]:
-        return {"spent": self.ledger.spent, "scores": self.scores.state()}
-
-    def load_state(self, adapted: AdaptedModel, state: Mapping[str, Any]) -> None:
-        self.adapted = adapted
-        self.ledger.spent = int(state["spent"])
-        self.scores.load(state["scores"])
+        smaller = [Deployable(Lane.prefix(k), prefix=k) for k in range(self.adapted.blocks - 1, 0, -1)]
+        return [Deployable(self._final_lane), *smaller]

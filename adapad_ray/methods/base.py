@@ -15,7 +15,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from adapad_ray.adapters.families import PLAIN, Family
 from adapad_ray.adapters.lane import Lane
+from adapad_ray.adapters.load import LoadedAdapter
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import ModuleShape
 from adapad_ray.results import GrowthEvent
@@ -45,6 +47,8 @@ class Setting:
     """Deployed adapter parameters; None for methods without a budget."""
     total_steps: int
     seed: int
+    backbone_parameters: int = 0
+    """Parameters of the backbone, head apart; read by methods that train them."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,17 @@ class Plan:
     """Rank per module, or None where training discovers it."""
     passes: int = 1
     """Most forward-and-backward passes in one optimizer step."""
+    acting_parameters: int | None = None
+    """What acts in one pass in LoRA's factored form, in which it is computed; None where that is `parameters`."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The training that a post-hoc method cuts its adapters from: a cell of its own, shared by all that name it."""
+
+    method: str
+    config: MethodConfig
+    budget: int
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,13 @@ class Method(ABC, Generic[ConfigT]):
     budgeted: ClassVar[bool] = True
     """Whether the method has a budget; without one it is a reference of the curve."""
 
+    backbone_passes: ClassVar[int] = 2
+    """What a training pass costs in forward passes of the backbone, adapters apart: the forward itself, the gradients
+    of the activations, and those of the weights where they learn."""
+    learning_rate_scale: float = 1.0
+    """Factor on the cell's learning rate, for a method whose good ones lie elsewhere than those of its companions."""
+    family: Family = PLAIN
+    """How this method's components are parametrised."""
     parallel: Literal["components", "data"] | None = "data"
     """What several workers of one cell share out: lanes, the examples of a batch, or nothing (one worker only)."""
     staleness: int = 0
@@ -107,6 +129,24 @@ class Method(ABC, Generic[ConfigT]):
         self.config = config
         self.setting = setting
         self.adapted: AdaptedModel
+
+    def parent(self) -> Parent | None:
+        """What has to be trained before; None for a method that trains its adapter itself."""
+        return None
+
+    def inherit(self, adapter: LoadedAdapter) -> None:
+        """Called before `build` with the parent's finished adapter, where there is a parent."""
+        raise NotImplementedError(f"{self.name} names no parent")
+
+    @property
+    def training_steps(self) -> int:
+        """Optimizer steps of the cell itself: none where a parent has done the training."""
+        return self.setting.total_steps if self.parent() is None else 0
+
+    def phase(self, step: int) -> tuple[int, int]:
+        """The first step and the number of steps of the phase that `step` (from 0) belongs to: the learning-rate
+        schedule runs once in every phase. By default the whole training is one."""
+        return 0, self.setting.total_steps
 
     @abstractmethod
     def plan(self) -> Plan:
@@ -127,7 +167,19 @@ class Method(ABC, Generic[ConfigT]):
         on every module whatever its rank; for methods whose ranks differ between modules."""
         assert self.setting.budget is not None
         mean_rank = self.setting.budget / sum(m.component_cost for m in self.setting.modules)
-        return {m.name: self.config.lora_alpha / max(1.0, mean_rank) for m in self.setting.modules}
+        alpha = self.config.lora_alpha / max(1.0, mean_rank)
+        return {m.name: alpha * self.family.gain(m) for m in self.setting.modules}
+
+    def adapt(self, model: nn.Module, head_modules: Sequence[str]) -> AdaptedModel:
+        """Attaches what will be trained to `model`: by default components of `family` on the setting's modules."""
+        return AdaptedModel(
+            model,
+            self.setting.modules,
+            head_modules,
+            scales=self.scales(),
+            family=self.family,
+            dropout=self.config.dropout,
+        )
 
     def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
         """Creates the first components and heads; by default one jointly trained block per module of `plan().ranks`."""
@@ -140,11 +192,23 @@ class Method(ABC, Generic[ConfigT]):
         """The lanes that train in optimizer step `step` (from 0)."""
         return (Lane.joint(self.adapted.blocks),)
 
+    def penalty(self, lane: Lane) -> torch.Tensor | None:
+        """A scalar that is added to the loss of `lane`, differentiable in its parameters; by default nothing is."""
+        return None
+
     def observe(self, lane: Lane) -> None:
         """Called after the backward pass of `lane`, before its optimizer step: gradients may be read, not kept."""
 
+    def stepped(self, steps_done: int) -> None:
+        """Called after an optimizer step, in every worker alike, while its (clipped) gradients are still there."""
+
     def grows(self, steps_done: int) -> bool:
         """Whether the coming `end_round` may change the structure; workers bring their state together before it."""
+        return False
+
+    def in_tail(self, step: int) -> bool:
+        """Whether `step` is of a joint tail: rank 0 alone trains it, on the state that all have brought together. What
+        is published at its beginning stays so."""
         return False
 
     def end_round(self, steps_done: int, generator: torch.Generator) -> RoundReport:
@@ -156,7 +220,7 @@ class Method(ABC, Generic[ConfigT]):
         return ()
 
     def finish(self) -> None:
-        """Called once after the last step, before evaluation: everything deployed must be published."""
+        """Called once after the last step, before evaluation: what acts as published in a deployable must be so."""
         self.adapted.publish()
 
     def deployables(self) -> list[Deployable]:

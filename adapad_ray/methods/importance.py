@@ -1,4 +1,4 @@
-"""How much a reserve component matters: smoothed importance times smoothed uncertainty."""
+"""How much a component matters: smoothed importance times smoothed uncertainty."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from torch import Tensor
 from adapad_ray.adapters.model import AdaptedModel
 
 
-class ReserveScores:
-    """Per module smoothed importance times smoothed deviation, with I = Σ|θ · ∂L/∂θ| over the reserve's parameters.
+class SmoothedScores:
+    """Per module smoothed importance I times its smoothed deviation.
 
         Ī ← β Ī + (1 − β) I        Ū ← β Ū + (1 − β) |I − Ī / (1 − βⁿ)|        score = Ī Ū / (1 − βⁿ)²
 
-    with n the updates of this reserve: without the correction a score would mostly tell how old a reserve is. The form
-    is IncreLoRA's (2308.12043) and AdaLoRA's (2303.10512). 2605.10741 combines the same two signals and does
-    not print how: the product is our reading. Sums are kept in fp64.
+    with n the updates of this module: without the correction, which is ours, a score would mostly tell how young it is.
+    The form is IncreLoRA's (2308.12043) and AdaLoRA's (2303.10512). Averages are kept in fp64.
     """
 
     def __init__(self, decay: float) -> None:
@@ -26,6 +25,47 @@ class ReserveScores:
         self._importance: dict[str, float] = {}
         self._uncertainty: dict[str, float] = {}
         self._updates: dict[str, int] = {}
+
+    def add(self, importances: Mapping[str, float]) -> None:
+        """Takes in the importances of one step."""
+        for name, importance in importances.items():
+            self._updates[name] = self._updates.get(name, 0) + 1
+            mean = self.decay * self._importance.get(name, 0.0) + (1 - self.decay) * importance
+            deviation = abs(importance - mean / self._correction(name))
+            spread = self.decay * self._uncertainty.get(name, 0.0) + (1 - self.decay) * deviation
+            self._importance[name], self._uncertainty[name] = mean, spread
+
+    def _correction(self, module: str) -> float:
+        return 1.0 - self.decay ** self._updates[module]
+
+    def value(self, module: str) -> float:
+        """Current score; 0 before the first update."""
+        if module not in self._updates:
+            return 0.0
+        return self._importance[module] * self._uncertainty[module] / self._correction(module) ** 2
+
+    def forget(self, module: str) -> None:
+        """Starts afresh for this module."""
+        self._importance.pop(module, None)
+        self._uncertainty.pop(module, None)
+        self._updates.pop(module, None)
+
+    def state(self) -> dict[str, Any]:
+        """The averages, as JSON."""
+        return {"importance": self._importance, "uncertainty": self._uncertainty, "updates": self._updates}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state` gave."""
+        self._importance = dict(state["importance"])
+        self._uncertainty = dict(state["uncertainty"])
+        self._updates = dict(state["updates"])
+
+
+class ReserveScores(SmoothedScores):
+    """Scores of the reserves, with I = Σ|θ · ∂L/∂θ| over a reserve's parameters.
+
+    2605.10741 combines importance and variability and does not print how: the product is our reading.
+    """
 
     @torch.no_grad()
     def update(self, adapted: AdaptedModel) -> None:
@@ -45,34 +85,4 @@ class ReserveScores:
         totals: dict[str, float] = {}
         for name, value in zip(names, sums, strict=True):
             totals[name] = totals.get(name, 0.0) + value
-        for name, total in totals.items():
-            self._updates[name] = self._updates.get(name, 0) + 1
-            mean = self.decay * self._importance.get(name, 0.0) + (1 - self.decay) * total
-            deviation = abs(total - mean / self._correction(name))
-            spread = self.decay * self._uncertainty.get(name, 0.0) + (1 - self.decay) * deviation
-            self._importance[name], self._uncertainty[name] = mean, spread
-
-    def _correction(self, module: str) -> float:
-        return 1.0 - self.decay ** self._updates[module]
-
-    def value(self, module: str) -> float:
-        """Current score; 0 before the first update."""
-        if module not in self._updates:
-            return 0.0
-        return self._importance[module] * self._uncertainty[module] / self._correction(module) ** 2
-
-    def forget(self, module: str) -> None:
-        """Starts afresh for a new reserve."""
-        self._importance.pop(module, None)
-        self._uncertainty.pop(module, None)
-        self._updates.pop(module, None)
-
-    def state(self) -> dict[str, Any]:
-        """The averages, as JSON."""
-        return {"importance": self._importance, "uncertainty": self._uncertainty, "updates": self._updates}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state` gave."""
-        self._importance = dict(state["importance"])
-        self._uncertainty = dict(state["uncertainty"])
-        self._updates = dict(state["updates"])
+        self.add(totals)

@@ -19,6 +19,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapad_ray.adapters.export import DeployedAdapter, deployed_adapter, save_peft
+from adapad_ray.adapters.lane import Lane
+from adapad_ray.adapters.load import load_adapter
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import ModuleShape
 from adapad_ray.errors import BadRequestError
@@ -30,11 +32,13 @@ from adapad_ray.results import CellIdentity, CellResult, Cost, Point
 from adapad_ray.tasks import TaskData
 from adapad_ray.tasks.metrics import compute_metrics
 from adapad_ray.training.checkpoint import Checkpoint
+from adapad_ray.training.components import COMPONENT_ERRORS, component_probe, write_component_errors
 from adapad_ray.training.evaluation import predict
-from adapad_ray.training.exchange import Alone, Exchange, Replicas
+from adapad_ray.training.exchange import Alone, Exchange, Replicas, Share
 from adapad_ray.training.loop import DivergedError, LaneTrainer, Progress
 from adapad_ray.training.randomness import derive_seed
-from adapad_ray.training.record import RoundObserver
+from adapad_ray.training.record import RoundObserver, RoundStats
+from adapad_ray.training.rounds import RoundLog
 from adapad_ray.training.settings import TrainingSettings
 
 _LIBRARIES = ("adapad-ray", "torch", "transformers", "peft", "numpy", "safetensors", "ray")
@@ -62,18 +66,39 @@ def forward_flops_per_token(model: nn.Module, data: TaskData) -> float:
     """Floating-point operations of a forward pass, per padded token, as torch counts them; also on the meta device."""
     split = data.splits["train"]
     rows = np.arange(min(8, len(split)))
-    ids = split.batch(rows, pad_token_id=0)["input_ids"].to(next(model.parameters()).device)
+    batch, device = split.batch(rows, pad_token_id=0), next(model.parameters()).device
+    # Without a mask, whose values a model on the meta device would ask for.
+    inputs = {name: batch[name].to(device) for name in ("input_ids", "inputs_embeds") if name in batch}
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(input_ids=ids)  # without a mask, whose values a model on the meta device would ask for
-    return float(counter.get_total_flops() / ids.numel())
+        model(**inputs)
+    return float(counter.get_total_flops() / split.size_of(batch)[1])
 
 
-def make_method(identity: CellIdentity, modules: tuple[ModuleShape, ...], train_examples: int) -> Method[Any]:
+def make_method(
+    identity: CellIdentity, modules: tuple[ModuleShape, ...], train_examples: int, backbone_parameters: int
+) -> Method[Any]:
     """The method of a cell, configured for its budget, seed and number of steps."""
     cls = METHODS[identity.method]
     settings = TrainingSettings(**identity.training)
-    setting = Setting(modules, identity.budget, settings.total_steps(train_examples), identity.seed)
+    steps = settings.total_steps(train_examples)
+    setting = Setting(modules, identity.budget, steps, identity.seed, backbone_parameters)
     return cls(cls.Config(**identity.config), setting)
+
+
+def parent_identity(identity: CellIdentity, method: Method[Any]) -> CellIdentity | None:
+    """The cell whose adapter a post-hoc method cuts: the same data, modules, training and seed as the cell's own."""
+    parent = method.parent()
+    if parent is None:
+        return None
+    changes = {
+        "stage": "parent",
+        "method": parent.method,
+        "method_version": METHODS[parent.method].version,
+        "config": parent.config.model_dump(mode="json"),
+        "budget": parent.budget,
+        "parent": None,
+    }
+    return identity.model_copy(update=changes)
 
 
 def run_cell(
@@ -88,12 +113,14 @@ def run_cell(
     progress: Progress | None = None,
     exchange: Exchange | None = None,
     observer: RoundObserver | None = None,
+    parent: Path | None = None,
 ) -> CellResult | None:
     """Computes one cell and writes `result.json`, predictions and adapters to `folder`; resumes from its checkpoint.
 
-    The tune stage never reads the test split and exports nothing. `result.json` is written last and atomically: a cell
-    that has one is finished. Several workers call this side by side with their ends of one `exchange`; rank 0 evaluates
-    and writes, the others return None.
+    Only the curve reads the test split, and the tune stage exports nothing. `result.json` is written last and
+    atomically: a cell that has one is finished. Several workers call this side by side with their ends of one
+    `exchange`; each keeps its rounds in `folder`, rank 0 evaluates and writes, the others return None. A post-hoc
+    method cuts the adapter in the finished cell's folder `parent`.
 
     Raises:
         BadRequestError: the method cannot be built as asked; nothing was written.
@@ -105,38 +132,43 @@ def run_cell(
     settings = TrainingSettings(**identity.training)
     backbone, data = workspace.backbone, workspace.data
     train, modules = data.splits["train"], workspace.shapes(identity.target_modules)
-    method = make_method(identity, modules, len(train))
+    method = make_method(identity, modules, len(train), backbone.parameters)
     method.plan()  # refuses what cannot be built
     check_workers(method, exchange.workers)
+    inherited = _inherit(method, parent)
     flops_per_token = workspace.forward_flops_per_token  # before adapters hang on the backbone, or theirs would count
     initialise_head(backbone.model, backbone.head_modules, derive_seed(identity.seed, "head"))
-    adapted = AdaptedModel(
-        backbone.model,
-        modules,
-        backbone.head_modules,
-        scales=method.scales(),
-        dropout=method.config.dropout,
-    )
+    adapted = method.adapt(backbone.model, backbone.head_modules)
+    log = RoundLog(folder, exchange.rank)
+
+    def note(stats: RoundStats) -> None:
+        log(stats)
+        if observer is not None:
+            observer(stats)
+
     try:
         trainer = LaneTrainer(
             adapted,
             method,
             train,
             settings,
-            total_steps=settings.total_steps(len(train)),
+            total_steps=method.training_steps,
             seed=identity.seed,
-            pad_token_id=backbone.tokenizer.pad_token_id,
+            pad_token_id=backbone.pad_token_id,
             device=workspace.device,
+            loss=data.loss,
+            probe=None if data.components is None else component_probe(data.components),
             exchange=exchange if method.parallel == "components" else None,
             replicas=Replicas(exchange.rank, exchange.workers) if method.parallel == "data" else None,
-            observer=observer,
+            observer=note,
         )
         checkpoint = folder / "checkpoint"
-        saved = Checkpoint.load(checkpoint)
+        saved = _latest_checkpoint(checkpoint, exchange)
         if saved is None:
             trainer.start()
         else:
             trainer.resume(saved)
+        log.rewind(trainer.estimates.newest, exchange.workers)
         started = time.perf_counter()
         record = trainer.run(
             checkpoint=checkpoint,
@@ -144,13 +176,26 @@ def run_cell(
             checkpoint_rounds=checkpoint_rounds,
             progress=progress,
         )
+        everyone = exchange.gather(trainer.estimates.newest + 1, Share({}, {"cost": log.cost}))
         if exchange.rank > 0:
             return None
         trained = time.perf_counter()
         evaluation = _Evaluation(cell_id, identity, workspace, adapted, settings, folder, base_model)
         points = tuple(evaluation.point(d) for d in _worth_deploying(method.deployables(), adapted))
-        backward = 2 if method.budgeted else 1
-        flops = record.work.padded_tokens * flops_per_token * backward
+        flops = record.work.padded_tokens * flops_per_token * method.backbone_passes
+        cost = Cost(
+            start_seconds=started - called,
+            train_seconds=record.seconds,
+            evaluation_seconds=time.perf_counter() - trained,
+            train_flops=flops + 6.0 * record.work.adapter_token_parameters,
+            steps=trainer.step,
+            lane_passes=record.work.lane_passes,
+            tokens=record.work.tokens,
+            peak_parameters=record.peak_parameters,
+            peak_memory_bytes=_peak_memory(workspace.device),
+            workers=exchange.workers,
+            per_worker=tuple(share.meta["cost"] for share in everyone),
+        )
         result = CellResult(
             id=cell_id,
             identity=identity,
@@ -159,26 +204,41 @@ def run_cell(
             train_loss=tuple(record.losses),
             growth=tuple(record.growth),
             budget_remainder=(identity.budget or 0) - points[0].parameters if method.budgeted else 0,
-            cost=Cost(
-                start_seconds=started - called,
-                train_seconds=record.seconds,
-                evaluation_seconds=time.perf_counter() - trained,
-                train_flops=flops + 6.0 * record.work.adapter_token_parameters,
-                steps=trainer.step,
-                lane_passes=record.work.lane_passes,
-                tokens=record.work.tokens,
-                peak_parameters=record.peak_parameters,
-                peak_memory_bytes=_peak_memory(workspace.device),
-                workers=exchange.workers,
-            ),
+            cost=cost if inherited is None else _of_parent(cost, inherited.cost),
             versions=_versions(),
         )
     finally:
+        log.close()
         adapted.detach()
     evaluation.save_predictions()
+    write_component_errors(folder / COMPONENT_ERRORS, record.probes, method.local_steps, trainer.total_steps)
     write_text(folder / "result.json", result.model_dump_json(indent=1))
     Checkpoint.remove(checkpoint)
     return result
+
+
+def _inherit(method: Method[Any], parent: Path | None) -> CellResult | None:
+    """Hands a post-hoc method the adapter in its parent's folder; returns the parent's record."""
+    if method.parent() is None:
+        return None
+    if parent is None:
+        raise ValueError(f"{method.name} cuts the adapter of another cell: pass that cell's folder")
+    method.inherit(load_adapter(parent / "adapter"))
+    return CellResult.model_validate_json((parent / "result.json").read_text())
+
+
+def _of_parent(own: Cost, parent: Cost) -> Cost:
+    """The parent's training with this cell's own start, evaluation and memory."""
+    mine = {name: getattr(own, name) for name in ("start_seconds", "evaluation_seconds", "peak_memory_bytes")}
+    return parent.model_copy(update=mine)
+
+
+def _latest_checkpoint(folder: Path, exchange: Exchange) -> Checkpoint | None:
+    """What rank 0 finds in `folder`, for all ranks: none can go on from another checkpoint than its companions."""
+    saved = Checkpoint.load(folder) if exchange.rank == 0 else None
+    share = Share({}, {}) if saved is None else Share(saved.tensors, saved.meta)
+    found = exchange.gather(0, share)[0]
+    return Checkpoint(found.tensors, found.meta) if found.meta else None
 
 
 def check_workers(method: Method[Any], workers: int) -> None:
@@ -196,7 +256,7 @@ def check_workers(method: Method[Any], workers: int) -> None:
 
 def _worth_deploying(deployables: list[Deployable], adapted: AdaptedModel) -> list[Deployable]:
     """The final model and those prefixes that really are smaller."""
-    sizes = [adapted.acting_parameters(d.lane) for d in deployables]
+    sizes = [adapted.deployed_parameters(d.lane) for d in deployables]
     return [d for i, d in enumerate(deployables) if i == 0 or 0 < sizes[i] < sizes[0]]
 
 
@@ -216,7 +276,7 @@ class _Evaluation:
     @property
     def splits(self) -> list[str]:
         """The splits that are read."""
-        return ["validation"] if self.identity.stage == "tune" else ["validation", "test"]
+        return ["validation", "test"] if self.identity.stage == "curve" else ["validation"]
 
     def point(self, deployable: Deployable) -> Point:
         """One point of the curve."""
@@ -226,15 +286,14 @@ class _Evaluation:
         metrics = {split: self._score(split, key, deployable) for split in self.splits}
         adapter = deployed_adapter(self.adapted, deployable.lane)
         place = None
-        if self.identity.stage == "curve" and adapter.factors:
+        if self.identity.stage != "tune" and adapter.factors:
             place = "adapter" if deployable.prefix is None else key
-            save_peft(
-                adapter, self.folder / place, base_model=self.base_model, provenance=self._provenance(key, adapter)
-            )
+            provenance = self._provenance(key, adapter, deployable.lane)
+            save_peft(adapter, self.folder / place, base_model=self.base_model, provenance=provenance)
         return Point(
             kind=kind,  # type: ignore[arg-type]
             prefix=deployable.prefix,
-            parameters=adapter.parameters,
+            parameters=self.adapted.deployed_parameters(deployable.lane),
             head_parameters=self.adapted.head_parameters(),
             ranks=adapter.ranks,
             validation=metrics["validation"],
@@ -248,7 +307,7 @@ class _Evaluation:
             self.adapted.model,
             data.splits[split],
             batch_size=self.settings.evaluation_batch_size,
-            pad_token_id=self.workspace.backbone.tokenizer.pad_token_id,
+            pad_token_id=self.workspace.backbone.pad_token_id,
             device=self.workspace.device,
         )
         self.predictions[f"{split}/{key}"] = logits
@@ -258,7 +317,7 @@ class _Evaluation:
             steps = self.settings.total_steps(len(data.splits["train"]))
             raise DivergedError(f"lane {deployable.lane.index}, step {steps - 1}: {error}") from error
 
-    def _provenance(self, key: str, adapter: DeployedAdapter) -> dict[str, Any]:
+    def _provenance(self, key: str, adapter: DeployedAdapter, lane: Lane) -> dict[str, Any]:
         return {
             "cell": self.cell_id,
             "point": key,
@@ -266,14 +325,16 @@ class _Evaluation:
             "model_digest": self.workspace.backbone.digest,
             "pooling": self.workspace.backbone.pooling,
             "labels": list(self.workspace.data.label_names),
+            "family": adapter.family,
             "parameters": adapter.parameters,
-            "scaling_folded_into_B": self.adapted.layers[next(iter(adapter.factors))].scaling,
+            "lora_parameters": adapter.lora_parameters,
+            "scaling_folded_into_B": {name: self.adapted.scales[name] * lane.scale for name in adapter.factors},
         }
 
     def save_predictions(self) -> None:
         """Writes the logits of every point, and the labels, to the cell's folder."""
         splits = self.workspace.data.splits
-        labels = {f"{split}/labels": splits[split].labels.astype(np.int64) for split in self.splits}
+        labels = {f"{split}/labels": splits[split].labels for split in self.splits}
         with atomic_path(self.folder / "predictions.safetensors") as scratch:
             save_file(self.predictions | labels, scratch)
 

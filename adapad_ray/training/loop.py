@@ -20,7 +20,7 @@ from adapad_ray.adapters.lane import RESERVE, Lane
 from adapad_ray.adapters.linear import RowMasks
 from adapad_ray.adapters.model import AdaptedModel, Structure
 from adapad_ray.methods.base import Method
-from adapad_ray.tasks import EncodedSplit
+from adapad_ray.tasks import Split
 from adapad_ray.tasks.losses import LOSSES
 from adapad_ray.training.checkpoint import Checkpoint
 from adapad_ray.training.estimates import Estimates
@@ -31,7 +31,8 @@ from adapad_ray.training.record import RoundObserver, RoundStats, Tally, Trainin
 from adapad_ray.training.settings import TrainingSettings
 
 Progress = Callable[[dict[str, Any]], None]
-Probe = Callable[[AdaptedModel], list[float]]
+Probe = Callable[[AdaptedModel, Sequence[int]], list[float]]
+"""Looks at the live values of the blocks that are published; one number per active block, block 1 first."""
 
 
 class DivergedError(RuntimeError):
@@ -49,7 +50,7 @@ class LaneTrainer:
         loss: name of the task's loss in `tasks.losses`.
         exchange: the connection to the workers that own the other lanes.
         replicas: the connection to the workers that see the other part of each batch.
-        probe: looks at the published model after every round.
+        probe: looks at what is published at the end of every round. Each worker's word counts for its own lanes.
         observer: told the figures of every round.
     """
 
@@ -57,7 +58,7 @@ class LaneTrainer:
         self,
         adapted: AdaptedModel,
         method: Method[Any],
-        data: EncodedSplit,
+        data: Split,
         settings: TrainingSettings,
         *,
         total_steps: int,
@@ -74,7 +75,7 @@ class LaneTrainer:
         self.total_steps, self.seed, self.pad_token_id, self.device = total_steps, seed, pad_token_id, device
         self.exchange, self.replicas = exchange or Alone(), replicas or Replicas()
         self.loss, self.probe, self.observer = LOSSES[loss], probe, observer
-        self.optimizer = ComponentOptimizer(settings, total_steps)
+        self.optimizer = ComponentOptimizer(settings, total_steps, method.learning_rate_scale)
         self.estimates = Estimates(adapted, method.staleness)
         self.record = TrainingRecord()
         self.step = 0
@@ -85,6 +86,9 @@ class LaneTrainer:
         self._losses: dict[int, dict[int, float]] = {}
         """Step → position of the lane among the step's lanes → loss: this worker's, since all gathered last."""
         self._round_losses: dict[int, list[float]] = {}
+        self._round_tokens = 0
+        self._probes: list[list[float]] = []
+        """One row a round: this worker's, since all gathered last."""
         self._checkpoint_version = 0
 
     def start(self) -> None:
@@ -124,14 +128,14 @@ class LaneTrainer:
 
     def _train_step(self) -> float:
         """One optimizer step of this worker's lanes; returns the sum of their losses."""
-        self.optimizer.begin_step(self.step)
+        self.optimizer.begin_step(self.step, self.method.phase(self.step))
         batch = self._batch(self.step)
         labels = batch.pop("labels")
         lanes = self.method.lanes(self.step)
         if self.method.mixed and len(lanes) > 1:
             losses = {0: self._mixed_step(lanes, batch, labels)}
         else:
-            mine = [(i, lane) for i, lane in enumerate(lanes) if self._owns(lane.index)]
+            mine = [(i, lane) for i, lane in enumerate(lanes) if self._owns(lane.index, self.step)]
             losses = {i: self._lane_step(lane, batch, labels) for i, lane in mine}
             for i, lane in mine:
                 self._round_losses.setdefault(lane.index, []).append(losses[i])
@@ -140,17 +144,24 @@ class LaneTrainer:
         self.step += 1
         return sum(losses.values())
 
-    def _owns(self, lane: int) -> bool:
-        """Whether this worker trains the lane; the reserve lane stands after the last component's."""
+    def _owns(self, lane: int, step: int) -> bool:
+        """Whether this worker trains the lane in `step`; the reserve lane stands after the last component's."""
+        if self.method.in_tail(step):
+            return self.exchange.rank == 0
         return self.exchange.owner(self.adapted.blocks + 1 if lane == RESERVE else lane) == self.exchange.rank
 
     def _end_round(self, clock: _Clock) -> None:
         """Grows where it is time, publishes, reads the estimates of the coming round, and saves where it is time."""
+        self._check_finite()
         estimates, exchange = self.estimates, self.exchange
         version, due = estimates.newest + 1, clock.due(estimates.newest + 1)
-        tokens, compute = self._work.tokens, clock.lap()
+        tokens, compute = self._round_tokens, clock.lap()
+        if self.probe is not None:
+            self._probes.append(self.probe(self.adapted, self.method.published(self.step)))
         ended, agreed = self.step == self.total_steps, version == self._checkpoint_version
+        tail = self.method.in_tail(self.step)
         together = exchange.workers == 1 or ended or agreed or self.method.grows(self.step)
+        together |= tail and not self.method.in_tail(self.step - 1)
         if together:
             self._settle(exchange.gather(version, self._share(self._tensors() if exchange.workers > 1 else {})))
         report = self.method.end_round(self.step, self._generator)
@@ -158,22 +169,29 @@ class LaneTrainer:
         self.optimizer.forget(report.retired)
         self._adopt()
         blocks = self.method.published(self.step)
-        mine = estimates.add(blocks, blocks if together else [k for k in blocks if self._owns(k)])
+        mine = estimates.add(blocks, blocks if together else [k for k in blocks if self._owns(k, self.step - 1)])
         if not together:
             self._swap(version, mine, due)
-        movement = estimates.read()
-        if self.probe is not None:
-            self.record.probes.append(self.probe(self.adapted))
+        movement = estimates.read(newest=tail)
         if together and due and not ended:
             clock.save(version)
         if self.observer is not None:
             self.observer(self._stats(clock, movement, tokens, compute))
-        self._round_losses = {}
+        self._round_losses, self._round_tokens = {}, 0
+
+    def _check_finite(self) -> None:
+        """What is not finite is never published: a lane that reads it would be blamed for it, or another worker."""
+        for lane in self.method.lanes(self.step - 1):
+            if self._owns(lane.index, self.step - 1):
+                largest = nn.utils.get_total_norm(self.adapted.parameters(lane), norm_type=float("inf"))
+                if not torch.isfinite(largest):
+                    step, value = self.step - 1, float(largest)
+                    raise DivergedError(f"{_names([lane])}, step {step}: the largest parameter is {value}")
 
     def _swap(self, version: int, mine: Mapping[int, Tensor], due: bool) -> None:
         """Publishes this worker's estimates; fetches what its lanes read next, and when rank 0 wants a checkpoint."""
         estimates, exchange = self.estimates, self.exchange
-        reads = [lane.frozen for lane in self.method.lanes(self.step) if self._owns(lane.index)]
+        reads = [lane.frozen for lane in self.method.lanes(self.step) if self._owns(lane.index, self.step)]
         wanted = estimates.missing(max(reads, default=0))
         if due and self._checkpoint_version < version:
             self._checkpoint_version = version + estimates.staleness + 2
@@ -207,6 +225,9 @@ class LaneTrainer:
             loss = self.loss(self.adapted.model(**batch).logits, labels).sum() / self._batch_size
         else:  # a last batch of fewer examples than there are replicas
             loss = torch.zeros((), device=self.device)
+        penalty = self.method.penalty(lane)
+        if penalty is not None:  # every replica adds its part, and their losses are summed
+            loss = loss + penalty / self.replicas.workers
         return self._backward(loss, [lane], batch, self.adapted.acting_parameters(lane))
 
     def _dropout(self, *lane: int) -> torch.Generator:
@@ -227,11 +248,16 @@ class LaneTrainer:
             finite = torch.isfinite(per_row.detach())
             broken = [lane for i, lane in enumerate(lanes) if not finite[lane_of_row == i].all()]
             raise self._diverged(broken or present, "loss", loss)
+        sums = torch.zeros_like(counts, dtype=per_row.dtype).index_add(0, lane_of_row, per_row.detach())
+        for lane, total, count in zip(lanes, sums.tolist(), counts.tolist(), strict=True):
+            if count:
+                self._round_losses.setdefault(lane.index, []).append(total / count)
         return self._backward(loss, present, batch, self.adapted.adapter_parameters())
 
     def _backward(self, loss: Tensor, lanes: Sequence[Lane], batch: dict[str, Tensor], acting: int) -> float:
         """Backward pass, clipping and optimizer step of `lanes`; returns the loss over all replicas."""
         size = self.data.size_of(batch)
+        self._round_tokens += size[0]
         if self.replicas.workers > 1:
             if loss.requires_grad:
                 torch.autograd.backward(loss)
@@ -250,6 +276,8 @@ class LaneTrainer:
                 raise self._diverged([lane], "gradient norm", norm)
             learning += parameters
         self.optimizer.step(learning)
+        self.method.stepped(self.step + 1)
+        self.optimizer.clear_gradients()
         self._count(*size, acting)
         return float(loss.detach())
 
@@ -270,10 +298,10 @@ class LaneTrainer:
 
     def _share(self, tensors: dict[str, Tensor]) -> Share:
         """This worker's part of the state, and what it has counted since all gathered last."""
-        mine = {name: t for name, t in tensors.items() if self._owns(_lane_of(name))}
-        scored = self.method.state() if tensors and self._owns(RESERVE) else None
-        meta = {"method": scored, "losses": self._losses, "work": self._work, "checkpoint": self._checkpoint_version}
-        return Share(mine, meta)
+        mine = {name: t for name, t in tensors.items() if self._owns(_lane_of(name), self.step - 1)}
+        scored = self.method.state() if tensors and self._owns(RESERVE, self.step - 1) else None
+        counted = {"losses": self._losses, "work": self._work, "probes": self._probes}
+        return Share(mine, {"method": scored, "checkpoint": self._checkpoint_version, **counted})
 
     def _settle(self, shares: Sequence[Share]) -> None:
         """Takes in every worker's share: from here on all hold what a single worker would hold."""
@@ -288,7 +316,11 @@ class LaneTrainer:
                     self.method.load_state(self.adapted, share.meta["method"])
         self._checkpoint_version = shares[0].meta["checkpoint"]
         self.record.losses += [sum(steps[step][i] for i in sorted(steps[step])) for step in sorted(steps)]
-        self._losses, self._work = {}, Tally()
+        tail = self.method.in_tail(self.step - 1)
+        for rows in zip(*(share.meta["probes"] for share in shares), strict=True):
+            owners = [0 if tail else self.exchange.owner(k) for k in range(1, len(rows[0]) + 1)]
+            self.record.probes.append([rows[owner][i] for i, owner in enumerate(owners)])
+        self._losses, self._work, self._probes = {}, Tally(), []
 
     def _tensors(self) -> dict[str, Tensor]:
         """The state that belongs to lanes, by kind and name."""
@@ -373,8 +405,9 @@ class _Clock:
         self._saved, self._saved_version = time.perf_counter(), version
 
     def lap(self) -> float:
-        """Seconds of computing in the round that ends now."""
-        return time.perf_counter() - self._round_began
+        """Seconds of computing in the round that ends now; replicas have exchanged in the middle of it."""
+        exchanged = self._trainer.replicas.traffic.exchange_seconds - self._traffic[1].exchange_seconds
+        return time.perf_counter() - self._round_began - exchanged
 
     def traffic(self) -> dict[str, Any]:
         """What the exchange has cost since the last call; the next round begins."""

@@ -10,13 +10,14 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
 
+from adapad_ray.adapters.export import deployed_adapter
 from adapad_ray.adapters.lane import RESERVE, Lane
 from adapad_ray.adapters.linear import RowMasks
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import BudgetTooSmallError, ModuleShape
 from adapad_ray.methods.adapad import Adapad, AdapadConfig
 from adapad_ray.methods.base import Setting
-from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
+from adapad_ray.testing import COST_PER_RANK, MethodCase, assert_same_training, tiny_backbone, tiny_task
 
 # Deflation on a linear problem, where the answer is an SVD
 
@@ -219,7 +220,7 @@ def test_an_activated_reserve_keeps_its_values_and_its_adam_state():
     trainer = started(2 * COST_PER_RANK, local_steps=2, growth_start=0.3)
     trainer.run(stop_at=3)
     reserves = {name: layer.reserve for name, layer in trainer.adapted.layers.items()}
-    adam = trainer.optimizer._adamw.state
+    adam = trainer.optimizer._inner.state
     trainer.run(stop_at=4)
     grown = [event.module for event in trainer.record.growth]
     assert grown and len(grown) < len(reserves)
@@ -238,9 +239,9 @@ def test_the_optimizer_forgets_what_learns_no_longer():
     trainer = started(2 * COST_PER_RANK, local_steps=1)
     for step in range(1, trainer.total_steps + 1):
         trainer.run(stop_at=step)
-        known = {p for group in trainer.optimizer._adamw.param_groups for p in group["params"]}
+        known = {p for group in trainer.optimizer._inner.param_groups for p in group["params"]}
         assert known == set(trainer.adapted.named_parameters().values()) == set(trainer.optimizer._births)
-        assert trainer.optimizer._adamw.state.keys() <= known
+        assert trainer.optimizer._inner.state.keys() <= known
 
 
 def test_a_new_lane_copies_the_head_of_the_lane_below():
@@ -290,7 +291,7 @@ def test_ranks_grow_until_nothing_fits(budget, config):
     assert budget - spent < min(cost for name, cost in costs.items() if ranks[name] < limits[name])
     charges = [event.spent for event in trainer.record.growth]
     assert charges[0] > initial and charges == sorted(charges) and charges[-1] == spent
-    assert not trainer.method._growing and str(RESERVE) not in trainer.adapted.heads["classifier"].copies
+    assert not trainer.method.growing and str(RESERVE) not in trainer.adapted.heads["classifier"].copies
 
 
 def test_ranks_differ_between_modules():
@@ -335,6 +336,107 @@ def test_settings_that_contradict_each_other_are_refused():
         AdapadConfig(initial_rank=3, r_max=2)
 
 
+# The joint tail
+
+TAILS = [
+    {"local_steps": 2, "joint_fraction": 0.3},
+    {"initial_rank": 3, "local_steps": 1, "staleness": 4, "joint_fraction": 0.1},
+    {"initial_rank": 0, "mode": "interleaved", "joint_fraction": 0.4},
+    {"family": "cp", "local_steps": 3, "joint_fraction": 0.2},
+]
+
+
+def exported(trainer):
+    """Adapter and head of every prefix, the final model left out."""
+    adapters = [deployed_adapter(trainer.adapted, d.lane) for d in trainer.method.deployables()[1:]]
+    factors = [
+        {f"{n} {i}": f for n, pair in adapter.factors.items() for i, f in enumerate(pair)} for adapter in adapters
+    ]
+    return [{n: t.clone() for n, t in (a.head | f).items()} for a, f in zip(adapters, factors, strict=True)]
+
+
+@pytest.mark.parametrize("config", TAILS, ids=str)
+def test_prefixes_are_taken_before_the_tail(config):
+    trainer = started(3 * COST_PER_RANK, **config)
+    trainer.run(stop_at=trainer.method.joint_start)
+    before = exported(trainer)
+    published = [live(trainer, k) for k in range(1, trainer.adapted.blocks + 1)]
+    assert len(before) >= 2
+    for layer in trainer.adapted.layers.values():
+        for block in layer.active():
+            a, b = block.vectors()
+            assert torch.equal(a, block.published_a) and torch.equal(b, block.published_b), "of all, and up to date"
+    trainer.run()
+    after = exported(trainer)
+    assert all(same(one, other) for one, other in zip(before, after, strict=True))
+    moved = [live(trainer, k) for k in range(1, trainer.adapted.blocks + 1)]
+    assert not any(torch.equal(one[n], other[n]) for one, other in zip(published, moved, strict=True) for n in one)
+
+
+@pytest.mark.parametrize("config", TAILS, ids=str)
+def test_the_final_model_is_what_the_tail_has_trained(config):
+    trainer = started(3 * COST_PER_RANK, **config)
+    trainer.run()
+    count = trainer.adapted.blocks
+    final = deployed_adapter(trainer.adapted, trainer.method.deployables()[0].lane)
+    assert torch.equal(final.head["classifier.weight"], trainer.adapted.heads["classifier"].copies[str(count)].weight)
+    for name, layer in trainer.adapted.layers.items():
+        if layer.rank:
+            a, b = (torch.cat(side) for side in zip(*(block.vectors() for block in layer.active()), strict=True))
+            assert torch.equal(final.factors[name][0], a)
+            assert torch.equal(final.factors[name][1], b.T * layer.scaling)
+
+
+def test_the_tail_trains_as_lora_does():
+    """One head, one forward through live values, one gradient norm over all components."""
+    trainer = started(3 * COST_PER_RANK, initial_rank=3, local_steps=1, joint_fraction=0.2)
+    assert trainer.method.joint_start == 12
+    trainer.run(stop_at=13)
+    (lane,) = trainer.method.lanes(13)
+    assert lane == Lane(index=3, frozen=0, live=(1, 2, 3))
+    batch = trainer._batch(13)
+    labels = batch.pop("labels")
+    trainer.adapted.use(lane)
+    loss = F.cross_entropy(trainer.adapted.model(**batch).logits, labels)
+    learning = trainer.adapted.parameters(lane)
+    twin = [p.detach().clone().requires_grad_(True) for p in learning]
+    for p, gradient in zip(twin, torch.autograd.grad(loss, learning), strict=True):
+        p.grad = gradient
+    nn.utils.clip_grad_norm_(twin, 1.0)
+    adamw = torch.optim.AdamW(twin, lr=trainer.optimizer._inner.param_groups[0]["lr"], weight_decay=0.0)
+    for p, original in zip(twin, learning, strict=True):
+        adamw.state[p] = {key: value.clone() for key, value in trainer.optimizer._inner.state[original].items()}
+    settings = trainer.settings
+    adamw.param_groups[0]["lr"] = settings.learning_rate * settings.schedule(13, trainer.total_steps)
+    adamw.step()
+    trainer.run(stop_at=14)
+    assert trainer.record.losses[-1] == pytest.approx(loss.item(), rel=1e-6)
+    assert trainer.record.work.lane_passes == 12 * 3 + 2
+    for p, stepped in zip(learning, twin, strict=True):
+        torch.testing.assert_close(p, stepped, rtol=0, atol=1e-6)
+
+
+def test_without_a_tail_nothing_changes_before_it():
+    plain, tail = (started(3 * COST_PER_RANK, local_steps=2, joint_fraction=f) for f in (0.0, 0.3))
+    assert plain.method.joint_start == plain.total_steps
+    for trainer in (plain, tail):
+        trainer.run(stop_at=tail.method.joint_start - 1)
+    assert_same_training(plain, tail)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.4])
+def test_a_tail_has_a_step_and_begins_after_growth_with_a_whole_round(fraction):
+    method = started(3 * COST_PER_RANK, local_steps=4, joint_fraction=fraction).method
+    assert method.schedule.end <= method.joint_start < method.setting.total_steps
+    assert method.joint_start % 4 == 0
+
+
+def test_a_tail_that_begins_before_growth_has_ended_is_refused():
+    with pytest.raises(ValidationError, match=r"joint_fraction 0\.5 and growth_end 0\.6"):
+        AdapadConfig(joint_fraction=0.5)
+    AdapadConfig(joint_fraction=0.4)
+
+
 # Interleaved mode
 
 
@@ -364,7 +466,7 @@ def test_a_lane_without_examples_is_not_stepped():
         trainer.run(stop_at=step + 1)
         for k in (1, 2, 3, 4):
             assert same(live(trainer, k), before[k]) == (k not in trained)
-    adam = trainer.optimizer._adamw.state
+    adam = trainer.optimizer._inner.state
     for layer in trainer.adapted.layers.values():
         assert [float(adam[block.b]["step"]) for block in layer.active()] == [1.0, 2.0, 2.0, 1.0]
 

@@ -1,0 +1,183 @@
+"""Models whose trainable layers are not this project's: every weight of the backbone, or layers that PEFT injects.
+
+To lanes and to the training loop all of it is one block, number 1, that the whole model shares: it always acts, and it
+learns in the lanes in which block 1 is live. Heads are the ones of every `AdaptedModel`.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapad_ray.adapters.lane import Lane
+from adapad_ray.adapters.linear import RowMasks
+from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.budget import ModuleShape
+
+ADAPTER = "default"
+"""The name that PEFT's layers know the adapter by."""
+
+
+class ForeignModel(AdaptedModel, ABC):
+    """A model in which the `trained` parameters learn, wherever they stand; nothing in it is published or frozen."""
+
+    def __init__(self, model: nn.Module, head_modules: Sequence[str]) -> None:
+        super().__init__(model, (), head_modules)
+
+    @abstractmethod
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What learns, heads apart, under the names `<module>|1|<parameter>` of `state`, in a fixed order."""
+
+    @property
+    def blocks(self) -> int:
+        return 1
+
+    def parameters(self, lane: Lane) -> list[nn.Parameter]:
+        learning = list(self.trained().values()) if 1 in lane.live else []
+        return learning + super().parameters(lane)
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return self.trained() | super().named_parameters()
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.trained().items()} | super().state()
+
+    def adapter_parameters(self) -> int:
+        return sum(p.numel() for p in self.trained().values())
+
+    def deployed_parameters(self, lane: Lane) -> int:
+        return self.adapter_parameters()
+
+
+class FullModel(ForeignModel):
+    """Every weight of the backbone learns, in a private copy; `detach` puts the original ones back.
+
+    The originals may lie in memory that other processes read. Copies are fp32 at least, whatever the backbone's dtype,
+    as everything that learns is; tied weights stay tied.
+    """
+
+    def __init__(self, model: nn.Module, head_modules: Sequence[str]) -> None:
+        heads = {id(p) for name in head_modules for p in model.get_submodule(name).parameters()}
+        copies: dict[int, nn.Parameter] = {}
+        self._originals: list[tuple[nn.Module, str, nn.Parameter]] = []
+        self._trained: dict[str, nn.Parameter] = {}
+        for path, module in model.named_modules():
+            for key, original in list(module.named_parameters(recurse=False)):
+                if id(original) in heads:
+                    continue
+                if id(original) not in copies:
+                    dtype = torch.promote_types(original.dtype, torch.float32)
+                    copies[id(original)] = nn.Parameter(original.detach().to(dtype, copy=True))
+                    self._trained[f"{path}|1|{key}"] = copies[id(original)]
+                self._originals.append((module, key, original))
+                setattr(module, key, copies[id(original)])
+        super().__init__(model, head_modules)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return dict(self._trained)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """None: a weight that learns as a whole has no rank."""
+        return {}
+
+    def acting_parameters(self, lane: Lane) -> int:
+        """0: there is no adapter beside the backbone's own weights."""
+        return 0
+
+    def detach(self) -> None:
+        super().detach()
+        for module, key, original in self._originals:
+            setattr(module, key, original)
+
+
+class InjectedModel(ForeignModel):
+    """The layers of a PEFT tuner on `modules`, trained in place.
+
+    PEFT draws initial values and dropout from torch's global generator. Here the method draws the first anew when it
+    builds, and dropout takes the lane's generator, so that nothing depends on what ran before. What learns is fp32 at
+    least, whatever the backbone's dtype.
+
+    Args:
+        config: the tuner's; its `target_modules` are set here, `lora_dropout` is left to `dropout`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        modules: Sequence[ModuleShape],
+        head_modules: Sequence[str],
+        config: Any,
+        *,
+        dropout: float = 0.0,
+    ) -> None:
+        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+        self.shapes = tuple(modules)
+        config.target_modules = "|".join(re.escape(m.name) for m in modules)  # matched as a whole, unlike a list
+        with torch.random.fork_rng(devices=[]):
+            self.tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER)
+        self.peft_layers: dict[str, Any] = {m.name: model.get_submodule(m.name) for m in modules}
+        self._dropouts: list[_Dropout] = []
+        for layer in self.peft_layers.values():
+            for key, p in layer.named_parameters():
+                if not key.startswith("base_layer."):  # PEFT gives them the backbone's dtype
+                    p.data = p.data.to(torch.promote_types(p.dtype, torch.float32))
+                    p.requires_grad_(key.startswith("lora_"))
+            if dropout:
+                layer.lora_dropout[ADAPTER] = _Dropout(dropout)
+                self._dropouts.append(layer.lora_dropout[ADAPTER])
+        super().__init__(model, head_modules)
+
+    @property
+    def config(self) -> Any:
+        """The tuner's configuration."""
+        return self.tuner.peft_config[ADAPTER]
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{name}|1|{key}": p
+            for name, layer in self.peft_layers.items()
+            for key, p in layer.named_parameters()
+            if key.startswith("lora_")
+        }
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        return {name: layer.r[ADAPTER] for name, layer in self.peft_layers.items()}
+
+    def acting_parameters(self, lane: Lane) -> int:
+        return self.adapter_parameters()
+
+    def use(self, lane: Lane | RowMasks, generator: torch.Generator | None = None) -> None:
+        super().use(lane, generator)
+        for dropout in self._dropouts:
+            dropout.generator = generator
+        for layer in self.peft_layers.values():
+            layer.training = generator is not None  # of this layer alone: PEFT skips dropout in evaluation
+
+    def detach(self) -> None:
+        super().detach()
+        for name, layer in self.peft_layers.items():
+            self.model.set_submodule(name, layer.get_base_layer())
+        del self.model.peft_config
+
+
+class _Dropout(nn.Module):
+    """Dropout from a generator of its own, none without one."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.generator is None:
+            return x
+        kept = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.p
+        return x * (kept.to(x.dtype) / (1 - self.p))

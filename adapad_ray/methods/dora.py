@@ -1,0 +1,99 @@
+"""Weight-decomposed LoRA (DoRA of Liu et al., 2402.09353) through PEFT's own layers.
+
+    W' = m ⊙ (W₀ + s B A) / ‖W₀ + s B A‖        m starts as ‖W₀‖; lengths are those of rows, one per output
+
+The direction is adapted as in LoRA, the lengths `m [d_out]` learn beside it and are deployed with it, so they count: a
+module of rank r costs r (d_in + d_out) + d_out parameters. As in the paper (section 4.3) no gradient flows through the
+divisor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from adapad_ray.adapters.foreign import ADAPTER, InjectedModel
+from adapad_ray.adapters.lane import Lane
+from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.budget import BudgetTooSmallError
+from adapad_ray.errors import BadRequestError
+from adapad_ray.methods.base import Method, MethodConfig, Plan
+
+
+class DoraConfig(MethodConfig):
+    """Settings of `dora`."""
+
+    rank: int | None = Field(default=None, ge=1)
+    """Rank of every module; by default the largest that the budget allows beside the lengths."""
+
+
+class DoraModel(InjectedModel):
+    """PEFT's DoRA layers."""
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Draws A as `PlainBlock` does, sets B to zero and the lengths to those of the backbone's rows."""
+        for shape in self.shapes:
+            layer = self.peft_layers[shape.name]
+            a = torch.rand(layer.r[ADAPTER], shape.in_features, generator=generator) * 2 - 1
+            layer.lora_A[ADAPTER].weight.copy_(a / math.sqrt(shape.in_features))
+            layer.lora_B[ADAPTER].weight.zero_()
+            magnitude = layer.lora_magnitude_vector[ADAPTER].weight
+            magnitude.copy_(torch.linalg.norm(layer.get_base_layer().weight.to(magnitude.dtype), dim=1))
+
+    @property
+    def scales(self) -> dict[str, float]:
+        return {name: layer.scaling[ADAPTER] for name, layer in self.peft_layers.items()}
+
+    def factors(self, lane: Lane) -> dict[str, tuple[Tensor, Tensor]]:
+        return {
+            name: (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight * layer.scaling[ADAPTER])
+            for name, layer in self.peft_layers.items()
+        }
+
+    def magnitudes(self, lane: Lane) -> dict[str, Tensor]:
+        return {name: layer.lora_magnitude_vector[ADAPTER].weight for name, layer in self.peft_layers.items()}
+
+
+class Dora(Method[DoraConfig]):
+    """LoRA of one rank on every module, and the length of every row of the adapted weights."""
+
+    name = "dora"
+    summary = "weight-decomposed LoRA through PEFT: the lengths of the rows learn too, and count"
+    Config = DoraConfig
+    structural = frozenset({"rank"})
+
+    def plan(self) -> Plan:
+        modules, budget = self.setting.modules, self.setting.budget
+        assert budget is not None
+        per_rank, lengths = sum(m.component_cost for m in modules), sum(m.out_features for m in modules)
+        narrow = min(modules, key=lambda m: m.max_rank)
+        rank = self.config.rank or max(1, min((budget - lengths) // per_rank, narrow.max_rank))
+        if rank > narrow.max_rank:
+            raise BadRequestError(f"rank {rank} is above the dimension {narrow.max_rank} of module {narrow.name}")
+        parameters = rank * per_rank + lengths
+        if parameters > budget:
+            raise BudgetTooSmallError(
+                f"budget {budget:,} is below rank {rank} on {len(modules)} modules with the lengths of their rows "
+                f"({parameters:,}): raise it or pass fewer target_modules"
+            )
+        ranks = dict.fromkeys((m.name for m in modules), rank)
+        return Plan(parameters=parameters, peak_parameters=parameters, lanes=1, ranks=ranks)
+
+    def adapt(self, model: nn.Module, head_modules: Sequence[str]) -> AdaptedModel:
+        from peft import LoraConfig
+
+        modules = self.setting.modules
+        rank = next(iter((self.plan().ranks or {}).values()))
+        config = LoraConfig(r=rank, lora_alpha=self.config.lora_alpha, use_dora=True)
+        return DoraModel(model, modules, head_modules, config, dropout=self.config.dropout)
+
+    def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
+        assert isinstance(adapted, DoraModel)
+        self.adapted = adapted
+        adapted.reset(generator)
+        adapted.add_head(1)

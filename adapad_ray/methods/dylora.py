@@ -1,0 +1,94 @@
+"""DyLoRA (2210.07558): nested ranks by sampling, so that one run yields an adapter of every rank.
+
+Each step draws a rank b and trains the first b components of every module; what they hold comes to be sorted by
+importance. It is the cheap curve to beat: one pass a step, and every prefix is deployable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from adapad_ray.adapters.lane import Lane
+from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.budget import uniform_rank
+from adapad_ray.methods.base import Deployable, Method, MethodConfig, Plan
+
+
+class DyloraConfig(MethodConfig):
+    """Settings of `dylora`. Both kinds of update and of drawing come from the paper; the default kinds are ours."""
+
+    update: Literal["prefix", "single"] = "prefix"
+    """What learns in a step that has drawn rank b: all of the first b components, or number b alone, before which the
+    others act as constants (the authors' `frozen`)."""
+    distribution: Literal["uniform", "geometric"] = "uniform"
+    """How b is drawn from 1 … r; `geometric` prefers small ranks, P(b) ∝ (1 − p)ᵇ."""
+    geometric_p: float = Field(default=0.15, gt=0, lt=1)
+    """p of the geometric distribution. The value is ours."""
+
+
+class Dylora(Method[DyloraConfig]):
+    """W₀ + (lora_alpha / b) Σ_{i ≤ b} b_i a_iᵀ with b drawn anew in every step, the same on all modules.
+
+    r is the largest rank that the budget allows on every module. Ours: one head learns in every step and serves all
+    prefixes, and a component's optimizer state rests in the steps that do not train it.
+    """
+
+    name = "dylora"
+    summary = "nested LoRA: each step trains a randomly drawn prefix of the ranks, and every prefix is deployable"
+    Config = DyloraConfig
+
+    @cached_property
+    def rank(self) -> int:
+        """r, components of every module."""
+        assert self.setting.budget is not None
+        costs = {m.name: m.component_cost for m in self.setting.modules}
+        return uniform_rank(self.setting.budget, self.setting.modules, costs)
+
+    @cached_property
+    def drawn(self) -> list[int]:
+        """The rank b of every step: a function of the seed, drawn beforehand, so that every worker and every resumed
+        attempt knows it."""
+        ranks = torch.arange(1, self.rank + 1, dtype=torch.float64)
+        geometric = self.config.distribution == "geometric"
+        weights = (1 - self.config.geometric_p) ** ranks if geometric else torch.ones_like(ranks)
+        generator = torch.Generator().manual_seed(self.setting.seed)
+        draws = torch.multinomial(weights, self.setting.total_steps, replacement=True, generator=generator)
+        return [int(i) + 1 for i in draws]
+
+    def plan(self) -> Plan:
+        parameters = self.rank * sum(m.component_cost for m in self.setting.modules)
+        ranks = {m.name: self.rank for m in self.setting.modules}
+        return Plan(parameters=parameters, peak_parameters=parameters, lanes=1, ranks=ranks)
+
+    def scales(self) -> dict[str, float]:
+        """`lora_alpha`, which each lane divides by its rank."""
+        return {m.name: self.config.lora_alpha for m in self.setting.modules}
+
+    def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
+        self.adapted = adapted
+        for module in adapted.layers:
+            for _ in range(self.rank):
+                adapted.add_block(module, 1, generator)
+        adapted.add_head(1)
+
+    def lanes(self, step: int) -> Sequence[Lane]:
+        b = self.drawn[step]
+        if self.config.update == "single":
+            return (Lane(index=1, frozen=b - 1, live=(b,), scale=1 / b),)
+        return (Lane(index=1, frozen=0, live=tuple(range(1, b + 1)), scale=1 / b),)
+
+    def published(self, steps_done: int) -> Sequence[int]:
+        """The component that has just learnt, where later steps read it as a constant."""
+        return (self.drawn[steps_done - 1],) if self.config.update == "single" else ()
+
+    def deployables(self) -> list[Deployable]:
+        def lane(b: int) -> Lane:
+            return Lane(index=1, frozen=b, scale=1 / b)
+
+        smaller = [Deployable(lane(b), prefix=b) for b in range(self.rank - 1, 0, -1)]
+        return [Deployable(lane(self.rank)), *smaller]

@@ -1,0 +1,134 @@
+"""Component-parallel AdaPaD: the time of a round with one worker and with two, one thread each, paired in one run.
+
+    python benchmarks/distributed.py --repeats 3 --rounds 4
+
+MiniLM-L6, exact mode, 8 lanes, rounds of 10 steps. The first and the last round of a cell are left out: the first warms
+up, and after the last the workers bring their whole state together. A third set-up runs the one-worker cell twice side
+by side, as two cells that have nothing to do with each other: what two processes cost each other on this machine bounds
+any speed-up from above.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from adapad_ray.distributed import GroupPool, connect
+from adapad_ray.distributed.backbone import share_backbone
+from adapad_ray.distributed.cell_jobs import open_workspace
+from adapad_ray.sweep.grounds import load_grounds
+from adapad_ray.sweep.planner import Planner
+from adapad_ray.sweep.spec import SweepSpec, parse_spec
+
+HERE = Path(__file__).parent
+LANES, LOCAL_STEPS = 8, 10
+Rounds = list[dict[str, float]]
+
+
+def specification(rounds: int, batch_size: int, max_length: int) -> SweepSpec:
+    """One exact AdaPaD cell of `LANES` lanes on all 36 linears, without growth."""
+    adapad = {"mode": "exact", "initial_rank": LANES, "r_max": LANES, "local_steps": LOCAL_STEPS}
+    return parse_spec(
+        {
+            "name": "distributed",
+            "model": "minilm-l6",
+            "task": "rotten-tomatoes",
+            "methods": {"adapad": adapad},
+            "budgets": [f"{36 * LANES} ranks"],
+            "seeds": [0],
+            "reference": False,
+            "training": {
+                "epochs": 1,
+                "batch_size": batch_size,
+                "max_length": max_length,
+                "max_train_examples": rounds * LOCAL_STEPS * batch_size,
+                "max_validation_examples": 16,
+                "max_test_examples": 16,
+            },
+        }
+    )
+
+
+def run(
+    name: str, cell: dict[str, Any], shared: dict[str, Any], groups: int, workers: int
+) -> tuple[list[list[Rounds]], set[str]]:
+    """Rounds by cell and rank, and the digests of the adapters; `groups` copies of the cell run side by side."""
+    with GroupPool(
+        open_workspace, "round_times:measure", groups=groups, workers=workers, shared=shared, name=name
+    ) as pool:
+        pool.wait_ready()
+        folders = [Path(tempfile.mkdtemp()) / f"copy-{i}" for i in range(groups)]
+        for i, folder in enumerate(folders):
+            pool.submit(f"{name}-{i}", {"identity": cell, "folder": str(folder)})
+        failed = [o for o in pool.completed() if o.status != "done"]
+        if failed:
+            raise SystemExit(f"{failed[0].job_id}: {failed[0].error}")
+    rounds = [[json.loads(Path(f"{f}.rank-{rank}.json").read_text()) for rank in range(workers)] for f in folders]
+    files = [folder / "adapter" / "adapter_model.safetensors" for folder in folders]
+    return rounds, {hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def inner(rounds: Rounds) -> Rounds:
+    """The rounds that count."""
+    return rounds[1:-1]
+
+
+def mean(rounds: Rounds, key: str) -> float:
+    """Mean of one figure over rounds."""
+    return statistics.fmean(r[key] for r in rounds)
+
+
+def main() -> None:
+    """Prints one line per repeat, and the medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of a cell; the first and last do not count")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--max-length", type=int, default=32)
+    arguments = parser.parse_args()
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    sys.path.insert(0, str(HERE))
+
+    spec = specification(arguments.rounds, arguments.batch_size, arguments.max_length)
+    loaded = load_grounds(spec)
+    planner = Planner(spec, loaded.grounds)
+    cell = next(planned for wave in planner.waves(planner.plan(), {}) for planned in wave).cell
+    identity = cell.identity.model_dump(mode="json")
+    lines = []
+    with connect(num_cpus=2):
+        shared = {"backbone": ray.put(share_backbone(loaded.backbone)), "data": ray.put(loaded.grounds.data)}
+        for repeat in range(arguments.repeats):
+            (single,), first = run(f"one-{repeat}", identity, shared, groups=1, workers=1)
+            (pair,), second = run(f"two-{repeat}", identity, shared, groups=1, workers=2)
+            side, third = run(f"side-{repeat}", identity, shared, groups=2, workers=1)
+            one, two = inner(single[0]), [inner(r) for r in pair]
+            wall = mean(two[0], "wall")
+            line = {
+                "one worker, s a round": mean(one, "wall"),
+                "two workers, s a round": wall,
+                "speed-up": mean(one, "wall") / wall,
+                "ceiling": 2 * mean(one, "wall") / statistics.fmean(mean(inner(ranks[0]), "wall") for ranks in side),
+                "CPU efficiency": mean(one, "cpu") / sum(mean(r, "cpu") for r in two),
+                "exchange share": max(mean(r, "exchange") for r in two) / wall,
+                "wait share, rank 0": mean(two[0], "wait") / wall,
+                "wait share, rank 1": mean(two[1], "wait") / wall,
+                "KB published a round": sum(mean(r, "published") for r in two) / 1e3,
+                "KB fetched a round": sum(mean(r, "fetched") for r in two) / 1e3,
+                "different adapters": len(first | second | third),
+            }
+            lines.append(line)
+            print(" · ".join(f"{name} {value:.3g}" for name, value in line.items()), flush=True)
+    print("median: " + " · ".join(f"{name} {statistics.median(line[name] for line in lines):.3g}" for name in lines[0]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The job of `distributed.py`, importable by its workers: one cell, with the times of every round."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from adapad_ray.distributed import JobContext
+from adapad_ray.distributed.exchange import BoardExchange
+from adapad_ray.results import CellIdentity
+from adapad_ray.training.cell import Workspace, run_cell
+from adapad_ray.training.record import RoundStats
+
+
+def measure(workspace: Workspace, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    """Computes the cell and writes this worker's rounds to `<folder>.rank-<rank>.json`."""
+    rounds: list[dict[str, Any]] = []
+    last = time.perf_counter(), time.process_time()
+
+    def note(stats: RoundStats) -> None:
+        nonlocal last
+        now = time.perf_counter(), time.process_time()
+        rounds.append(
+            {
+                "wall": now[0] - last[0],
+                "cpu": now[1] - last[1],
+                "compute": stats.compute_seconds,
+                "wait": stats.wait_seconds,
+                "exchange": stats.exchange_seconds,
+                "published": stats.bytes_published,
+                "fetched": stats.bytes_fetched,
+            }
+        )
+        last = now
+
+    exchange = None
+    if context.board is not None:
+        exchange = BoardExchange(context.board, context.generation, context.rank, context.world_size)
+    folder = Path(payload["folder"])
+    identity = CellIdentity.model_validate(payload["identity"])
+    run_cell(context.job_id, identity, workspace, folder, base_model="minilm-l6", exchange=exchange, observer=note)
+    Path(f"{folder}.rank-{context.rank}.json").write_text(json.dumps(rounds))
+    return {}
