@@ -1,4 +1,4 @@
-"""The state of a cell in training: one safetensors file with JSON in its header, replaced atomically."""
+"""The state of a cell in training: one safetensors file, JSON among its tensors, replaced atomically."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from adapad_ray.files import atomic_path
 
-_FILE, _META = "checkpoint.safetensors", "state"
+_FILE, _META = "checkpoint.safetensors", "meta"
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,18 @@ class Checkpoint:
         """
         with atomic_path(folder / _FILE) as scratch:
             tensors = {name: t.contiguous() for name, t in self.tensors.items()}
-            save_file(tensors, scratch, metadata={_META: json.dumps(self.meta)})
+            save_file(tensors | {_META: torch.tensor(list(json.dumps(self.meta).encode()), dtype=torch.uint8)}, scratch)
 
     @classmethod
     def load(cls, folder: Path) -> Checkpoint | None:
         """The latest checkpoint, or None where there is none."""
         try:
-            with safe_open(folder / _FILE, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-                return cls(tensors, json.loads(file.metadata()[_META]))
+            # Read at one go: whatever opens the path twice may meet two checkpoints.
+            tensors = load((folder / _FILE).read_bytes())
         except FileNotFoundError:
             return None
+        meta = bytes(tensors.pop(_META).tolist())
+        return cls(tensors, json.loads(meta))
 
     @staticmethod
     def remove(folder: Path) -> None:
