@@ -241,7 +241,10 @@ def _free_resources() -> None:
     job = ray.get_runtime_context().get_job_id()
     for entry in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(entry)
-        if group.creator_actor_dead and group.creator_job_id.hex() == job and not group.is_detached:
+        # What the driver itself has made, Tune's for its trials among them, has no actor and counts as a dead one's.
+        by_an_actor = group.creator_actor_id != ray.ActorID.nil().binary()
+        orphaned = by_an_actor and group.creator_actor_dead and not group.is_detached
+        if orphaned and group.creator_job_id.hex() == job:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 

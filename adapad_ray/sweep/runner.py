@@ -185,6 +185,7 @@ class Sweep:
             "backbone": ray.put(share_backbone(self.loaded.backbone)),
             "data": ray.put(self.loaded.grounds.data),
         }
+        self.loaded.backbone.model.to("meta")  # its weights are in the object store, and the plan needs none
         return GroupPool(
             open_workspace,
             compute,

@@ -1,6 +1,7 @@
 """One cell twice: alone in this process, and by two workers on two nodes. `test_two_nodes.py` runs it as a process."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,19 @@ def compute_and_tell(workspace: Workspace, payload: dict[str, Any], context: Job
     return value
 
 
+def actors_left(seconds: float = 30.0) -> list[str]:
+    """Classes of the actors that are alive when no more of them end, or after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        table = ray._private.state.state.actor_table(None, actor_state_name="ALIVE").values()
+        left = [actor["ActorClassName"] for actor in table]
+        # Ray Train makes it for the cluster, which it is to serve as long as there is one.
+        left = [name for name in left if name != "_AutoscalingCoordinatorActor"]
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.5)
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     CASE.run(folder / "alone")
@@ -41,6 +55,7 @@ def main(folder: Path) -> None:
                 content |= {"base_model": "tiny", "checkpoint_seconds": 60.0, "checkpoint_rounds": 3}
                 pool.submit("cell", content)
                 (folder / "status").write_text(finish(pool)["cell"].status)
+            (folder / "left").write_text(" ".join(actors_left()))
     finally:
         cluster.shutdown()
 

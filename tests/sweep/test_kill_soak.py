@@ -78,16 +78,16 @@ def lasting(place: Path) -> dict[str, object]:
     found = {}
     for path in (place / "runs" / "killed" / "cells").glob("*/result.json"):
         result = json.loads(path.read_text())
-        for name in ("start_seconds", "train_seconds", "evaluation_seconds", "peak_memory_bytes"):
+        for name in ("start_seconds", "train_seconds", "evaluation_seconds", "peak_memory_bytes", "per_worker"):
             result["cost"].pop(name)
         found[path.parent.name] = result
     return found
 
 
 def files(place: Path) -> dict[str, bytes]:
-    """What lies in the cells' folders beside their results: predictions, adapters, and nothing else."""
+    """What lies in the cells' folders beside results and the times of rounds: predictions, adapters, nothing else."""
     cells = place / "runs" / "killed" / "cells"
-    paths = (p for p in cells.rglob("*") if p.is_file() and p.name != "result.json")
+    paths = (p for p in cells.rglob("*") if p.is_file() and p.name != "result.json" and p.parent.name != "rounds")
     return {str(path.relative_to(cells)): path.read_bytes() for path in paths}
 
 
