@@ -1,11 +1,12 @@
 """Invariant D3 for what a pool can lose in the middle of a cell that several workers share: a worker, or the board."""
 
 import filecmp
+import re
 
 import pytest
 import ray
 import torch
-from pool_helpers import processes
+from pool_helpers import finish, processes
 
 from adapad_ray.distributed import GroupPool, Outcome
 from adapad_ray.distributed.backbone import share_backbone
@@ -43,11 +44,15 @@ def pair(cluster):
         yield pool
 
 
+def payload(case, folder):
+    content = {"identity": case.identity().model_dump(mode="json"), "folder": str(folder), "base_model": "tiny"}
+    return {**content, "checkpoint_seconds": 60.0, "checkpoint_rounds": 5}
+
+
 @pytest.mark.parametrize("title", ["RayTrainWorker", "Board"])
 def test_a_cell_survives_the_death_of(title, pair, undisturbed, tmp_path):
     folder = tmp_path / "cell"
-    content = {"identity": CASE.identity().model_dump(mode="json"), "folder": str(folder), "base_model": "tiny"}
-    pair.submit(title, {**content, "checkpoint_seconds": 60.0, "checkpoint_rounds": 5})
+    pair.submit(title, payload(CASE, folder))
     outcome, resumed_at = None, None
     while outcome is None:
         for event in pair.poll():
@@ -70,3 +75,18 @@ def test_a_cell_survives_the_death_of(title, pair, undisturbed, tmp_path):
     left = {path.name for path in folder.iterdir()} - {path.name for path in undisturbed.iterdir()}
     assert not left, "checkpoints and scratch files are gone"
     assert not processes("ray::Board")
+
+
+def test_divergence_ends_a_cell_for_all_its_workers_and_none_of_them(pair, tmp_path):
+    pair.wait_ready()
+    workers = {process.pid for process in processes("ray::RayTrainWorker")}
+    wild = MethodCase("adapad", 3 * COST_PER_RANK, config={"local_steps": 50}, training={"learning_rate": 3e38})
+    tame = MethodCase("adapad", 3 * COST_PER_RANK, config={"local_steps": 2})
+    pair.submit("wild", payload(wild, tmp_path / "wild"))
+    pair.submit("tame", payload(tame, tmp_path / "tame"))
+    outcomes = finish(pair)
+    error = outcomes["wild"].error
+    assert (outcomes["wild"].status, error.type) == ("failed", "DivergedError")
+    assert re.match(r"lane (\d+|reserve), step \d+: ", error.message)
+    assert outcomes["tame"].status == "done"
+    assert {process.pid for process in processes("ray::RayTrainWorker")} == workers, "nobody had to be killed"
