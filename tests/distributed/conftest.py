@@ -30,9 +30,9 @@ def cluster() -> Iterator[None]:
             os.environ["PYTHONPATH"] = path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pool(cluster: None) -> Iterator[GroupPool]:
-    """Two groups of one worker; a job may start twice."""
+    """Two groups of one worker; a job may start twice. They hold both CPUs, so each module has its own."""
     import pool_jobs
 
     shared = {"numbers": ray.put(np.arange(3))}
