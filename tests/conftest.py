@@ -14,6 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two processes on two cores: one threa
 WORDS = ["good", "fine", "great", "bad", "poor", "awful", "film", "plot", "actor", "scene", "the", "a", "is", "was"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist's own hook, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that start Ray clusters stay in one process: two clusters at once would only wait for each other."""
     for item in items:
