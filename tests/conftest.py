@@ -1,4 +1,8 @@
-"""A tiny real model and a small real-looking task on disk, for tests of the whole chain."""
+"""A tiny real model and a small real-looking task on disk, for tests of the whole chain.
+
+Modules that start a Ray cluster belong to the xdist group `clusters` and so run in one process: two clusters at once
+would only wait for each other.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two processes on two cores: one threa
     os.environ["OMP_NUM_THREADS"] = "1"
 
 WORDS = ["good", "fine", "great", "bad", "poor", "awful", "film", "plot", "actor", "scene", "the", "a", "is", "was"]
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist's own hook, which reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start Ray clusters stay in one process: two clusters at once would only wait for each other."""
-    for item in items:
-        if {"distributed", "sweep"} & set(item.path.parts):
-            item.add_marker(pytest.mark.xdist_group("clusters"))
 
 
 @pytest.fixture(scope="session")

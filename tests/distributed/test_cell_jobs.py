@@ -12,6 +12,8 @@ from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.results import CellResult
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
 
+pytestmark = pytest.mark.xdist_group("clusters")
+
 GROWING = {"initial_rank": 0, "local_steps": 2, "growth_interval": 4}
 CASES = {
     "synchronous": MethodCase("adapad", 3 * COST_PER_RANK, config=GROWING),

@@ -14,6 +14,8 @@ from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.results import CellResult
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
 
+pytestmark = pytest.mark.xdist_group("clusters")
+
 EPOCHS = 30
 CASE = MethodCase(
     "adapad",

@@ -10,6 +10,8 @@ from pool_helpers import finish, pid_in
 from adapad_ray.distributed import GroupPool, Outcome, Progress, available_groups
 from adapad_ray.errors import BadRequestError
 
+pytestmark = pytest.mark.xdist_group("clusters")
+
 
 def test_two_groups_work_at_the_same_time(pool):
     for job in ("left", "right"):

@@ -14,6 +14,8 @@ from adapad_ray.distributed.metrics import CELL_TAGS, METRICS
 from adapad_ray.results import CellResult
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
 
+pytestmark = pytest.mark.xdist_group("clusters")
+
 CASES = {
     "components": MethodCase("adapad", 3 * COST_PER_RANK, {"initial_rank": 0, "local_steps": 2, "growth_interval": 4}),
     "replicas": MethodCase("lora", COST_PER_RANK),

@@ -6,6 +6,8 @@ import pytest
 from adapad_ray.distributed import GroupPool, Outcome
 from adapad_ray.sweep.search import TuneCell, quasi_random_points, tune_stage
 
+pytestmark = pytest.mark.xdist_group("clusters")
+
 SPACE = {"x": {"uniform": [0.0, 1.0]}}
 POINTS = quasi_random_points(SPACE, 4, seed=0)
 

@@ -16,6 +16,8 @@ from adapad_ray.models import Backbone, MeanPooledClassifier, backbone_parameter
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
 from benchmarks.memory import set_up, store_pss
 
+pytestmark = pytest.mark.xdist_group("clusters")
+
 
 def large_backbone() -> Backbone:
     """The tiny backbone's structure at sixteen times its width, with a longer vocabulary: 42 MB."""

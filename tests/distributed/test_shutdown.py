@@ -10,6 +10,8 @@ from pool_helpers import controllers, finish, pid_in
 
 from adapad_ray.distributed import GroupPool, PoolError
 
+pytestmark = pytest.mark.xdist_group("clusters")
+
 
 def test_groups_whose_controllers_are_killed_are_built_again(pool):
     for job in ("left", "right"):

@@ -6,6 +6,8 @@ from pool_helpers import finish
 
 from adapad_ray.distributed import GroupPool, PoolError
 
+pytestmark = pytest.mark.xdist_group("clusters")
+
 
 def test_every_rank_runs_the_job_and_rank_0_answers(cluster):
     with GroupPool(pool_jobs.set_up, pool_jobs.run, workers=2, name="wide") as pool:

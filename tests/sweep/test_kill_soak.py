@@ -18,6 +18,8 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
+pytestmark = pytest.mark.xdist_group("clusters")
+
 KILLS = 4
 """Of the driver of a sweep whose cells have one worker each."""
 RUNS, KILLS_PER_RUN = 5, 5

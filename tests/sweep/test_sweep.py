@@ -23,6 +23,8 @@ from adapad_ray.tasks import encode, load_task
 from adapad_ray.tasks.metrics import compute_metrics
 from adapad_ray.training.evaluation import predict
 
+pytestmark = pytest.mark.xdist_group("clusters")
+
 RANK_1 = 2 * (4 * 64 + 2 * 96)
 """One component on each of the tiny model's 12 linear layers."""
 

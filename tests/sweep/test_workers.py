@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from adapad_ray.cli import app
 from adapad_ray.report.curves import load_results
 
+pytestmark = pytest.mark.xdist_group("clusters")
+
 
 @pytest.fixture
 def spec_file(tmp_path: Path, tiny_model: Path, reviews: Path) -> Path:
