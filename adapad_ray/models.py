@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import tokenizers
 import torch
 import transformers
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -231,10 +232,27 @@ def load_tokenizer(source: str) -> Any:
         BadRequestError: there is none, or it has neither token.
     """
     found = resolve_model(source)
+    if not _has_tokenizer(found):
+        raise BadRequestError(f"model folder {source!r} has no tokenizer: write one there with its save_pretrained")
     with _quiet_transformers(), _reading(source):
         tokenizer = transformers.AutoTokenizer.from_pretrained(found.path_or_name, trust_remote_code=False)
     _ensure_padding(tokenizer, source)
     return tokenizer
+
+
+def sketch_tokenizer(source: str) -> tuple[Any, bool]:
+    """A tokenizer that is good enough to plan with, and whether it is the model's own.
+
+    Where a local folder has none, one that takes every word and every run of signs for one token.
+
+    Raises:
+        BadRequestError: there is one, and it cannot be loaded.
+    """
+    if _has_tokenizer(resolve_model(source)):
+        return load_tokenizer(source), True
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]"), False
 
 
 def backbone_parameters(model: nn.Module, head_modules: Sequence[str] = ()) -> int:
@@ -265,6 +283,8 @@ def load_skeleton(source: str, num_labels: int, pooling: str | None = None, *, d
         else:
             config.num_labels = num_labels
             model = transformers.AutoModelForSequenceClassification.from_config(config)
+    if getattr(config, "pad_token_id", None) is None:  # decoders ask for it; its value changes neither shape nor time
+        config.pad_token_id = 0
     return model.requires_grad_(False).eval()
 
 
@@ -445,6 +465,13 @@ def _without_pooler(config: Any) -> dict[str, bool]:
     architecture = classes[0] if isinstance(classes, tuple) else classes
     takes_pooler = "add_pooling_layer" in inspect.signature(architecture).parameters
     return {"add_pooling_layer": False} if takes_pooler else {}
+
+
+def _has_tokenizer(found: ModelSource) -> bool:
+    """Return whether there are files of a tokenizer: without them, some of transformers' classes come up empty."""
+    folder = Path(found.path_or_name)
+    patterns = ("tokenizer*", "vocab*", "*.model", "tekken.json")
+    return not folder.is_dir() or any(any(folder.glob(pattern)) for pattern in patterns)
 
 
 def _ensure_padding(tokenizer: Any, source: str) -> None:

@@ -24,8 +24,8 @@ class CellIdentity(Record):
     `budget` is in deployed adapter parameters; `None` means that the method has no budget (`head_only`).
     """
 
-    stage: Literal["tune", "parent", "curve"]
-    """`parent`: a training that others cut their adapters from; it is judged on validation only and on no curve."""
+    stage: Literal["tune", "search", "parent", "curve"]
+    """`parent`: a training that others cut their adapters from. Only the curve reads the test split."""
     label: str
     """Key of `methods` in the sweep's file, for instance `lora/qv`."""
     method: str
@@ -73,7 +73,7 @@ class Point(Record):
     validation: dict[str, float]
     """Metric name → value on the validation split."""
     test: dict[str, float] = Field(default_factory=dict)
-    """Metric name → value on the test split; empty in the tune stage, which never reads it."""
+    """Metric name → value on the test split; empty outside the curve, which alone reads it."""
     adapter: str | None = None
     """PEFT folder relative to the cell's folder; None where nothing can be exported."""
 
@@ -143,3 +143,8 @@ class CellResult(Record):
     def final(self) -> Point:
         """The model at the cell's full budget."""
         return self.points[0]
+
+    @property
+    def score(self) -> float:
+        """What the cell is judged by: the metric of the final model on the validation split."""
+        return self.final.validation[self.metric]

@@ -1,7 +1,11 @@
-"""Methods by name. A new method is one file here, one entry below and one conformance subclass."""
+"""Methods by name. A new method is one file here, one entry below and one conformance subclass (see README.md here)."""
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+from typing import Any
+
+from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.adalora import Adalora
 from adapad_ray.methods.adapad import Adapad
 from adapad_ray.methods.ard import Ard
@@ -13,12 +17,27 @@ from adapad_ray.methods.full import Full
 from adapad_ray.methods.head_only import HeadOnly
 from adapad_ray.methods.increlora import Increlora
 from adapad_ray.methods.lora import Lora
+from adapad_ray.methods.melora import Melora
 from adapad_ray.methods.para import Para
 from adapad_ray.methods.sequential import Sequential
 
-METHODS: dict[str, type[Method]] = {  # type: ignore[type-arg]
-    m.name: m for m in (Lora, Adapad, Sequential, Increlora, Dylora, CpMethod, Ard, Para, Adalora, Dora, HeadOnly, Full)
-}
+BUILT_IN = (Lora, Adapad, Sequential, Increlora, Dylora, CpMethod, Melora, Ard, Para, Adalora, Dora, HeadOnly, Full)
+METHODS: dict[str, type[Method]]  # type: ignore[type-arg]
+"""Name → method: those above, and those that installed packages offer as entry points `adapad_ray.methods`."""
+
+
+def __getattr__(name: str) -> Any:
+    """Makes `METHODS` when it is first asked for: packages that offer methods import this one before theirs exist."""
+    if name != "METHODS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    methods = {method.name: method for method in BUILT_IN}
+    for entry in entry_points(group="adapad_ray.methods"):
+        method = entry.load()
+        if methods.setdefault(method.name, method) is not method:
+            raise BadRequestError(f"{entry.value} has the name {method.name!r}, which is taken: give it another")
+    globals()["METHODS"] = methods
+    return methods
+
 
 __all__ = [
     "METHODS",
@@ -33,6 +52,7 @@ __all__ = [
     "HeadOnly",
     "Increlora",
     "Lora",
+    "Melora",
     "Method",
     "MethodConfig",
     "Para",

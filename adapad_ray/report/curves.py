@@ -19,14 +19,7 @@ from safetensors.numpy import load_file
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import atomic_path
 from adapad_ray.report.metrics import item_metric
-from adapad_ray.report.statistics import (
-    Difference,
-    interval,
-    item_weights,
-    paired_difference,
-    pareto_front,
-    seed_weights,
-)
+from adapad_ray.report.statistics import Estimate, estimate, item_weights, pareto_front
 from adapad_ray.results import CellResult, Point
 
 Array = NDArray[np.float64]
@@ -46,11 +39,39 @@ class PointKey(NamedTuple):
 
 @dataclass(frozen=True)
 class SeedScores:
-    """A split's metric of one curve point: per seed `[seeds]`, and per draw of items and seed `[draws, seeds]`."""
+    """A split's metric of one curve point: per seed `[seeds]`, and per draw of items and seed `[draws, seeds]`.
+
+    Draws of all points of a split use the same items, so that any two can be compared pairwise.
+    """
 
     seeds: tuple[int, ...]
     values: Array
     draws: Array
+    items: int
+
+    @property
+    def estimate(self) -> Estimate:
+        """The mean over seeds and items."""
+        return estimate(self.values, self.draws, self.items)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean, which no metric lets exceed 1."""
+        low, high = self.estimate.interval()
+        return low, min(high, 1.0)
+
+    def minus(self, other: SeedScores) -> SeedScores | None:
+        """The difference, paired by item and by the seeds that both have; None if they share no seed."""
+        seeds = tuple(seed for seed in self.seeds if seed in other.seeds)
+        if not seeds:
+            return None
+        a, b = self.at(seeds), other.at(seeds)
+        return SeedScores(seeds, a.values - b.values, a.draws - b.draws, self.items)
+
+    def at(self, seeds: tuple[int, ...]) -> SeedScores:
+        """These seeds alone, in this order."""
+        columns = [self.seeds.index(seed) for seed in seeds]
+        return SeedScores(seeds, self.values[columns], self.draws[:, columns], self.items)
 
 
 def load_results(folder: Path | str, cells: Mapping[str, str] | None = None) -> list[CellResult]:
@@ -79,11 +100,10 @@ def load_results(folder: Path | str, cells: Mapping[str, str] | None = None) -> 
 
 
 class Curves:
-    """The curve's points over seeds, with their bootstrap draws.
+    """The curve's points over seeds, with their bootstrap draws of items.
 
-    Every draw uses one set of items for all points and seeds and one set of seeds for all points, so that any two
-    points are compared pairwise. Each split has a generator of its own: nothing of the test split reaches the
-    validation draws.
+    Each split has a generator of its own: nothing of the test split reaches the validation draws. `predictions` by
+    cell and name are read from the cells' folders unless they are passed.
     """
 
     def __init__(
@@ -93,6 +113,7 @@ class Curves:
         *,
         generator: np.random.Generator | None = None,
         draws: int = 2000,
+        predictions: Mapping[str, Mapping[str, NDArray[Any]]] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.results = [result for result in results if result.identity.stage == "curve"]
@@ -104,9 +125,9 @@ class Curves:
         self.metric = metrics.pop()
         self.draws = draws
         generator = generator or np.random.default_rng(0)
-        self._generators = dict(zip(("validation", "test", "seeds"), generator.spawn(3), strict=True))
-        self._seed_weights: dict[int, Array] = {}
+        self._generators = dict(zip(("validation", "test"), generator.spawn(2), strict=True))
         self.points = self._group()
+        self._predictions = predictions or {r.id: _load_predictions(self.folder, r.id) for r in self.results}
 
     def _group(self) -> dict[PointKey, list[tuple[CellResult, Point]]]:
         """Points by key, each with one (cell, point) per seed in ascending order of seeds."""
@@ -124,16 +145,6 @@ class Curves:
             for point in result.points:
                 groups[PointKey(identity.label, identity.budget, point.kind, point.prefix)].append((result, point))
         return dict(sorted(groups.items(), key=lambda entry: _order(entry[0])))
-
-    def seed_weights(self, seeds: int) -> Array:
-        """Bootstrap weights `[draws, seeds]`, the same for every point with that many seeds."""
-        if seeds not in self._seed_weights:
-            self._seed_weights[seeds] = seed_weights(seeds, self.draws, self._generators["seeds"].spawn(1)[0])
-        return self._seed_weights[seeds]
-
-    @cached_property
-    def _predictions(self) -> dict[str, dict[str, NDArray[Any]]]:
-        return {result.id: _load_predictions(self.folder, result.id) for result in self.results}
 
     def labels(self, split: Split) -> NDArray[Any]:
         """The split's labels, which every cell must share."""
@@ -186,24 +197,15 @@ class Curves:
                 seeds=tuple(cell.identity.seed for cell, _ in group),
                 values=np.array([getattr(point, split)[self.metric] for _, point in group]),
                 draws=drawn[:, start : start + len(group)],
+                items=items,
             )
             start += len(group)
         return scores
 
-    def mean_draws(self, scores: SeedScores) -> Array:
-        """Bootstrap draws `[draws]` of the mean over seeds."""
-        mean: Array = (scores.draws * self.seed_weights(len(scores.seeds))).sum(axis=1)
-        return mean
-
-    def difference(self, first: PointKey, second: PointKey, split: Split) -> tuple[Difference, tuple[int, ...]] | None:
-        """`first` minus `second`, paired by item and by the seeds that both have; None if they share no seed."""
-        a, b = getattr(self, split)[first], getattr(self, split)[second]
-        seeds = tuple(seed for seed in a.seeds if seed in b.seeds)
-        if not seeds:
-            return None
-        in_a, in_b = [a.seeds.index(seed) for seed in seeds], [b.seeds.index(seed) for seed in seeds]
-        values, draws = a.values[in_a] - b.values[in_b], a.draws[:, in_a] - b.draws[:, in_b]
-        return paired_difference(values, draws, self.seed_weights(len(seeds)), len(self.labels(split))), seeds
+    def difference(self, first: PointKey, second: PointKey, split: Split) -> tuple[Estimate, tuple[int, ...]] | None:
+        """`first` minus `second` with the seeds that both have; None if they share none."""
+        paired = getattr(self, split)[first].minus(getattr(self, split)[second])
+        return None if paired is None else (paired.estimate, paired.seeds)
 
     def table(self) -> pd.DataFrame:
         """One row per point; see `curve_table`."""
@@ -225,7 +227,7 @@ class Curves:
         }
         for split in ("validation", "test"):
             scores: SeedScores = getattr(self, split)[key]
-            low, high = interval(self.mean_draws(scores))
+            low, high = scores.interval
             std = float(np.std(scores.values, ddof=1)) if len(group) > 1 else float("nan")
             mean = float(scores.values.mean())
             row |= {f"{split}_mean": mean, f"{split}_low": low, f"{split}_high": high, f"{split}_std": std}
@@ -234,6 +236,10 @@ class Curves:
             "train_seconds": float(np.mean([cell.cost.train_seconds for cell in cells])),
             "train_flops": float(np.mean([cell.cost.train_flops for cell in cells])),
             "lane_passes": float(np.mean([cell.cost.lane_passes for cell in cells])),
+            "peak_memory_bytes": max(cell.cost.peak_memory_bytes for cell in cells),
+            "adapter_bytes": float(
+                np.mean([_adapter_bytes(self.folder, cell, point) for cell, point in zip(cells, points, strict=True)])
+            ),
             "mean_rank": float(
                 np.mean(
                     [
@@ -255,9 +261,11 @@ def curve_table(
 ) -> pd.DataFrame:
     """One row per (label, budget, kind, prefix) of the curve stage, over its seeds.
 
-    `*_mean` and `*_std` are over seeds, `*_low` and `*_high` a 95 % bootstrap interval over seeds × items,
+    `*_mean` and `*_std` are over seeds, `*_low` and `*_high` a 95 % interval over seeds × items (`Estimate`),
     `parameters` the mean deployed adapter parameters (seeds may discover different ranks: `parameters_low`,
-    `parameters_high`); seconds, FLOPs and lane passes are means per cell, and a prefix carries those of its cell.
+    `parameters_high`); seconds, FLOPs and lane passes are means per cell, memory the largest of the cells, and a
+    prefix carries those of its cell. `adapter_bytes` is the mean size of the exported folder, task head included; NaN
+    where nothing was exported.
     """
     return Curves(results, folder, generator=generator, draws=draws).table()
 
@@ -271,6 +279,14 @@ def write_curve_csv(table: pd.DataFrame, path: Path | str) -> None:
 def _order(key: PointKey) -> tuple[str, int, int, int]:
     """By label, then budget, the final model before its prefixes, large prefixes first."""
     return key.label, key.budget or 0, key.kind != "final", -(key.prefix or 0)
+
+
+def _adapter_bytes(folder: Path, cell: CellResult, point: Point) -> float:
+    """Bytes of the point's exported folder."""
+    if point.adapter is None:
+        return float("nan")
+    exported = folder / "cells" / cell.id / point.adapter
+    return float(sum(path.stat().st_size for path in exported.rglob("*") if path.is_file())) or float("nan")
 
 
 def _load_predictions(folder: Path, cell: str) -> dict[str, NDArray[Any]]:

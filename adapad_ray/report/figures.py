@@ -87,7 +87,7 @@ def curve_figure(
         count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]}–{seeds[-1]}"
         hollow = " · hollow: prefixes of one trained model" if (adapted["kind"] == "prefix").any() else ""
         axes.set_title(
-            f"mean over {count} seed{'s' * (seeds[-1] > 1)}, 95 % bootstrap intervals over seeds × items{hollow}",
+            f"mean over {count} seed{'s' * (seeds[-1] > 1)}, 95 % intervals over seeds × items{hollow}",
             loc="left",
             fontsize=9.5,
             color=GREY,

@@ -24,10 +24,11 @@ from adapad_ray.report.convergence import (
     write_convergence_csv,
 )
 from adapad_ray.report.curves import Curves, load_results, write_curve_csv
-from adapad_ray.report.differences import areas, label_differences
+from adapad_ray.report.differences import areas, conclusions, label_differences, ranks
 from adapad_ray.report.figures import curve_figure, growth_figure, rank_figure, save_figure
 from adapad_ray.report.recommendation import FROZEN, Recommendation, recommend, write_recommendation
-from adapad_ray.report.statistics import seeds_needed
+from adapad_ray.report.search import SearchedLabel, read_searches, search_figure, write_trials_csv
+from adapad_ray.report.tuning import tuned_trials
 from adapad_ray.results import CellResult, WorkerCost
 
 
@@ -50,13 +51,14 @@ class FailedCell(NamedTuple):
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """The files of a report; `growth_svg` is None where no method grew its ranks."""
+    """The files of a report; those of growth are None where no method grew its ranks."""
 
     curve_csv: Path
     curve_png: Path
     curve_svg: Path
     ranks_png: Path
     ranks_svg: Path
+    growth_png: Path | None
     growth_svg: Path | None
     recommendation_json: Path
     html: Path
@@ -68,6 +70,12 @@ class ReportPaths:
     convergence_png: Path | None = None
     convergence_svg: Path | None = None
     """These three only where the task knows its true components."""
+    trials_csv: Path | None = None
+    search_png: Path | None = None
+    search_svg: Path | None = None
+    """These three only of a search."""
+    verdicts: tuple[str, ...] = ()
+    """A sentence for every search: whether its front dominates the default settings."""
 
     @property
     def files(self) -> list[Path]:
@@ -83,6 +91,7 @@ def build_report(
     notes: Sequence[Gap] = (),
     failed: Sequence[FailedCell] = (),
     cells: Mapping[str, str] | None = None,
+    searched: Sequence[SearchedLabel] = (),
     delta: float = 0.01,
     confidence: float = 0.95,
     generator: np.random.Generator | None = None,
@@ -101,30 +110,44 @@ def build_report(
     write_curve_csv(table, folder / "curve.csv")
     write_recommendation(recommendation, folder / "recommendation.json")
     curve = save_figure(curve_figure(table, recommendation, FROZEN, curves.metric, title), folder / "curve")
-    ranks = save_figure(rank_figure(curves.results), folder / "ranks")
+    heat = save_figure(rank_figure(curves.results), folder / "ranks")
     grown = growth_figure(curves.results)
-    growth = save_figure(grown, folder / "growth")[1] if grown is not None else None
+    growth = save_figure(grown, folder / "growth") if grown is not None else (None, None)
+    differences = label_differences(curves, margin=delta)
     converging = label_convergences(curves.results, folder)
     errors = convergence_table(converging) if converging else None
-    convergence: tuple[Path, ...] = ()
+    convergence: tuple[Path | None, Path | None, Path | None] = None, None, None
     if errors is not None:
         write_convergence_csv(errors, folder / "convergence.csv")
         drawn = save_figure(convergence_figure(converging), folder / "convergence")
         convergence = folder / "convergence.csv", *drawn
+    searches = read_searches(folder, searched, curves)
+    trials: Path | None = None
+    drawing: tuple[Path | None, Path | None] = None, None
+    if searches:
+        trials = folder / "trials.csv"
+        write_trials_csv(searches, trials)
+        drawing = save_figure(search_figure(searches, curves), folder / "search")
     page = _environment().get_template("report.html.j2")
     html = page.render(
         title=title,
         metric=curves.metric.replace("_", " "),
         recommendation=recommendation,
         curve=_inline(curve[1], "Test metric against deployed parameters, per method"),
-        ranks=_inline(ranks[1], "Rank per module type and layer"),
-        growth=_inline(growth, "Parameters in use over optimizer steps") if growth else None,
-        convergence=_inline(convergence[2], "Error of every component against rounds") if convergence else None,
+        ranks=_inline(heat[1], "Rank per module type and layer"),
+        growth=_inline(growth[1], "Parameters in use over optimizer steps") if growth[1] else None,
+        convergence=_inline(convergence[2], "Error of every component against rounds") if convergence[2] else None,
         components=[] if errors is None else errors.to_dict("records"),
         comparisons=convergence_sentences(converging),
+        searches=searches,
+        search_figure=_inline(drawing[1], "Validation metric against parameters, per trial") if drawing[1] else None,
         rows=[{str(name): value for name, value in row.items()} for row in table.to_dict("records")],
-        differences=label_differences(curves),
+        conclusions=conclusions(differences),
+        differences=differences,
+        standings=ranks(differences),
+        labels=sorted({label for difference in differences for label in (difference.first, difference.second)}),
         areas=areas(curves),
+        tuned=tuned_trials(results),
         gaps=list(notes),
         failed=list(failed),
         mlflow_url=mlflow_url,
@@ -135,21 +158,25 @@ def build_report(
         identity=results[0].identity,
         items={split: len(curves.labels(split)) for split in ("validation", "test")},
         seeds=sorted({result.identity.seed for result in curves.results}),
-        needed=_seeds_needed(curves),
         versions=_versions(results),
     )
     write_text(folder / "report.html", html)
     return ReportPaths(
         folder / "curve.csv",
         *curve,
-        *ranks,
-        growth,
+        *heat,
+        growth[0],
+        growth[1],
         folder / "recommendation.json",
         folder / "report.html",
         recommendation,
         curves.metric,
         table,
         *convergence,
+        trials_csv=trials,
+        search_png=drawing[0],
+        search_svg=drawing[1],
+        verdicts=tuple(view.verdict for view in searches),
     )
 
 
@@ -161,7 +188,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": _count, "share": _share, "number": _number, "mean": _mean}
+    formats = {"count": _count, "share": _share, "number": _number, "bytes": _bytes, "mean": _mean, "setting": _setting}
+    environment.filters |= formats
     return environment
 
 
@@ -251,18 +279,12 @@ def _versions(results: Sequence[CellResult]) -> dict[str, str]:
     return _merged([result.versions for result in results])
 
 
-def _seeds_needed(curves: Curves) -> int | None:
-    """Seeds for a mean known to ± 1 point, planned with the least stable final model of the sweep."""
-    needed = [
-        seeds_needed(float(np.std(scores.values, ddof=1)), len(scores.seeds), 0.01)
-        for key, scores in curves.test.items()
-        if key.kind == "final" and len(scores.seeds) > 1
-    ]
-    return max((count for count in needed if count is not None), default=None)
-
-
 def _count(value: float) -> str:
     return f"{value:,.0f}"
+
+
+def _bytes(value: float) -> str:
+    return "–" if math.isnan(value) else f"{_number(value)}B"
 
 
 def _share(value: float) -> str:
@@ -273,9 +295,15 @@ def _mean(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.1f}"
 
 
+def _setting(value: Any) -> str:
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
 def _number(value: float) -> str:
     """Three significant digits, in words that a table can hold: 3.1e+12 → 3.1 T."""
     for size, unit in ((1e18, " E"), (1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= size:
+        if abs(value) >= 0.9995 * size:  # 999.6 is 1e+03 in three digits, and 1 of the next unit
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
 from adapad_ray.report.curves import Curves, PointKey
-from adapad_ray.report.statistics import interval
 
 FROZEN = "head_only"
 """The method that trains the head alone: an adapter of 0 parameters."""
@@ -116,7 +115,7 @@ def _is_adapter(curves: Curves, key: PointKey) -> bool:
 
 def _summary(curves: Curves, key: PointKey) -> PointSummary:
     parameters = [point.parameters for _, point in curves.points[key]]
-    low, high = interval(curves.mean_draws(curves.test[key]))
+    low, high = curves.test[key].interval
     return PointSummary(
         **key._asdict(),
         parameters=sum(parameters) / len(parameters),

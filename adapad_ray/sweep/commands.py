@@ -47,6 +47,8 @@ def run_sweep(path: Path, overrides: Sequence[str], out: Path | None) -> int:
     if outcome.report is not None:
         console.curve(outcome.report.table, outcome.report.metric)
         console.say("")
+        for verdict in outcome.report.verdicts:
+            console.say(verdict)
         console.say(outcome.report.recommendation.sentence)
     console.failures(outcome.failed)
     console.say(f"\n{outcome.computed} cells computed, {outcome.reused} reused, {len(outcome.failed)} failed.")
@@ -85,6 +87,8 @@ def show_report(folder: Path) -> int:
     paths = rebuild_report(folder.absolute())
     console = Console()
     console.curve(paths.table, paths.metric)
+    for verdict in paths.verdicts:
+        console.say(verdict)
     console.say(paths.recommendation.sentence)
     console.links({"report": paths.html})
     return 0

@@ -12,8 +12,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.sweep.planner import GapRow, Grounds, Row, SweepPlan
 from adapad_ray.sweep.scaling import WORKERS, WorkersTime, expected_phases, expected_times
 from adapad_ray.sweep.spec import SweepSpec
-from adapad_ray.sweep.speed import Speed, tokens_per_step, training_speed
-from adapad_ray.training.cell import forward_flops_per_token
+from adapad_ray.sweep.speed import Speed, expected_flops_per_token, tokens_per_step, training_speed
 
 LINK_GBPS = 10.0
 """Rate of the link between workers unless another is stated."""
@@ -58,13 +57,15 @@ class SweepEstimate:
     rows: list[RowEstimate]
     gaps: list[GapRow]
     cells: dict[str, int]
-    """Stage → number of cells."""
+    """Stage → number of cells; of a search also `front`, those that train its front again: at most so many."""
     parents: dict[str, int]
     """`trained`: trainings that post-hoc `cells` share, at most."""
     flops: float
     speed: Speed
     link_gbps: float
     single_worker_seconds: float = field(default=0.0)
+    words: bool = False
+    """Whether texts are counted in words, for want of a tokenizer."""
 
 
 def estimate(spec: SweepSpec, grounds: Grounds, plan: SweepPlan, link_gbps: float = LINK_GBPS) -> SweepEstimate:
@@ -77,21 +78,24 @@ def estimate(spec: SweepSpec, grounds: Grounds, plan: SweepPlan, link_gbps: floa
     """
     if not link_gbps > 0:
         raise BadRequestError(f"--link-gbps is {link_gbps:g}: give the rate of a worker's link in Gbit/s, above 0")
-    per_token = forward_flops_per_token(grounds.model, grounds.data)
+    per_token = expected_flops_per_token(grounds.model, grounds.data)
     speed = training_speed(spec, grounds, per_token)
     splits = grounds.data.splits
     sizes = {name: len(split) for name, split in splits.items()}
-    evaluated = sum(
-        len(rows) * int(splits[name].lengths[rows].max())
+    evaluated = {
+        name: sum(
+            len(rows) * int(splits[name].lengths[rows].max())
+            for rows in splits[name].evaluation_batches(spec.training.evaluation_batch_size)
+        )
         for name in ("validation", "test")
-        for rows in splits[name].evaluation_batches(spec.training.evaluation_batch_size)
-    )
+    }
+    reading = per_token * sum(evaluated.values())
     passes = {(row.label, row.budget): _passes(row) for row in plan.rows}
     rows = []
     for row in plan.rows:
         spent = passes[spec.compute_as(row.label) or row.label, row.budget]
         tokens = tokens_per_step(splits["train"], spec.training_settings(row.label))
-        rows.append(_row(row, spent, tokens, per_token, per_token * evaluated, speed, link_gbps))
+        rows.append(_row(row, spent, tokens, per_token, reading, speed, link_gbps))
     trainings = {_training(spec, row): entry.train_flops for row, entry in zip(plan.rows, rows, strict=True)}
     curve_flops = (sum(trainings.values()) + sum(row.evaluation_flops for row in rows)) * len(spec.seeds)
     trials = 0 if spec.tune is None else spec.tune.trials
@@ -100,6 +104,16 @@ def estimate(spec: SweepSpec, grounds: Grounds, plan: SweepPlan, link_gbps: floa
         key = _training(spec, row) if row.parent else row.label
         tuned.setdefault(key, []).append(entry.train_flops)
     flops = curve_flops + trials * sum(sum(each) / len(each) for each in tuned.values())
+    cells = {"tune": trials * len(spec.labels()), "curve": len(rows) * len(spec.seeds)}
+    if spec.search is not None:
+        cells |= {"search": spec.search.trials * len(plan.searched)}
+        cells |= {"front": spec.search.rerun * len(spec.seeds) * len(plan.searched)}
+        for label, sample in plan.searched.items():
+            tokens = tokens_per_step(splits["train"], spec.training_settings(label))
+            entries = [_row(row, _passes(row), tokens, per_token, reading, speed, link_gbps) for row in sample]
+            training = sum(entry.train_flops for entry in entries) / max(1, len(entries))
+            flops += spec.search.trials * (training + per_token * evaluated["validation"])
+            flops += spec.search.rerun * len(spec.seeds) * (training + reading)
     return SweepEstimate(
         name=spec.name,
         model=spec.model,
@@ -108,12 +122,13 @@ def estimate(spec: SweepSpec, grounds: Grounds, plan: SweepPlan, link_gbps: floa
         budgets=plan.budgets,
         rows=rows,
         gaps=plan.gaps,
-        cells={"tune": trials * len(spec.labels()), "curve": len(rows) * len(spec.seeds)},
+        cells=cells,
         parents=_parents(spec, plan),
         flops=flops,
         speed=speed,
         link_gbps=link_gbps,
         single_worker_seconds=flops / speed.flops_per_second,
+        words=grounds.words,
     )
 
 
@@ -200,16 +215,21 @@ def tables(found: SweepEstimate) -> list[Any]:
             gaps.add_row(gap.label, f"{gap.budget:,}", gap.reason)
         parts.append(gaps)
     parts += _workers_table(found)
+    if found.words:
+        parts.append("The model's folder has no tokenizer: words are taken for tokens, so FLOPs and times are too low.")
     if found.parents["cells"]:
         upto = "at most " if found.cells["tune"] else ""
         parts.append(
             f"{upto}{found.parents['trained']} parents are trained instead of {found.parents['cells']} adapters: "
             "post-hoc cells share them, and the TFLOP of their rows are counted once."
         )
-    parts.append(
-        f"{found.cells['tune']} cells to tune and {found.cells['curve']} of the curve; about "
-        f"{_duration(found.single_worker_seconds)} with one worker, at {found.speed.basis}."
-    )
+    counts = f"{found.cells['tune']} cells to tune and {found.cells['curve']} of the curve"
+    if "search" in found.cells:
+        counts = (
+            f"{found.cells['search']} trials to search, at most {found.cells['front']} cells to train their front "
+            f"again and {found.cells['curve']} of the curve"
+        )
+    parts.append(f"{counts}; about {_duration(found.single_worker_seconds)} with one worker, at {found.speed.basis}.")
     return parts
 
 

@@ -13,7 +13,7 @@ from adapad_ray.models import (
     linear_backbone,
     load_backbone,
     load_skeleton,
-    load_tokenizer,
+    sketch_tokenizer,
 )
 from adapad_ray.sweep.planner import Grounds
 from adapad_ray.sweep.spec import SweepSpec
@@ -56,15 +56,15 @@ def load_grounds(spec: SweepSpec) -> LoadedGrounds:
 
 
 def sketch_grounds(spec: SweepSpec) -> Grounds:
-    """The same without weights, on the meta device: enough to plan."""
+    """The same without weights, on the meta device: enough to plan. A local folder needs no more than `config.json`."""
     source = _source(spec)
     if isinstance(source, BilinearSource):
         sketch = linear_backbone(source.in_features, source.out_features, dtype=spec.dtype, device="meta")
         return Grounds(sketch.model, sketch.parameters, sketch.digest, make_bilinear(source))
     raw = load_task(source)
     model = load_skeleton(spec.model, len(raw.label_names), spec.pooling)
-    data = _encode(spec, raw, load_tokenizer(spec.model))
-    return Grounds(model, backbone_parameters(model), "not loaded", data)
+    tokenizer, own = sketch_tokenizer(spec.model)
+    return Grounds(model, backbone_parameters(model), "not loaded", _encode(spec, raw, tokenizer), words=not own)
 
 
 def _source(spec: SweepSpec) -> TaskSource | BilinearSource | Asset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from adapad_ray.budget import BudgetTooSmallError, parse_budget
@@ -13,11 +14,14 @@ from adapad_ray.methods import METHODS, Method, Plan
 from adapad_ray.models import target_modules
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.sweep.cells import Cell
-from adapad_ray.sweep.points import quasi_random_points
-from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.sweep.points import Distributions, parse_space, quasi_random_list, quasi_random_points, whole_numbers
+from adapad_ray.sweep.spec import BUDGET, SearchStage, SweepSpec, front_label
 from adapad_ray.tasks import TaskData
 from adapad_ray.training.cell import check_workers, make_method, parent_identity
 from adapad_ray.training.settings import TrainingSettings
+
+SAMPLE = 8
+"""Points of a search space that stand for all of it when its cost is estimated."""
 
 Winners = Mapping[str, Mapping[str, Any]]
 """Label → its best point of the tune stage."""
@@ -32,6 +36,8 @@ class Grounds:
     backbone_parameters: int
     model_digest: str
     data: TaskData
+    words: bool = False
+    """Whether the texts are counted in words, for want of a tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,8 @@ class SweepPlan:
     budgets: list[int]
     rows: list[Row] = field(default_factory=list)
     gaps: list[GapRow] = field(default_factory=list)
+    searched: dict[str, list[Row]] = field(default_factory=dict)
+    """Of `mode: search`, a few cells all over each label's space."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,13 @@ class Planner:
                     self._row(label, self._tune_budget(label))
                 except BudgetTooSmallError as error:
                     raise BadRequestError(f"tune.budget does not suit {label}: {error}") from error
+        if self.spec.search is not None and not self.searched():
+            raise BadRequestError(
+                "search finds no method to search: add one that trains for a budget, as adapad or lora"
+            )
+        for label in self.searched():
+            self._check_searchable(label)
+            plan.searched[label] = self._search_sample(label)
         return plan
 
     def _check_followers(self, plan: SweepPlan) -> None:
@@ -169,21 +184,103 @@ class Planner:
     def winners(self, results: Results) -> Winners:
         """The best finished point of every label by the validation metric; ties go to the earlier point."""
         winners: dict[str, dict[str, Any]] = {}
-        planned = [p for following in (False, True) for p in self._tune_wave(following, results)]
         for label in self.spec.labels():
-            scored = [
-                (results[p.id].final.validation[results[p.id].metric], p.point)
-                for p in planned
-                if p.cell.identity.label == label and p.id in results
-            ]
+            scored = [(results[p.id].score, p.point) for p in self.tuned(label, results) if p.id in results]
             if scored:
                 winners[label] = max(scored, key=lambda item: item[0])[1]
         return winners
 
+    def tuned(self, label: str, results: Results) -> list[PlannedCell]:
+        """A label's cells of the tune stage; none while those are not known whose compute it follows."""
+        wave = self._tune_wave(self.spec.compute_as(label) is not None, results)
+        return [planned for planned in wave if planned.cell.identity.label == label]
+
     def count(self, plan: SweepPlan) -> int:
         """Cells of the whole sweep."""
         trials = 0 if self.spec.tune is None else self.spec.tune.trials * len(self.spec.labels())
+        if self.spec.search is not None:
+            trials += self.spec.search.trials * len(self.searched())
         return trials + len(plan.rows) * len(self.spec.seeds)
+
+    def searched(self) -> list[str]:
+        """The labels that `mode: search` searches; by default all that train for a budget of their own."""
+        stage = self.spec.search
+        if stage is None:
+            return []
+        return stage.methods or [label for label in self.spec.methods if self._why_not_searched(label) is None]
+
+    def search_space(self, label: str) -> Distributions:
+        """The space of a label's search, budgets as whole numbers of parameters."""
+        space = self.spec.search_space(label)
+        space[BUDGET] = {kind: [self.budget(value) for value in values] for kind, values in space[BUDGET].items()}
+        distributions = parse_space(space, "search.space")
+        return {**distributions, BUDGET: whole_numbers(distributions[BUDGET])}
+
+    def search_cell(self, label: str, point: Mapping[str, Any]) -> Cell:
+        """The cell that judges a point.
+
+        Raises:
+            BadRequestError: it cannot exist.
+        """
+        cell = self._cell("search", label, point[BUDGET], self._search.seed, point)
+        self._method(cell.identity).plan()
+        return cell
+
+    def search_origin(self, label: str) -> Cell:
+        """The cell of a label's search with the settings of the file and the largest budget."""
+        return self.search_cell(label, {BUDGET: self._largest(label)})
+
+    def front_wave(self, plan: SweepPlan, fronts: Mapping[str, Iterable[Mapping[str, Any]]]) -> list[PlannedCell]:
+        """The cells that train every label's front again, with every seed; not those that the curve has anyway."""
+        known = {planned.id for planned in self._curve_wave(plan, False, {}, {})}
+        rows = [(label, point) for label, points in fronts.items() for point in points]
+        wave = []
+        for seed in self.spec.seeds:
+            for label, point in rows:
+                cell = self._cell("curve", label, point[BUDGET], seed, point)
+                if cell.id not in known:
+                    identity = cell.identity.model_copy(update={"label": front_label(label)})
+                    wave.append(PlannedCell(Cell(identity), dict(point)))
+        return wave
+
+    @property
+    def _search(self) -> SearchStage:
+        assert self.spec.search is not None
+        return self.spec.search
+
+    def _why_not_searched(self, label: str) -> str | None:
+        """Why a label has no search of its own: the budget is what a search is about."""
+        if not self._budgeted(label):
+            return f"{self.spec.method_name(label)} has no budget"
+        if self.spec.compute_as(label) is not None:
+            return "its training follows that of another label"
+        identity = self._cell("curve", label, self._largest(label), self.spec.seeds[0], {}).identity
+        return None if identity.parent is None else "one parent serves all its budgets, which are cheap to list"
+
+    def _largest(self, label: str) -> int:
+        """The largest budget of a label's search."""
+        distribution = self.search_space(label)[BUDGET]
+        choices = getattr(distribution, "choices", None)
+        return max(choices) if choices else int(distribution.high)
+
+    def _search_sample(self, label: str) -> list[Row]:
+        """A few cells all over a label's space, to estimate a trial's cost; those that cannot exist are left out."""
+        rows = []
+        for point in quasi_random_list(self.search_space(label), SAMPLE, self._search.seed):
+            try:
+                rows.append(self._row(label, point[BUDGET], point))
+            except BadRequestError:
+                continue
+        return rows
+
+    def _check_searchable(self, label: str) -> None:
+        reason = self._why_not_searched(label)
+        if reason is not None:
+            raise BadRequestError(f"search.methods has {label}, which cannot be searched: {reason}")
+        try:
+            self._row(label, self._largest(label))
+        except BudgetTooSmallError as error:
+            raise BadRequestError(f"search.space.budget does not suit {label}: {error}") from error
 
     def _budgeted(self, label: str) -> bool:
         return METHODS[self.spec.method_name(label)].budgeted
@@ -249,8 +346,8 @@ class Planner:
     def _labels(self, following: bool) -> list[str]:
         return [label for label in self.spec.labels() if (self.spec.compute_as(label) is not None) == following]
 
-    def _row(self, label: str, budget: int | None) -> Row:
-        cell = self._cell("curve", label, budget, self.spec.seeds[0], {})
+    def _row(self, label: str, budget: int | None, point: Mapping[str, Any] = MappingProxyType({})) -> Row:
+        cell = self._cell("curve", label, budget, self.spec.seeds[0], point)
         examples = len(self.grounds.data.splits["train"])
         method = self._method(cell.identity)
         check_workers(method, self.spec.resources.workers)

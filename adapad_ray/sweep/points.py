@@ -20,6 +20,9 @@ from adapad_ray.errors import BadRequestError
 Space = Mapping[str, Mapping[str, Sequence[Any]]]
 """`{name: {log | uniform | int: [low, high]}}` or `{name: {choice: [...]}}`."""
 
+Distributions = Mapping[str, optuna.distributions.BaseDistribution]
+"""A space as Optuna has it, by name in alphabetical order."""
+
 _KINDS = ("log", "uniform", "int", "choice")
 _DIGITS = 4
 
@@ -35,33 +38,47 @@ def quasi_random_points(space: Space, n: int, seed: int) -> list[dict[str, Any]]
     """
     if n < 0:
         raise BadRequestError(f"tune.trials cannot be negative but got {n}")
-    distributions = parse_space(space)
+    points = quasi_random_list(parse_space(space), n, seed)
+    return [{name: point[name] for name in space} for point in points]
+
+
+def quasi_random_list(distributions: Distributions, n: int, seed: int) -> list[dict[str, Any]]:
+    """The same for a space that is parsed already."""
     with quiet_optuna():
         study = optuna.create_study(sampler=quasi_random_sampler(seed))
     # The sampler draws a study's first trial at random and copies its space: an anchor that never runs takes that part.
-    study.add_trial(optuna.create_trial(params=_any_point(distributions), distributions=distributions, value=0.0))
-    points = []
-    for _ in range(n):
-        trial = study.ask(fixed_distributions=distributions)
-        points.append({name: _rounded(trial.params[name], distributions[name]) for name in space})
-    return points
+    anchor = optuna.create_trial(params=_any_point(distributions), distributions=dict(distributions), value=0.0)
+    study.add_trial(anchor)
+    trials = [study.ask(fixed_distributions=dict(distributions)) for _ in range(n)]
+    return [point_of(trial.params, distributions) for trial in trials]
 
 
-def parse_space(space: Space) -> dict[str, optuna.distributions.BaseDistribution]:
-    """Optuna's distributions of a `tune.space`, by name in alphabetical order.
+def point_of(params: Mapping[str, Any], distributions: Distributions) -> dict[str, Any]:
+    """A trial's parameters as cells carry them: real numbers with 4 significant digits."""
+    return {name: _rounded(params[name], distribution) for name, distribution in distributions.items()}
+
+
+def parse_space(space: Space, where: str = "tune.space") -> dict[str, optuna.distributions.BaseDistribution]:
+    """Optuna's distributions of a space, by name in alphabetical order; `where` it stands in the file.
 
     Raises:
         BadRequestError: names the key, the value, and what would be right.
     """
     if not space:
         raise BadRequestError(
-            "tune.space is empty: name at least one hyperparameter, as in {learning_rate: {log: [1e-4, 1e-2]}}"
+            f"{where} is empty: name at least one hyperparameter, as in {{learning_rate: {{log: [1e-4, 1e-2]}}}}"
         )
-    return {name: _distribution(name, space[name]) for name in sorted(space)}
+    return {name: _distribution(f"{where}.{name}", space[name]) for name in sorted(space)}
 
 
-def _distribution(name: str, spec: Any) -> optuna.distributions.BaseDistribution:
-    where = f"tune.space.{name}"
+def whole_numbers(distribution: optuna.distributions.BaseDistribution) -> optuna.distributions.BaseDistribution:
+    """The same range over whole numbers; a choice stays as it is."""
+    if not isinstance(distribution, optuna.distributions.FloatDistribution):
+        return distribution
+    return optuna.distributions.IntDistribution(int(distribution.low), int(distribution.high), log=distribution.log)
+
+
+def _distribution(where: str, spec: Any) -> optuna.distributions.BaseDistribution:
     if not isinstance(spec, Mapping) or len(spec) != 1:
         raise BadRequestError(
             f"{where} must have exactly one of {', '.join(_KINDS)} but got {spec!r}, as in {{log: [1e-4, 1e-2]}}"
@@ -107,7 +124,7 @@ def _rounded(value: Any, distribution: optuna.distributions.BaseDistribution) ->
     return min(max(float(f"{value:.{_DIGITS}g}"), distribution.low), distribution.high)
 
 
-def _any_point(distributions: Mapping[str, optuna.distributions.BaseDistribution]) -> dict[str, Any]:
+def _any_point(distributions: Distributions) -> dict[str, Any]:
     return {
         name: d.choices[0] if isinstance(d, optuna.distributions.CategoricalDistribution) else d.low  # type: ignore[attr-defined]
         for name, d in distributions.items()

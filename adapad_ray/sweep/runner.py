@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import ray
 import yaml
+from optuna.storages import RDBStorage
 
 from adapad_ray.distributed import GroupPool, Outcome, Progress, available_groups, connect
 from adapad_ray.distributed.backbone import share_backbone
@@ -17,13 +19,17 @@ from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
 from adapad_ray.report.page import FailedCell, Gap, ReportPaths, build_report
+from adapad_ray.report.search import SearchedLabel
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.cells import Cell, finished
 from adapad_ray.sweep.console import Console
+from adapad_ray.sweep.desk import SearchDesk
 from adapad_ray.sweep.grounds import LoadedGrounds, load_grounds
 from adapad_ray.sweep.planner import PlannedCell, Planner, SweepPlan, Winners
+from adapad_ray.sweep.points import parse_space
 from adapad_ray.sweep.search import TuneCell, tune_stage
 from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.sweep.studies import align_study, open_storage
 from adapad_ray.tracking import Tracker, tracking_uri
 
 MANIFEST = "manifest.yaml"
@@ -67,6 +73,8 @@ class Sweep:
         self.plan: SweepPlan = self.planner.plan()
         self.cells: dict[str, Cell] = {}
         self.results: dict[str, CellResult] = {}
+        self.desk: SearchDesk | None = None
+        """Of `mode: search`."""
         self._reasons: dict[str, str] = {}
         self._winners: Winners = {}
         """What has been shown of the tune stage."""
@@ -80,6 +88,7 @@ class Sweep:
         self._claim_folder()
         tracker = self._tracker()
         try:
+            self._open_search()
             if self._all_finished():
                 self.outcome.reused = len(self.results)
                 self.console.say(f"All {len(self.results)} cells are finished: nothing to compute.")
@@ -92,7 +101,18 @@ class Sweep:
 
     def _all_finished(self) -> bool:
         """Whether earlier launches have finished every wave; nothing is known of a wave after an unfinished one."""
-        return not any(self._expect(wave) for wave in self.planner.waves(self.plan, self.results))
+        searched = self.desk is None or self.desk.over
+        return searched and not any(map(self._expect, self._waves()))
+
+    def _waves(self) -> Iterator[list[PlannedCell]]:
+        """The cells in the order in which they can be known; in mode search, once the search is over."""
+        if self.desk is not None:
+            yield self.desk.tried()
+        yield from self.planner.waves(self.plan, self.results)
+        if self.desk is not None:
+            front = self.desk.front_wave(self.plan)
+            self.console.more(len(front))
+            yield front
 
     def _compute_missing(self, tracker: Tracker) -> None:
         self.cells.clear()
@@ -102,7 +122,10 @@ class Sweep:
         with connect():
             groups = available_groups(resources.workers, resources.cpus_per_worker, resources.gpus_per_worker)
             with self._pool(min(groups, expected)) as pool, self.console.live(expected, pool.groups):
-                for wave in self.planner.waves(self.plan, self.results):
+                if self.desk is not None:
+                    self._compute(pool, tracker, self.desk.tried())
+                    self.desk.run(pool, lambda event: self._on_event(event, tracker))
+                for wave in self._waves():
                     self._compute(pool, tracker, wave)
 
     def _expect(self, wave: Sequence[PlannedCell]) -> list[PlannedCell]:
@@ -136,6 +159,7 @@ class Sweep:
     def _tune(self, pool: GroupPool, tracker: Tracker, missing: Sequence[PlannedCell]) -> None:
         stage = self.spec.tune
         assert stage is not None
+        self._align_studies()
         tune_stage(
             pool,
             [TuneCell(p.id, p.cell.identity.label, p.point, self._payload(p.cell)) for p in missing],
@@ -143,7 +167,30 @@ class Sweep:
             name=self.spec.name,
             seed=stage.seed,
             on_event=lambda event: self._on_event(event, tracker),
+            storage=self._storage,
         )
+
+    def _align_studies(self) -> None:
+        """Makes the tune stage's studies hold what is known of its cells: finished ones, and the failures of now."""
+        for label in self.spec.labels():
+            points: list[tuple[dict[str, Any], float | None]] = []
+            for planned in self.planner.tuned(label, self.results):
+                if planned.id in self.results:
+                    points.append((planned.point, self.results[planned.id].score))
+                elif planned.id in self._reasons:
+                    points.append((planned.point, None))
+            align_study(self._storage, f"{self.spec.name}/{label}", parse_space(self.spec.tune_space(label)), points)
+
+    def _open_search(self) -> None:
+        if self.spec.search is not None:
+            storage, folder = self._storage, self.folder
+            self.desk = SearchDesk(
+                self.spec.search, self.planner, storage, folder, self.cells, self._payload, self.console
+            )
+
+    @cached_property
+    def _storage(self) -> RDBStorage:
+        return open_storage(self.folder)
 
     def _submit(self, pool: GroupPool, tracker: Tracker, missing: Sequence[PlannedCell]) -> None:
         for planned in missing:
@@ -204,6 +251,8 @@ class Sweep:
     def _conclude(self, tracker: Tracker) -> SweepOutcome:
         """The report of what is finished, the curve in MLflow, and the table of what failed."""
         results, cells = self.results, self.cells
+        if self.spec.tune is not None:
+            self._align_studies()
         for cell in cells.values():
             if cell.id not in results:
                 identity, reason = cell.identity, self._reasons.get(cell.id, "not computed")
@@ -230,6 +279,7 @@ class Sweep:
             failed=[tuple(f) for f in self.outcome.failed],
             delta=self.spec.delta,
             mlflow=mlflow,
+            searched=[] if self.desk is None else self.desk.searched(),
         )
 
     def _claim_folder(self) -> None:
@@ -261,10 +311,12 @@ class Manifest:
     failed: list[tuple[Any, ...]]
     delta: float
     mlflow: str
+    searched: list[SearchedLabel] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
         """Writes it to the sweep's folder."""
-        content = {**vars(self), "gaps": [list(g) for g in self.gaps], "failed": [list(f) for f in self.failed]}
+        rows = {name: [list(row) for row in getattr(self, name)] for name in ("gaps", "failed", "searched")}
+        content = {**vars(self), **rows}
         write_text(folder / MANIFEST, yaml.safe_dump(content, sort_keys=False))
 
     @classmethod
@@ -280,9 +332,9 @@ class Manifest:
                 f"{folder} holds no sweep ({MANIFEST} is missing): pass the folder that `adapad sweep` printed"
             )
         content = yaml.safe_load(path.read_text())
-        return cls(
-            **{**content, "gaps": [tuple(g) for g in content["gaps"]], "failed": [tuple(f) for f in content["failed"]]}
-        )
+        rows = {name: [tuple(row) for row in content[name]] for name in ("gaps", "failed")}
+        searched = [SearchedLabel(*row) for row in content.get("searched", [])]
+        return cls(**{**content, **rows, "searched": searched})
 
 
 def rebuild_report(folder: Path, manifest: Manifest | None = None) -> ReportPaths:
@@ -296,4 +348,5 @@ def rebuild_report(folder: Path, manifest: Manifest | None = None) -> ReportPath
         failed=[FailedCell(*failed) for failed in manifest.failed],
         cells=manifest.labels,
         delta=manifest.delta,
+        searched=manifest.searched,
     )

@@ -1,7 +1,8 @@
-"""The tune stage: Ray Tune and Optuna evaluate the same number of quasi-random points for every method."""
+"""The stages that Ray Tune and Optuna drive: the tune stage's fixed points, and the search of `mode: search`."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -10,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 import ray
@@ -19,9 +20,12 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from adapad_ray.distributed import GroupPool, Outcome, Progress
+from adapad_ray.errors import BadRequestError
+from adapad_ray.results import CellResult
 from adapad_ray.sweep.points import Space, parse_space, quasi_random_points, quasi_random_sampler, quiet_optuna
+from adapad_ray.sweep.studies import SearchStudy
 
-__all__ = ["SCORE", "TuneCell", "quasi_random_points", "tune_stage"]
+__all__ = ["SCORE", "Desk", "TuneCell", "quasi_random_points", "search_stage", "tune_stage"]
 
 SCORE = "score"
 """Key of a job's value that the tune stage maximises: the validation metric."""
@@ -62,8 +66,8 @@ def tune_stage(
         name: of the sweep; studies are called `<name>/<label>`.
         seed: of the quasi-random sequence.
         on_event: called in this thread with the pool's news while the trials run.
-        storage: where the studies are kept, a view for Optuna's dashboard; default: in memory. Trials that a killed
-            driver left unfinished there are marked failed.
+        storage: where the studies are kept, a view for Optuna's dashboard; default: in memory. Nothing unfinished may
+            be there (`align_study` sees to it).
 
     Raises:
         PoolError: the pool broke.
@@ -71,20 +75,66 @@ def tune_stage(
     if not cells:
         return {}
     news = _News(pool, on_event)
+    searcher = _LabelSearch(cells, spaces, name, seed, storage)
+    # One more than can run, so that a group finds its next cell in the queue.
+    _run_tune(pool, searcher, news, f"{name}-tune", trials=len(cells), concurrency=pool.groups + 1)
+    return news.collect([cell.cell_id for cell in cells])
+
+
+class Desk(Protocol):
+    """What a search asks of its sweep."""
+
+    def prepare(self, label: str, point: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """A point's cell id, and the job that computes it. Raises `BadRequestError` where the cell cannot exist."""
+
+    def result(self, cell_id: str) -> CellResult | None:
+        """The cell's record, if it is finished."""
+
+    def impossible(self, label: str, number: int, reason: str) -> None:
+        """Trial `number` has failed without a cell."""
+
+
+def search_stage(
+    pool: GroupPool,
+    studies: Mapping[str, SearchStudy],
+    desk: Desk,
+    *,
+    name: str,
+    concurrency: int | None = None,
+    on_event: Callable[[Progress | Outcome], None] | None = None,
+) -> None:
+    """Runs the trials that the studies (by label) still lack, labels in turn, through one Ray Tune `Tuner`.
+
+    A trial whose configuration cannot be built, or diverges, has failed in its study. One whose cell is finished
+    already takes its values from there. One that ends for a reason outside its configuration (its workers died in
+    every attempt) stays open: the next launch takes it up again.
+
+    Args:
+        concurrency: trials at one time; default: one per worker group.
+
+    Raises:
+        PoolError: the pool broke.
+    """
+    remaining = sum(study.remaining for study in studies.values())
+    if remaining:
+        news = _News(pool, on_event)
+        searcher = _StudySearch(studies, desk, news)
+        _run_tune(pool, searcher, news, f"{name}-search", remaining, min(concurrency or pool.groups, pool.groups))
+
+
+def _run_tune(pool: GroupPool, searcher: Searcher, news: _News, name: str, trials: int, concurrency: int) -> None:
+    """Runs Tune trials that cost no CPU: each puts its cell into the pool's queue and waits for it."""
     with tempfile.TemporaryDirectory(prefix="adapad-tune-", ignore_cleanup_errors=True) as folder, _quiet():
-        payloads = {cell.cell_id: dict(cell.payload) for cell in cells}
         tuner = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(_evaluate, queue=pool.queue, payloads=payloads), {"CPU": 0, "memory": 1024}
-            ),
+            tune.with_resources(tune.with_parameters(_evaluate, queue=pool.queue), {"CPU": 0, "memory": 1024}),
             tune_config=tune.TuneConfig(
-                search_alg=_LabelSearch(cells, spaces, name, seed, storage),
-                num_samples=len(cells),
-                # One more than can run, so that a group finds its next cell in the queue.
-                max_concurrent_trials=pool.groups + 1,
+                search_alg=searcher,
+                num_samples=trials,
+                max_concurrent_trials=concurrency,
                 reuse_actors=True,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
-            run_config=tune.RunConfig(name=f"{name}-tune", storage_path=folder, verbose=0, callbacks=[news]),
+            run_config=tune.RunConfig(name=name, storage_path=folder, verbose=0, callbacks=[news]),
         )
         try:
             tuner.fit()
@@ -92,12 +142,11 @@ def tune_stage(
             if news.error is not None:
                 raise news.error from None
             raise
-    return news.collect(payloads)
 
 
-def _evaluate(config: dict[str, Any], *, queue: ray.actor.ActorHandle, payloads: dict[str, dict[str, Any]]) -> None:
+def _evaluate(config: dict[str, Any], *, queue: ray.actor.ActorHandle) -> None:
     """One trial: the cell's outcome, as Tune wants it."""
-    outcome = ray.get(queue.submit_and_wait.remote(config["cell_id"], payloads[config["cell_id"]]))
+    outcome = ray.get(queue.submit_and_wait.remote(config["cell_id"], json.loads(config["payload"])))
     if outcome.status != "done":
         raise RuntimeError(f"cell {outcome.job_id} {outcome.status}: {outcome.error.type}: {outcome.error.message}")
     score = outcome.value[SCORE]
@@ -123,16 +172,13 @@ class _LabelSearch(Searcher):  # type: ignore[misc]
             self._waiting.setdefault(cell.label, deque()).append(cell)
         self._searches = {}
         for label, queue in self._waiting.items():
-            study_name = f"{name}/{label}"
-            if storage is not None:
-                _fail_unfinished(storage, study_name)
             self._searches[label] = OptunaSearch(
                 parse_space(spaces[label]),
                 metric=SCORE,
                 mode="max",
                 points_to_evaluate=[dict(cell.point) for cell in queue],
                 sampler=quasi_random_sampler(seed),
-                study_name=study_name,
+                study_name=f"{name}/{label}",
                 storage=storage,
             )
         self._turns = deque(self._searches)
@@ -150,7 +196,7 @@ class _LabelSearch(Searcher):  # type: ignore[misc]
         if point != dict(cell.point):
             raise RuntimeError(f"Optuna suggests {point} for cell {cell.cell_id}, whose point is {dict(cell.point)}")
         self._label_of[trial_id] = label
-        return {**cell.point, "label": label, "cell_id": cell.cell_id}
+        return {**cell.point, "label": label, "cell_id": cell.cell_id, "payload": json.dumps(dict(cell.payload))}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A score is final, and told when its trial ends."""
@@ -168,14 +214,73 @@ class _LabelSearch(Searcher):  # type: ignore[misc]
         raise NotImplementedError("a sweep is resumed from its finished cells")
 
 
-def _fail_unfinished(storage: optuna.storages.BaseStorage, study_name: str) -> None:
-    """Give the trials that a killed driver left behind an end; what was only enqueued would be suggested again."""
-    if study_name not in (study.study_name for study in optuna.get_all_study_summaries(storage)):
-        return
-    study = optuna.load_study(study_name=study_name, storage=storage)
-    unfinished = (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)
-    for trial in study.get_trials(deepcopy=False, states=unfinished):
-        storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
+OF_THE_CONFIGURATION = ("BadRequestError", "BudgetTooSmallError", "DivergedError", "OutOfMemoryError")
+"""Errors of a cell that it would meet again in every attempt."""
+
+
+class _StudySearch(Searcher):  # type: ignore[misc]
+    """Hands Tune the trials of all studies in turn, and tells the studies how they ended."""
+
+    def __init__(self, studies: Mapping[str, SearchStudy], desk: Desk, news: _News) -> None:
+        super().__init__(metric=SCORE, mode="max")
+        self._studies, self._desk, self._news = studies, desk, news
+        self._turns = deque(studies)
+        self._cell_of: dict[str, str] = {}
+        self._waiting: dict[str, list[tuple[SearchStudy, int]]] = {}
+        """Cell id → the trials that a running cell decides: more than one where the sampler repeats itself."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles the searcher into its folder; no launch reads that, and a sweep has no pickle."""
+        return {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial that has something to compute."""
+        while self._turns:
+            label = self._turns.popleft()
+            study = self._studies[label]
+            trial = study.take()
+            if trial is None:
+                continue
+            self._turns.append(label)
+            try:
+                cell_id, payload = self._desk.prepare(label, trial.point)
+            except BadRequestError as error:
+                reason = f"{type(error).__name__}: {error}"
+                study.fail(trial.number, reason)
+                self._desk.impossible(label, trial.number, reason)
+                continue
+            if (result := self._desk.result(cell_id)) is not None:
+                _complete(study, trial.number, result)
+            elif cell_id in self._waiting:
+                self._waiting[cell_id].append((study, trial.number))
+            else:
+                self._cell_of[trial_id], self._waiting[cell_id] = cell_id, [(study, trial.number)]
+                return {"cell_id": cell_id, "payload": json.dumps(dict(payload)), "label": label, **trial.point}
+        return Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """The values are told when the trial ends."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the studies: the values of the finished cell, or the failure of its configuration."""
+        cell_id = self._cell_of.pop(trial_id)
+        finished, outcome = self._desk.result(cell_id), self._news.outcome(cell_id)
+        for study, number in self._waiting.pop(cell_id):
+            if finished is not None:
+                _complete(study, number, finished)
+            elif outcome is not None and outcome.error is not None and outcome.error.type in OF_THE_CONFIGURATION:
+                study.fail(number, f"{outcome.error.type}: {outcome.error.message}")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the studies and the finished cells are on disk."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never called."""
+        raise NotImplementedError("a search is resumed from its studies and finished cells")
+
+
+def _complete(study: SearchStudy, number: int, result: CellResult) -> None:
+    study.complete(number, result.score, result.final.parameters)
 
 
 class _News(tune.Callback):  # type: ignore[misc]
@@ -198,6 +303,11 @@ class _News(tune.Callback):  # type: ignore[misc]
         except Exception as error:
             self.error = error
             raise
+
+    def outcome(self, cell_id: str) -> Outcome | None:
+        """How a cell ended whose trial has ended; None if it never reached the queue."""
+        self._forward(timeout=0.0)
+        return self._outcomes.get(cell_id)
 
     def collect(self, cell_ids: Collection[str]) -> dict[str, Outcome]:
         """All outcomes, by cell id.

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -18,6 +18,8 @@ from adapad_ray.tasks import BilinearSource, TaskSource, parse_source
 from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
 
 REFERENCE = "head_only"
+BUDGET = "budget"
+"""Name of the budget in a search space."""
 _LABEL = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_.+-]+)?")
 
 
@@ -66,6 +68,41 @@ class TuneStage(_Part):
         return space
 
 
+class SearchStage(_Part):
+    """`mode: search`: Optuna searches budgets and settings together, for a better metric with fewer parameters.
+
+    Every method that is searched has a study of its own, with the same number of trials.
+    """
+
+    trials: int = Field(default=24, ge=1)
+    """Trials of each method in all, failed ones included, however often the sweep is launched."""
+    sampler: Literal["tpe", "nsga2"] = "tpe"
+    """`tpe`: multivariate, for two objectives; `nsga2`: an evolutionary search, which wants many more trials."""
+    seed: int = 0
+    """Seed of the sampler, and of the training runs that judge its points."""
+    population: int = Field(default=8, ge=2)
+    """Trials of one generation of `nsga2`. Ours; Optuna's 50 would leave a short search at its random start."""
+    concurrency: int | None = Field(default=None, ge=1)
+    """Trials at one time; by default as many as there are worker groups. With 1 the search is a function of the seed;
+    with more it also depends on the order in which trials end."""
+    methods: list[str] | None = Field(default=None, min_length=1)
+    """Labels to search; by default all that train for a budget of their own."""
+    space: dict[str, dict[str, list[Any]]]
+    """Ranges as in `tune.space`; `budget` is one of them, in any form that a budget may have."""
+    rerun: int = Field(default=5, ge=0)
+    """Configurations of a method's front, at most, that are trained again with every seed, to be tested."""
+
+    @field_validator("space")
+    @classmethod
+    def _parses(cls, space: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
+        if BUDGET not in space:
+            raise ValueError("budget is missing: the search trades it against the metric, as in {log: [10k, 160k]}")
+        settings = {name: values for name, values in space.items() if name != BUDGET}
+        if settings:  # budgets are parsed when the model is known
+            parse_space(settings, "search.space")
+        return space
+
+
 class Resources(_Part):
     """What one cell gets; as many cells run at once as the cluster has room for."""
 
@@ -98,7 +135,11 @@ class SweepSpec(_Part):
     budgets: list[int | float | str] = Field(min_length=1)
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     training: TrainingSettings = TrainingSettings()
+    mode: Literal["curve", "search"] = "curve"
+    """`curve`: every (method, budget, seed), after the tune stage. `search`: the front that Optuna finds, and beside it
+    the same curve with the settings of the file."""
     tune: TuneStage | None = None
+    search: SearchStage | None = None
     reference: bool = True
     """Whether `head_only`, the frozen backbone, is added as the curve's reference."""
     resources: Resources = Resources()
@@ -165,8 +206,16 @@ class SweepSpec(_Part):
     def tune_space(self, label: str) -> dict[str, dict[str, list[Any]]]:
         """The part of the tune space that this label's method has."""
         assert self.tune is not None
+        return self._space_of(label, self.tune.space)
+
+    def search_space(self, label: str) -> dict[str, dict[str, list[Any]]]:
+        """The part of the search space that this label's method has, and the budget."""
+        assert self.search is not None
+        return {BUDGET: self.search.space[BUDGET], **self._space_of(label, self.search.space)}
+
+    def _space_of(self, label: str, space: Mapping[str, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
         fields = {*TrainingSettings.model_fields, *METHODS[self.method_name(label)].Config.model_fields}
-        return {key: value for key, value in self.tune.space.items() if key in fields}
+        return {key: value for key, value in space.items() if key in fields}
 
 
 def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -205,6 +254,14 @@ def parse_spec(content: Mapping[str, Any]) -> SweepSpec:
         _check_label(spec, label)
     if spec.tune is not None:
         _check_space(spec, spec.tune)
+    if spec.mode == "search" and spec.search is None:
+        raise BadRequestError(
+            "mode is search, but search is missing: say trials and space, as in sweeps/search_growth.yaml"
+        )
+    if spec.mode == "curve" and spec.search is not None:
+        raise BadRequestError("search is given, but mode is curve: add mode: search, or remove search")
+    if spec.search is not None:
+        _check_search(spec, spec.search)
     return spec
 
 
@@ -244,6 +301,30 @@ def _check_space(spec: SweepSpec, stage: TuneStage) -> None:
     for label in spec.labels():
         if not spec.tune_space(label):
             raise BadRequestError(f"tune.space has no setting of {label}: add learning_rate, which every method has")
+
+
+def _check_search(spec: SweepSpec, stage: SearchStage) -> None:
+    if spec.tune is not None:
+        raise BadRequestError("tune has no place in mode search, which searches settings itself: remove it")
+    for label in stage.methods or []:
+        if label not in spec.methods:
+            raise BadRequestError(f"search.methods has {label!r}: {_nearest(label, spec.methods)}")
+    searched = stage.methods or list(spec.methods)
+    known = {BUDGET, *TrainingSettings.model_fields}
+    known.update(*(METHODS[spec.method_name(label)].Config.model_fields for label in searched))
+    for key in stage.space:
+        if key not in known:
+            raise BadRequestError(f"search.space.{key} is a setting of no method searched: {_nearest(key, known)}")
+        if key in DATA_SETTINGS:
+            raise BadRequestError(f"search.space.{key} would change the data, which all cells share: remove it")
+    for label in searched:
+        if front_label(label) in spec.methods:
+            raise BadRequestError(f"methods.{front_label(label)} is how the front of {label} is called: rename it")
+
+
+def front_label(label: str) -> str:
+    """What the curve calls the configurations on a label's front: `adapad/front`, `adapad/exact-front`."""
+    return f"{label}-front" if "/" in label else f"{label}/front"
 
 
 class _Loader(yaml.SafeLoader):
@@ -314,6 +395,7 @@ def _fields(model: type[BaseModel], parents: Sequence[str]) -> list[str]:
 
 
 def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=3, cutoff=0.5)
+    close.sort(key=lambda k: sorted(k) != sorted(str(name)))  # swapped letters are a likelier slip than a missing one
     choices = ", ".join(sorted(str(k) for k in known))
     return f"did you mean {close[0]}?" if close else f"known are {choices}"

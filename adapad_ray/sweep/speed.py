@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from adapad_ray.methods import METHODS, Setting
 from adapad_ray.models import LINEAR, linear_backbone, load_skeleton, target_modules
 from adapad_ray.sweep.planner import Grounds
 from adapad_ray.sweep.spec import SweepSpec
-from adapad_ray.tasks import Split
+from adapad_ray.tasks import Split, TaskData
 from adapad_ray.training.loop import LaneTrainer
 from adapad_ray.training.randomness import epoch_batches
 from adapad_ray.training.settings import TrainingSettings
@@ -57,6 +60,22 @@ def training_speed(spec: SweepSpec, grounds: Grounds, flops_per_token: float) ->
         rate = _pass_rate(spec, grounds, flops_per_token, device)
     basis = f"{rate / 1e9:,.1f} GFLOP/s of training passes of this model, just timed on {place}"
     return Speed(rate, True, basis)
+
+
+def expected_flops_per_token(model: nn.Module, data: TaskData) -> float:
+    """Floating-point operations of a forward pass, per padded token, found on the meta device without computing any.
+
+    Some models ask for values of their input, which are not there, but not where they see that they are being traced,
+    as with these tensors. Attention counts, which torch does not see in the fused kernel that a cell uses on CPU.
+    """
+    split = data.splits["train"]
+    batch = split.batch(np.arange(min(8, len(split))), pad_token_id=0)
+    _, padded = split.size_of(batch)
+    device = next(model.parameters()).device
+    shapes_only, counter = FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False)
+    with torch.inference_mode(), shapes_only, counter:  # the counter innermost: it sees operations first
+        model(**{name: batch[name].to(device) for name in ("input_ids", "inputs_embeds") if name in batch})
+    return float(counter.get_total_flops() / padded)
 
 
 def tokens_per_step(split: Split, settings: TrainingSettings) -> float:
@@ -103,8 +122,6 @@ def _with_random_weights(spec: SweepSpec, grounds: Grounds) -> nn.Module:
         layer = grounds.model.layers[0]
         return linear_backbone(layer.in_features, layer.out_features, dtype=spec.dtype).model
     model = load_skeleton(spec.model, len(grounds.data.label_names), spec.pooling, device="cpu")
-    if getattr(model.config, "pad_token_id", None) is None:  # decoders ask for it; its value changes no time
-        model.config.pad_token_id = 0  # type: ignore[union-attr]
     return model.to(getattr(torch, spec.dtype))
 
 

@@ -188,3 +188,15 @@ class TestSequential(MethodConformance):
     )
     def case(self, request):
         return request.param
+
+
+class TestMelora(MethodConformance):
+    @pytest.fixture(
+        params=[
+            MethodCase("melora", impossible={"rank": 17}),
+            MethodCase("melora", 3 * COST_PER_RANK + 5, {"minis": 8, "dropout": 0.2}, pooling="own"),
+        ],
+        ids=str,
+    )
+    def case(self, request):
+        return request.param

@@ -57,9 +57,12 @@ class SweepFactory:
         stage: str = "curve",
         ranks: dict[str, int] | None = None,
         adapter: bool = False,
+        training: dict[str, float] | None = None,
+        flops: float = 3e12,
     ) -> CellResult:
         """Writes one cell whose models are right with about these probabilities."""
-        cell_id = f"{stage}-{label}-{budget}-{seed}".replace("/", "_").replace("<", "").replace(">", "")
+        setting = "".join(f"-{value}" for value in (training or {}).values())
+        cell_id = f"{stage}-{label}-{budget}-{seed}{setting}".replace("/", "_").replace("<", "").replace(">", "")
         folder = self.folder / "cells" / cell_id
         folder.mkdir(parents=True, exist_ok=True)
         deployed = (budget or 0) if parameters is None else parameters
@@ -100,7 +103,7 @@ class SweepFactory:
                 method=label.split("/")[0],
                 method_version=1,
                 config={"growth_threshold": 1.0, "mode": "interleaved"},
-                training={"epochs": 1, "batch_size": 16, "learning_rate": 2e-3},
+                training={"epochs": 1, "batch_size": 16, "learning_rate": 2e-3, **(training or {})},
                 model="minilm-l6",
                 model_digest="0" * 8,
                 task="rotten-tomatoes",
@@ -123,7 +126,7 @@ class SweepFactory:
                 start_seconds=0.1,
                 train_seconds=20.0 + seed,
                 evaluation_seconds=2.0,
-                train_flops=3e12,
+                train_flops=flops,
                 steps=100,
                 lane_passes=100,
                 tokens=50_000,

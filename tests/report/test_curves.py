@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from scipy import stats
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.report.curves import Curves, PointKey, curve_table, load_results, write_curve_csv
@@ -34,18 +35,35 @@ def test_one_row_per_point_over_its_seeds(factory, tmp_path):
     assert (tmp_path / "curve.csv").read_text().splitlines()[0].startswith("label,budget,kind,prefix,method")
 
 
-def test_the_interval_is_a_two_way_bootstrap(factory):
+def test_the_interval_holds_the_scatter_of_seeds_and_of_items(factory):
     for seed in range(4):
         factory.cell("lora", 41_472, seed, 0.7 + 0.03 * seed)
     row = curve_table(load_results(factory.folder), factory.folder, draws=20_000).iloc[0]
     tensors = [load_file(path) for path in sorted(factory.folder.glob("cells/*/predictions.safetensors"))]
-    correct = np.stack([t["test/final"].argmax(1) == t["test/labels"] for t in tensors])
-    generator = np.random.default_rng(99)
-    draws = [
-        correct[np.ix_(generator.integers(4, size=3), generator.integers(factory.items, size=factory.items))].mean()
-        for _ in range(8000)
-    ]
-    assert (row["test_low"], row["test_high"]) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.006)
+    correct = np.stack([t["test/final"].argmax(1) == t["test/labels"] for t in tensors]).astype(float)
+    seeds, items = len(correct), correct.shape[1]
+    of_seeds = correct.mean(axis=1).var(ddof=1) / seeds
+    shared = np.cov(correct)[~np.eye(seeds, dtype=bool)].mean() / items
+    half = np.hypot(stats.t.ppf(0.975, 3) * np.sqrt(of_seeds), stats.t.ppf(0.975, items - 1) * np.sqrt(shared))
+    assert (row["test_high"] - row["test_mean"], row["test_mean"] - row["test_low"]) == pytest.approx(
+        (half, half), rel=0.02
+    )
+
+
+def test_an_interval_ends_where_the_metric_does(factory):
+    for seed in range(2):
+        factory.cell("lora", 41_472, seed, 1.0 - 0.06 * seed)
+    row = curve_table(load_results(factory.folder), factory.folder, draws=100).iloc[0]
+    assert row["test_high"] == 1 > row["test_mean"] > row["test_low"]
+
+
+def test_what_an_adapter_costs_on_disk_and_in_memory(factory):
+    cell = factory.cell("lora", 41_472, 0, 0.8, adapter=True)
+    (factory.folder / "cells" / cell.id / "adapter" / "adapter_model.safetensors").write_bytes(bytes(1000))
+    factory.cell("full", None, 0, 0.8)
+    table = curve_table(load_results(factory.folder), factory.folder, draws=50).set_index("label")
+    assert table.loc["lora", "adapter_bytes"] == 1002 and np.isnan(table.loc["full", "adapter_bytes"])
+    assert table.loc["lora", "peak_memory_bytes"] == 400_000_000
 
 
 def test_the_same_generator_gives_the_same_table(factory):
@@ -77,8 +95,9 @@ def test_differences_are_paired_by_seed_and_item(factory):
     factory.cell("aslo", 41_472, 7, 0.1)
     curves = Curves(load_results(factory.folder), factory.folder, draws=100)
     keys = [PointKey(label, 41_472, "final", None) for label in ("lora", "aslo")]
-    difference, seeds = curves.difference(*keys, "test")
-    assert seeds == (0, 1, 2) and difference.mean == 0 and difference.p_value == 1
+    difference = curves.test[keys[0]].minus(curves.test[keys[1]])
+    assert difference.seeds == (0, 1, 2)
+    assert difference.estimate.mean == 0 and difference.estimate.p_value == 1
 
 
 def test_a_damaged_record_is_named(factory):

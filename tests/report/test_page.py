@@ -31,7 +31,8 @@ def folder(tmp_path_factory):
     factory.sweep(seeds=2)
     factory.cell(HOSTILE, 41_472, 0, 0.7)
     factory.cell(HOSTILE, 82_944, 0, 0.7)
-    factory.cell("lora", 41_472, 0, 0.7, stage="tune")
+    for rate, accuracy in ((5e-3, 0.8), (2e-3, 0.85)):
+        factory.cell("lora", 41_472, 0, accuracy, stage="tune", training={"learning_rate": rate})
     return factory.folder
 
 
@@ -55,6 +56,8 @@ def test_every_file_is_written(report, folder):
         "curve.svg",
         "ranks.png",
         "ranks.svg",
+        "growth.png",
+        "growth.svg",
         "recommendation.json",
         "report.html",
     } <= names
@@ -91,6 +94,30 @@ def test_the_page_says_what_a_reader_needs(report):
     ):
         assert text in html
     assert html.count('class="chosen"') == 1
+
+
+def test_the_page_says_what_the_data_show_and_what_was_tuned(report):
+    html = report.html.read_text()
+    summary = re.search(r"<h2>What the test data show.*?</ul>", html, re.DOTALL)[0]
+    assert "comparisons (equal budgets, and areas under the curves)" in summary
+    assert "rest on one seed, which speaks of two trained models" in summary
+    ranks = re.search(r"<th>rank</th>.*?</table>", html, re.DOTALL)[0]
+    assert re.findall(r"<th>((?:at|by) [^<]*)</th>", ranks) == [
+        "at 10,368",
+        "at 41,472",
+        "at 82,944",
+        "at 165,888",
+        "by area",
+    ]
+    assert "<tr><td>adapad</td><td>1–2</td>" in ranks
+    tuned = re.search(r"<h2>What was tuned</h2>.*?</table>", html, re.DOTALL)[0]
+    rows = re.findall(r"<code>learning_rate</code> ([0-9.]+)</span> </td><td>[0-9.]+</td><td>(●?)</td>", tuned)
+    assert rows == [("0.002", "●"), ("0.005", "")]
+
+
+def test_the_page_says_what_a_deployed_model_costs(report):
+    html = report.html.read_text()
+    assert "<th>on disk</th>" in html and "<td>400 MB</td><td>2B</td>" in html.replace("2 B", "2B")
 
 
 def test_idle_time_is_shown_where_cells_had_several_workers(tmp_path):

@@ -118,25 +118,3 @@ def test_a_margin_that_is_none_is_refused(factory):
     saturating(factory)
     with pytest.raises(BadRequestError, match="delta 0"):
         recommend(curves(factory), delta=0)
-
-
-def test_differences_in_words(factory):
-    for seed in range(3):
-        factory.cell("lora", 41_472, seed, 0.75)
-        factory.cell("lora/qv", 41_472, seed, 0.75)
-        factory.cell("adapad", 41_472, seed, 0.85, parameters=40_320)
-    sentences = [difference.sentence for difference in label_differences(curves(factory))]
-    assert len(sentences) == 3
-    assert any(s.startswith("lora and lora/qv are not distinguishable at 41,472 with 3 seeds (diff") for s in sentences)
-    assert any(s.startswith("adapad is better than lora at 41,472") and "deployed 40,320" in s for s in sentences)
-
-
-def test_areas_share_one_range(factory):
-    saturating(factory)
-    for seed in range(4):
-        for budget in (20_736, 82_944):
-            factory.cell("adapad", budget, seed, 0.8)
-    found = {area.label: area for area in areas(curves(factory))}
-    assert found["lora"].range == found["adapad"].range == (41_472, 82_944)
-    assert found["adapad"].value == pytest.approx(0.8, abs=0.03)
-    assert found["lora"].low <= found["lora"].value <= found["lora"].high

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pandas as pd
 import peft
 import pytest
@@ -159,6 +160,14 @@ def test_a_folder_of_another_task_is_refused_before_ray_starts(first, spec_file,
     code, output = adapad("sweep", spec_file, f"task.train={other}")
     assert code == 2
     assert "belongs to a sweep with task" in output
+
+
+def test_the_studies_of_the_tune_stage_are_kept_with_exactly_their_trials(first):
+    storage = optuna.storages.RDBStorage(f"sqlite:///{first[0] / 'optuna.db'}")
+    studies = {s.study_name: s.n_trials for s in optuna.get_all_study_summaries(storage)}
+    assert studies == dict.fromkeys(
+        ["tiny/head_only", "tiny/lora", "tiny/lora/random", "tiny/adapad", "tiny/adapad/exact"], 2
+    )
 
 
 def test_export_copies_a_deployable_adapter(first, tmp_path):

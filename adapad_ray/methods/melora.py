@@ -1,0 +1,113 @@
+"""MELoRA (2402.17263): n mini LoRAs side by side on every module, each on its own slice of the input and the output.
+
+    ΔW = s · diag(B_1, …, B_n) · diag(A_1, …, A_n)        A_i [r, d_in/n]        B_i [d_out/n, r]
+
+The blocks of a block-diagonal matrix add their ranks: the update has rank n·r and as many parameters, r (d_in + d_out),
+as a LoRA of rank r. As LoRA factors it has the zeros too and is exact; without them it is `melora.safetensors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from adapad_ray.adapters.families import Block, Family
+from adapad_ray.budget import BudgetTooSmallError, ModuleShape
+from adapad_ray.errors import BadRequestError
+from adapad_ray.methods.base import Method, MethodConfig, Plan, Setting
+
+
+class MeloraConfig(MethodConfig):
+    """Settings of `melora`. The form is published; that r follows from the budget is ours."""
+
+    minis: int = Field(default=2, ge=1)
+    """n, mini LoRAs of every module; it must divide all dimensions. The authors' script for GLUE has 2."""
+    rank: int | None = Field(default=None, ge=1)
+    """r, rank of every mini LoRA; by default the largest that the budget allows."""
+
+
+class MiniBlock(Block):
+    """n mini LoRAs of the same rank, one after another; each starts as PEFT starts a LoRA on its slice."""
+
+    def __init__(self, shape: ModuleShape, size: int, minis: int, generator: torch.Generator) -> None:
+        super().__init__(shape, size)
+        self.minis = minis
+        reads, writes = shape.in_features // minis, shape.out_features // minis
+        self.a = nn.Parameter((torch.rand(size, reads, generator=generator) * 2 - 1) * reads**-0.5)
+        self.b = nn.Parameter(torch.zeros(size, writes))
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        a, b = self.a.chunk(self.minis), self.b.chunk(self.minis)
+        return torch.block_diag(*a), torch.block_diag(*b)  # type: ignore[no-untyped-call]
+
+    def compact(self, a: Tensor, b: Tensor) -> Mapping[str, Tensor]:
+        """`a` `[n·r, d_in/n]` and `b` `[n·r, d_out/n]`: row i·r + j is component j of mini LoRA i."""
+        return {"a": self._slices(a), "b": self._slices(b)}
+
+    def _slices(self, vectors: Tensor) -> Tensor:
+        whole = vectors.view(self.minis, self.size // self.minis, self.minis, -1)
+        return torch.einsum("irid->ird", whole).flatten(0, 1)
+
+
+class Mini(Family):
+    """Components that reach one n-th of the input and of the output; a block holds as many for every n-th."""
+
+    name = "melora"
+
+    def __init__(self, minis: int) -> None:
+        self.minis = minis
+
+    def check(self, modules: Sequence[ModuleShape]) -> None:
+        for shape in modules:
+            if shape.in_features % self.minis or shape.out_features % self.minis:
+                raise BadRequestError(
+                    f"minis {self.minis} does not divide {shape.name}, which is {shape.out_features} × "
+                    f"{shape.in_features}: choose a common divisor of all dimensions"
+                )
+
+    def cost(self, shape: ModuleShape) -> int:
+        return shape.component_cost // self.minis
+
+    def block(self, shape: ModuleShape, size: int, generator: torch.Generator) -> MiniBlock:
+        return MiniBlock(shape, size, self.minis, generator)
+
+
+class Melora(Method[MeloraConfig]):
+    """Block-diagonal LoRA, trained jointly; B = 0 at the start."""
+
+    name = "melora"
+    summary = "MELoRA: n mini LoRAs on slices of every module, n times the rank of a LoRA of this size"
+    Config = MeloraConfig
+    structural = frozenset({"minis", "rank"})
+
+    def __init__(self, config: MeloraConfig, setting: Setting) -> None:
+        super().__init__(config, setting)
+        self.family: Mini = Mini(config.minis)
+
+    def plan(self) -> Plan:
+        modules, budget, minis = self.setting.modules, self.setting.budget, self.config.minis
+        assert budget is not None
+        self.family.check(modules)
+        narrow = min(modules, key=lambda m: m.max_rank)
+        wanted = self.config.rank or 1
+        if minis * wanted > narrow.max_rank:
+            raise BadRequestError(f"rank {minis} · {wanted} is above the dimension {narrow.max_rank} of {narrow.name}")
+        per_rank = sum(m.component_cost for m in modules)
+        if wanted * per_rank > budget:
+            asked = f"{minis} mini LoRAs of rank {wanted} on each of {len(modules)} modules"
+            raise BudgetTooSmallError(f"budget {budget:,} is below {asked} ({wanted * per_rank:,})")
+        rank = self.config.rank or min(budget // per_rank, narrow.max_rank // minis)
+        return Plan(
+            parameters=rank * per_rank,
+            peak_parameters=rank * per_rank,
+            lanes=1,
+            ranks={m.name: minis * rank for m in modules},
+            acting_parameters=minis * rank * per_rank,
+        )
+
+    def scales(self) -> dict[str, float]:
+        """`lora_alpha / r`, as in the authors' code: each output is written by one mini LoRA, so by r components."""
+        return {name: scale * self.config.minis for name, scale in super().scales().items()}

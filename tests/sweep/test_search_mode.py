@@ -1,0 +1,296 @@
+"""`mode: search`: Optuna's durable studies, Ray Tune on a real cluster, a driver that is killed, and the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+from optuna.trial import TrialState
+from typer.testing import CliRunner
+
+from adapad_ray.cli import app
+from adapad_ray.report.curves import load_results
+from adapad_ray.sweep.points import parse_space
+from adapad_ray.sweep.spec import SearchStage
+from adapad_ray.sweep.studies import SearchStudy, align_study, open_storage
+
+pytestmark = pytest.mark.xdist_group("clusters")
+
+pytestmark = pytest.mark.xdist_group("clusters")
+
+RANK_1 = 2 * (4 * 64 + 2 * 96)
+"""One component on each of the tiny model's 12 linear layers."""
+TRIALS = 10
+SPACE = {"budget": {"int": [64, 1792]}, "learning_rate": {"log": [1e-3, 1e-1]}}
+
+
+def adapad(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("search")
+
+
+@pytest.fixture(scope="module")
+def spec_file(place: Path, tiny_model: Path, reviews: Path) -> Path:
+    """Budgets from below the smallest adapter on, and a learning rate that no training survives."""
+    content = {
+        "name": "searched",
+        "model": str(tiny_model),
+        "pooling": "mean",
+        "task": {"train": str(reviews), "text": "review", "label": "stars"},
+        "methods": {"adapad": {"initial_rank": 0, "local_steps": 2}},
+        "budgets": [RANK_1 // 2, RANK_1 * 2],
+        "seeds": [0, 1],
+        "training": {"epochs": 2, "max_length": 32, "learning_rate": 5e-3},
+        "mode": "search",
+        "search": {
+            "trials": TRIALS,
+            "concurrency": 2,
+            "rerun": 2,
+            "space": {
+                "budget": {"choice": [8, "1 ranks", 448, RANK_1, 3584]},
+                "growth_threshold": {"uniform": [0.5, 2]},
+                "r_max": {"int": [1, 4]},
+                "learning_rate": {"choice": [3e-3, 1e-2, 1e30]},
+            },
+        },
+        "storage": str(place / "runs"),
+        "tracking": f"sqlite:///{place}/mlflow.db",
+    }
+    path = place / "searched.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def launch(spec: Path, place: Path) -> subprocess.Popen[str]:
+    """`adapad sweep` as a person starts it."""
+    command = [sys.executable, "-c", "from adapad_ray.cli import app; app()", "sweep", str(spec)]
+    return subprocess.Popen(
+        command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def study_in(folder: Path) -> optuna.Study:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'optuna.db'}")
+    (summary,) = optuna.get_all_study_summaries(storage)
+    return optuna.load_study(study_name=summary.study_name, storage=storage)
+
+
+def cell_runs(place: Path) -> list:
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "searched"]
+    return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+@pytest.fixture(scope="module")
+def finished(spec_file: Path, place: Path) -> Iterator[tuple[Path, str]]:
+    """A search whose driver is killed by SIGKILL when some trials have ended, and then launched again."""
+    folder = place / "runs" / "searched"
+    first = launch(spec_file, place)
+    deadline = time.monotonic() + 200
+    while len(list(folder.glob("cells/*/result.json"))) < 3:
+        assert first.poll() is None and time.monotonic() < deadline, first.communicate()[0]
+        time.sleep(0.05)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    left = [trial.state for trial in study_in(folder).trials]
+    assert TrialState.RUNNING in left or len(left) < TRIALS, "the search was over before the kill"
+    code, output = adapad("sweep", spec_file)
+    assert code == 0, output
+    yield folder, output
+
+
+def test_a_killed_search_ends_with_exactly_the_asked_trials_and_none_open(finished):
+    trials = study_in(finished[0]).trials
+    assert len(trials) == TRIALS
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.FAIL}
+
+
+def test_nothing_is_computed_or_logged_twice(finished, place):
+    """One record and one run a cell; trials that the sampler repeats share a cell."""
+    folder, _ = finished
+    searched = [r for r in load_results(folder) if r.identity.stage == "search"]
+    done = [trial for trial in study_in(folder).trials if trial.state == TrialState.COMPLETE]
+    assert len(searched) == len({json.dumps(trial.params, sort_keys=True) for trial in done})
+    assert not any(result.final.test for result in searched)
+    runs = cell_runs(place)
+    logged = [run.data.tags["adapad.cell"] for run in runs if "adapad.cell" in run.data.tags]
+    assert sorted(logged) == sorted(result.id for result in load_results(folder))
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_the_study_holds_the_values_of_the_cells(finished):
+    results = {r.id: r for r in load_results(finished[0]) if r.identity.stage == "search"}
+    recorded = {(result.score, result.final.parameters) for result in results.values()}
+    told = {tuple(t.values) for t in study_in(finished[0]).trials if t.state == TrialState.COMPLETE}
+    assert told == recorded
+
+
+def test_a_configuration_that_diverges_or_cannot_exist_has_failed_and_is_not_pruned(finished):
+    for trial in study_in(finished[0]).trials:
+        wild = trial.params["learning_rate"] == 1e30
+        impossible = trial.params["budget"] == 8
+        assert (trial.state == TrialState.FAIL) == (wild or impossible)
+        if trial.state == TrialState.FAIL:
+            assert trial.user_attrs["reason"].startswith("BudgetTooSmallError" if impossible else "DivergedError")
+
+
+def test_the_front_is_trained_again_with_every_seed_and_compared_with_the_default(finished):
+    folder, output = finished
+    table = pd.read_csv(folder / "curve.csv")
+    finals = table[(table["kind"] == "final") & table["budget"].notna()]
+    assert set(finals["label"]) == {"adapad", "adapad/front"}
+    assert set(finals["n_seeds"]) == {2}
+    trials = pd.read_csv(folder / "trials.csv")
+    assert len(trials) == TRIALS
+    again = trials[trials["rerun"]]
+    assert 1 <= len(again) <= 2 and again["front"].all()
+    assert set(again["budget"]) == set(finals[finals["label"] == "adapad/front"]["budget"])
+    assert "The front of adapad" in output
+    page = (folder / "report.html").read_text()
+    assert "The front of adapad" in page and "DivergedError" in page
+
+
+def test_the_next_launch_computes_nothing(finished, spec_file):
+    before = len(load_results(finished[0]))
+    code, output = adapad("sweep", spec_file)
+    assert code == 0
+    assert f"0 cells computed, {before} reused, 0 failed" in output
+    assert len(study_in(finished[0]).trials) == TRIALS
+
+
+def test_the_plan_counts_trials_and_what_follows(spec_file):
+    code, output = adapad("plan", spec_file, "--json")
+    assert code == 0, output
+    assert json.loads(output)["cells"] == {"tune": 0, "curve": 6, "search": TRIALS, "front": 4}
+    assert f"{TRIALS} trials to search" in adapad("plan", spec_file)[1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["mode=curve"], "mode is curve"),
+        (["search=null"], "search is missing"),
+        (["search.space={learning_rate: {log: [1e-3, 1e-2]}}"], "budget is missing"),
+        (["search.space.growth_treshold={uniform: [1, 2]}"], "did you mean growth_threshold"),
+        (["search.space.max_length={int: [8, 16]}"], "would change the data"),
+        (["search.space.budget={int: [1, 8]}"], "search.space.budget does not suit adapad"),
+        (["search.space.budget={logs: [1k, 8k]}"], "did you mean log"),
+        (["search.methods=[lora]"], "search.methods has 'lora'"),
+        (["methods={adapad: {}, adapad/front: {}}"], "rename it"),
+        (["methods={para: {}}", "search.methods=[para]", "search.space.r_max=null"], "search.space"),
+        (["tune={trials: 1, budget: 3584, space: {learning_rate: {log: [1e-3, 1e-2]}}}"], "tune has no place"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_search_that_is_wrong_is_refused_in_one_sentence(spec_file, tmp_path, overrides, words):
+    code, output = adapad("sweep", spec_file, *overrides, "--out", tmp_path / "out")
+    assert code == 2
+    assert words in output
+    assert output.startswith("adapad: ") and output.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+# Studies without a cluster -------------------------------------------------------------------------------------------
+
+
+def run(study: SearchStudy, until: int | None = None) -> None:
+    """Ends trials with a known objective: a larger budget is better, and a rate of 1e-2 is best."""
+    ended = 0
+    while ended != until and (trial := study.take()) is not None:
+        rate, budget = trial.point["learning_rate"], trial.point["budget"]
+        study.complete(trial.number, budget / 2000 - abs(rate - 1e-2), budget)
+        ended += 1
+
+
+def opened(folder: Path, trials: int = 14, **settings: object) -> SearchStudy:
+    stage = SearchStage.model_validate({"trials": trials, "space": SPACE, **settings})
+    return SearchStudy(open_storage(folder), "toy/adapad/1", parse_space(SPACE), stage)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_one_at_a_time_a_search_is_a_function_of_its_seed_whatever_is_killed(tmp_path, sampler):
+    for name in ("undisturbed", "killed"):
+        (tmp_path / name).mkdir()
+    run(opened(tmp_path / "undisturbed", sampler=sampler))
+    for ended in (3, 0, 8):
+        study = opened(tmp_path / "killed", sampler=sampler)
+        run(study, ended)
+        study.take()  # and then it is killed
+    study = opened(tmp_path / "killed", sampler=sampler)
+    run(study)
+    assert study.over
+    assert study.trials == opened(tmp_path / "undisturbed", sampler=sampler).trials
+    points = [json.dumps(trial.point) for trial in study.trials]
+    assert sampler == "nsga2" or len(set(points)) == 14
+
+
+def test_a_trial_that_was_killed_between_two_parameters_is_finished_first(tmp_path):
+    study = opened(tmp_path)
+    raw = optuna.load_study(study_name=study.name, storage=open_storage(tmp_path))
+    raw.ask().suggest_int("budget", 64, 1792)
+    (half,) = raw.trials
+    assert study.trials == []
+    trial = study.take()
+    assert (trial.number, trial.point["budget"]) == (0, half.params["budget"])
+    assert trial.point.keys() == SPACE.keys()
+
+
+def test_a_longer_search_goes_on_and_a_shorter_one_ends_earlier(tmp_path):
+    run(opened(tmp_path, trials=4))
+    longer = opened(tmp_path, trials=6)
+    assert longer.remaining == 2
+    run(longer)
+    first = opened(tmp_path, trials=4)
+    assert first.over and first.trials == longer.trials[:4]
+
+
+def test_a_failed_trial_counts_and_is_not_pruned(tmp_path):
+    study = opened(tmp_path, trials=2)
+    study.fail(study.take().number, "DivergedError: lane 1, step 3")
+    run(study)
+    assert [trial.state for trial in study.trials] == ["failed", "done"]
+    assert study.over and study.take() is None
+    raw = optuna.load_study(study_name=study.name, storage=open_storage(tmp_path)).trials
+    assert [trial.state for trial in raw] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert raw[0].user_attrs == {"reason": "DivergedError: lane 1, step 3"}
+
+
+def test_the_front_has_one_trial_a_budget_and_keeps_its_ends(tmp_path):
+    study = opened(tmp_path, trials=7, rerun=3)
+    values = [(0.5, 100), (0.6, 200), (0.7, 300), (0.8, 400), (0.9, 500), (0.4, 450), (0.9, 600)]
+    for score, parameters in values:
+        study.complete(study.take().number, score, parameters)
+    assert [(trial.score, trial.parameters) for trial in study.front()] == [(0.5, 100), (0.7, 300), (0.9, 500)]
+
+
+def test_a_tune_study_is_brought_in_line_with_its_cells(tmp_path):
+    storage, space = open_storage(tmp_path), parse_space({"learning_rate": {"log": [1e-3, 1e-1]}})
+    study = optuna.create_study(storage=storage, study_name="toy/lora", direction="maximize")
+    study.ask(space)  # of a killed driver
+    study.enqueue_trial({"learning_rate": 0.05})
+    points = [({"learning_rate": 0.01}, 0.7), ({"learning_rate": 0.02}, None)]
+    for _ in range(2):
+        align_study(storage, "toy/lora", space, points)
+        trials = optuna.load_study(study_name="toy/lora", storage=storage).trials
+        assert [(t.params, t.value, t.state.name) for t in trials] == [
+            ({"learning_rate": 0.01}, 0.7, "COMPLETE"),
+            ({"learning_rate": 0.02}, None, "FAIL"),
+        ]
