@@ -33,3 +33,11 @@ def processes(title: str) -> list[psutil.Process]:
             if title in " ".join(process.cmdline()):
                 found.append(process)
     return found
+
+
+def end(title: str, seconds: float = 60.0) -> bool:
+    """Whether the processes of this title end; Ray takes a moment to end an actor."""
+    deadline = time.monotonic() + seconds
+    while processes(title) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not processes(title)
