@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
@@ -159,7 +159,10 @@ def _importances(trials: Sequence[FrozenTrial], settings: Sequence[str]) -> list
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if len(done) < FEWEST_TRIALS:
         return []
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna announces every study
     study = optuna.create_study(directions=["maximize", "minimize"])
+    optuna.logging.set_verbosity(verbosity)
     study.add_trials(done)
     shares: list[dict[str, float]] = []
     for index in (0, 1):
@@ -240,6 +243,7 @@ def search_figure(views: Sequence[SearchView], curves: Curves) -> Figure:
                 if x:
                     axes.plot(x, y, marker, color=colour, markerfacecolor="white", markeredgewidth=1.8, label=name)
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_title(f"Search of {view.label}", loc="left", fontweight="bold")
