@@ -22,13 +22,18 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from adapad_ray.files import atomic_path
+from adapad_ray.quiet import quiet_optuna
 from adapad_ray.report.curves import Curves, PointKey
+from adapad_ray.report.differences import ERROR_RATE
 from adapad_ray.report.figures import GREY, PALETTE, STYLE
 from adapad_ray.report.statistics import holm, pareto_front
 
 FEWEST_TRIALS = 8
 """Finished trials below which nothing is said of importance. Ours."""
-ERROR_RATE = 0.05
+DATABASE = "optuna.db"
+"""Optuna's studies in a sweep's folder."""
+REASON = "reason"
+"""Attribute of a failed trial."""
 
 
 class SearchedLabel(NamedTuple):
@@ -116,9 +121,9 @@ class SearchView:
 
 def read_searches(folder: Path, searched: Sequence[SearchedLabel], curves: Curves) -> list[SearchView]:
     """The searches of a sweep's folder, beside the curve's points."""
-    if not searched or not (folder / "optuna.db").exists():
+    if not searched or not (folder / DATABASE).exists():
         return []
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'optuna.db'}")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / DATABASE}")
     views = []
     for search in searched:
         study = optuna.load_study(study_name=search.study, storage=storage)
@@ -144,7 +149,7 @@ def _table(trials: Sequence[FrozenTrial], search: SearchedLabel, settings: Seque
         validation, parameters = trial.values or (float("nan"), float("nan"))
         row: dict[str, Any] = {"trial": trial.number, "state": states.get(trial.state, "open")}
         row |= {"validation": validation, "parameters": parameters, "rerun": trial.number in search.front}
-        row |= {"reason": trial.user_attrs.get("reason", "") if trial.state == TrialState.FAIL else ""}
+        row |= {"reason": trial.user_attrs.get(REASON, "") if trial.state == TrialState.FAIL else ""}
         rows.append(row | {name: trial.params.get(name) for name in settings})
     columns = ["trial", "state", "validation", "parameters", "rerun", "reason", *settings]
     table = pd.DataFrame(rows, columns=columns)
@@ -159,10 +164,8 @@ def _importances(trials: Sequence[FrozenTrial], settings: Sequence[str]) -> list
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if len(done) < FEWEST_TRIALS:
         return []
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna announces every study
-    study = optuna.create_study(directions=["maximize", "minimize"])
-    optuna.logging.set_verbosity(verbosity)
+    with quiet_optuna():
+        study = optuna.create_study(directions=["maximize", "minimize"])
     study.add_trials(done)
     shares: list[dict[str, float]] = []
     for index in (0, 1):

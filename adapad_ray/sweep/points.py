@@ -9,13 +9,13 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.quiet import quiet_optuna
 
 Space = Mapping[str, Mapping[str, Sequence[Any]]]
 """`{name: {log | uniform | int: [low, high]}}` or `{name: {choice: [...]}}`."""
@@ -129,17 +129,6 @@ def _any_point(distributions: Distributions) -> dict[str, Any]:
         name: d.choices[0] if isinstance(d, optuna.distributions.CategoricalDistribution) else d.low  # type: ignore[attr-defined]
         for name, d in distributions.items()
     }
-
-
-@contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Keep Optuna from announcing its studies and trials on the console."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(verbosity)
 
 
 def quasi_random_sampler(seed: int) -> optuna.samplers.BaseSampler:

@@ -21,8 +21,9 @@ from ray.tune.search.optuna import OptunaSearch
 
 from adapad_ray.distributed import GroupPool, Outcome, Progress
 from adapad_ray.errors import BadRequestError
+from adapad_ray.quiet import quiet_optuna
 from adapad_ray.results import CellResult
-from adapad_ray.sweep.points import Space, parse_space, quasi_random_points, quasi_random_sampler, quiet_optuna
+from adapad_ray.sweep.points import Space, parse_space, quasi_random_points, quasi_random_sampler
 from adapad_ray.sweep.studies import SearchStudy
 
 __all__ = ["SCORE", "Desk", "TuneCell", "quasi_random_points", "search_stage", "tune_stage"]

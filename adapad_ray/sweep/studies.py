@@ -20,14 +20,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from adapad_ray.files import atomic_path
+from adapad_ray.quiet import quiet_optuna
+from adapad_ray.report.search import DATABASE, REASON
 from adapad_ray.report.statistics import pareto_front
-from adapad_ray.sweep.points import Distributions, point_of, quiet_optuna
+from adapad_ray.sweep.points import Distributions, point_of
 from adapad_ray.sweep.spec import BUDGET, SearchStage
 from adapad_ray.training.randomness import derive_seed
-
-DATABASE = "optuna.db"
-REASON = "reason"
-"""Attribute of a failed trial."""
 
 
 def open_storage(folder: Path) -> optuna.storages.RDBStorage:

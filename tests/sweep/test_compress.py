@@ -12,9 +12,8 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
+from sweep_helpers import adapad
 
-from adapad_ray.cli import app
 from adapad_ray.errors import BadRequestError
 from adapad_ray.sweep.compress import compress
 from adapad_ray.testing import MethodCase
@@ -204,13 +203,6 @@ def test_sixteen_bit_factors_stay_so_and_the_rounding_is_in_the_reported_error(t
     error = sum(float((before[n] - after[n]).square().sum()) for n in before)
     assert 1e-4 < report.relative_error < 1e-2
     assert report.relative_error == pytest.approx((error / total) ** 0.5, rel=1e-2)
-
-
-def adapad(*arguments):
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
 
 
 def test_the_command_prints_a_table_and_leaves_adapter_and_report(tmp_path):

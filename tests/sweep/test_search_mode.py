@@ -17,9 +17,8 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
-from typer.testing import CliRunner
+from sweep_helpers import adapad
 
-from adapad_ray.cli import app
 from adapad_ray.report.curves import load_results
 from adapad_ray.sweep.points import parse_space
 from adapad_ray.sweep.spec import SearchStage
@@ -27,19 +26,10 @@ from adapad_ray.sweep.studies import SearchStudy, align_study, open_storage
 
 pytestmark = pytest.mark.xdist_group("clusters")
 
-pytestmark = pytest.mark.xdist_group("clusters")
-
 RANK_1 = 2 * (4 * 64 + 2 * 96)
 """One component on each of the tiny model's 12 linear layers."""
 TRIALS = 10
 SPACE = {"budget": {"int": [64, 1792]}, "learning_rate": {"log": [1e-3, 1e-1]}}
-
-
-def adapad(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
 
 
 @pytest.fixture(scope="module")

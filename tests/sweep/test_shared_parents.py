@@ -11,9 +11,8 @@ import peft
 import pytest
 import yaml
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
+from sweep_helpers import adapad
 
-from adapad_ray.cli import app
 from adapad_ray.models import load_backbone
 from adapad_ray.report.curves import load_results
 from adapad_ray.sweep.runner import Manifest
@@ -49,13 +48,6 @@ def spec_file(tmp_path_factory, tiny_model, reviews) -> Path:
     path = place / "cuts.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
-
-
-def adapad(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,8 @@ import torch
 import yaml
 from mlflow.tracking import MlflowClient
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
+from sweep_helpers import adapad
 
-from adapad_ray.cli import app
 from adapad_ray.models import load_backbone
 from adapad_ray.report.curves import load_results
 from adapad_ray.sweep.runner import Manifest
@@ -58,13 +57,6 @@ def spec_file(place: Path, tiny_model: Path, reviews: Path) -> Path:
     path = place / "tiny.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
-
-
-def adapad(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner
+from sweep_helpers import adapad
 
-from adapad_ray.cli import app
 from adapad_ray.report.curves import load_results
 
 pytestmark = pytest.mark.xdist_group("clusters")
@@ -33,13 +32,6 @@ def spec_file(tmp_path: Path, tiny_model: Path, reviews: Path) -> Path:
     path = tmp_path / "wide.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
-
-
-def adapad(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
 
 
 def test_two_workers_share_a_cell_of_either_kind(spec_file: Path, tmp_path: Path) -> None:
