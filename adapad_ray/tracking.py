@@ -15,8 +15,10 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -62,17 +64,19 @@ def tracking_uri(configured: str) -> str:
 class Tracker:
     """The sweep's runs in MLflow; make one with `Tracker.open`, in the driver only.
 
-    If the store fails later on, one warning is logged and nothing more is sent: the sweep goes on, and the next launch
-    logs what is missing.
+    If the store fails later on, one warning is logged and the sweep goes on. What there is to log waits in order, and
+    is tried again at most every `retry_seconds` and when the sweep ends; what cannot be delivered then, the next launch
+    logs.
     """
 
     def __init__(self, client: MlflowClient, uri: str, experiment_id: str, sweep_id: str) -> None:
         self.uri, self.experiment_id, self.sweep_id = uri, experiment_id, sweep_id
+        self.retry_seconds = 30.0
         self._client = client
-        self._away = False
-        runs = list(self._search(f"tags.`{SWEEP}` = '{sweep_id}'"))
-        self._children = {run.data.tags[CELL]: run for run in runs if CELL in run.data.tags}
-        self._reports = {run.data.tags[REPORT]: run for run in runs if REPORT in run.data.tags}
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._away_since: float | None = None
+        """When the store last failed, in seconds of the monotonic clock; None while it answers."""
+        runs = self._read_runs()
         parents = [run for run in runs if PARENT not in run.data.tags]
         for run in runs:
             if run.info.status == "RUNNING" and PARENT in run.data.tags:
@@ -102,20 +106,31 @@ class Tracker:
             ) from error
 
     def log_cell(self, result: CellResult, cell_folder: Path | str) -> bool:
-        """Logs a finished cell as a child run, once; False if the store is away."""
-        return self._guarded(lambda: self._log_cell(result, Path(cell_folder)))
+        """Logs a finished cell as a child run, once; False if it has to wait for the store.
+
+        Raises `BadRequestError` if the record names an adapter outside the cell's folder.
+        """
+        folder = Path(cell_folder)
+        adapter = None if result.final.adapter is None else folder / result.final.adapter
+        if adapter is not None and not adapter.resolve().is_relative_to(folder.resolve()):
+            raise BadRequestError(f"cell {result.id} names an adapter outside its folder: {result.final.adapter}")
+        return self._send(lambda: self._log_cell(result, folder, adapter))
 
     def log_report(self, table: pd.DataFrame, files: Iterable[Path | str], digest: str) -> bool:
         """Logs the curve of these finished cells, once per digest, and marks other reports superseded.
 
         `table` is that of `report.curves.curve_table`. Each label's final models become the metric `curve/<label>`
-        whose step is the parameter count (`curve/<label>/prefixes` for cut models). False if the store is away.
+        whose step is the parameter count (`curve/<label>/prefixes` for cut models). False if it has to wait.
         """
-        return self._guarded(lambda: self._log_report(table, [Path(file) for file in files], digest))
+        return self._send(lambda: self._log_report(table, [Path(file) for file in files], digest))
 
     def close(self, status: str = "FINISHED", reason: str | None = None) -> None:
-        """Ends the parent run: FINISHED, FAILED or KILLED."""
-        self._guarded(lambda: self._end(self.parent_id, status, reason))
+        """Delivers what waits, and ends the parent run: FINISHED, FAILED or KILLED."""
+        if not self._send(lambda: self._end(self.parent_id, status, reason), now=True):
+            logger.warning(
+                "MLflow's store %s is still away: launch the sweep again to log what is missing",
+                _without_password(self.uri),
+            )
 
     @property
     def comparison_url(self) -> str:
@@ -138,24 +153,43 @@ class Tracker:
         command = f"mlflow ui --backend-store-uri {_without_password(self.uri)}"
         return f"{command}   then http://127.0.0.1:5000/{page}"
 
-    def _guarded(self, write: Any) -> bool:
+    def _send(self, write: Callable[[], None], *, now: bool = False) -> bool:
+        """Writes what waits and then `write`, unless the store has failed a moment ago; whether all was delivered."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
-        if self._away:
+        self._waiting.append(write)
+        away = self._away_since is not None
+        if self._away_since is not None and not now and monotonic() - self._away_since < self.retry_seconds:
             return False
         try:
-            write()
+            if away:
+                self._read_runs()  # what failed may have arrived all the same
+            while self._waiting:
+                self._waiting[0]()
+                self._waiting.popleft()
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            self._away = True
-            logger.warning(
-                "MLflow's store %s is away (%s): the sweep goes on without it; launch it again to log what is missing",
-                _without_password(self.uri),
-                _first_line(error),
-            )
-        return not self._away
+            if not away:
+                logger.warning(
+                    "MLflow's store %s is away (%s): the sweep goes on, and what there is to log waits",
+                    _without_password(self.uri),
+                    _first_line(error),
+                )
+            self._away_since = monotonic()
+            return False
+        if away:
+            logger.warning("MLflow's store %s is back: everything was delivered", _without_password(self.uri))
+            self._away_since = None
+        return True
 
-    def _log_cell(self, result: CellResult, folder: Path) -> None:
+    def _read_runs(self) -> list[Run]:
+        """The sweep's runs as the store has them."""
+        runs = list(self._search(f"tags.`{SWEEP}` = '{self.sweep_id}'"))
+        self._children = {run.data.tags[CELL]: run for run in runs if CELL in run.data.tags}
+        self._reports = {run.data.tags[REPORT]: run for run in runs if REPORT in run.data.tags}
+        return runs
+
+    def _log_cell(self, result: CellResult, folder: Path, adapter: Path | None) -> None:
         run = self._children.get(result.id)
         if run is not None and run.info.status == "FINISHED":
             return
@@ -170,12 +204,8 @@ class Tracker:
         metrics += _component_metrics(folder / COMPONENT_ERRORS, time)
         self._log(run_id, metrics, _cell_params(result), _version_tags(result))
         self._client.log_dict(run_id, result.model_dump(mode="json"), "result.json")
-        if result.final.adapter is not None:
-            adapter = (folder / result.final.adapter).resolve()
-            if not adapter.is_relative_to(folder.resolve()):
-                raise BadRequestError(f"cell {result.id} names an adapter outside its folder: {result.final.adapter}")
-            if adapter.is_dir():
-                self._client.log_artifacts(run_id, str(adapter), "adapter")
+        if adapter is not None and adapter.is_dir():
+            self._client.log_artifacts(run_id, str(adapter), "adapter")
         self._finish(self._children, result.id)
 
     def _log_report(self, table: pd.DataFrame, files: Sequence[Path], digest: str) -> None:

@@ -1,8 +1,14 @@
 """Tracking against a real SQLite store: nothing twice, nothing left running, and a store that is away does no harm."""
 
 import logging
+import os
+import signal
 import socket
+import subprocess
+import sys
 import time
+import urllib.request
+from contextlib import suppress
 
 import pytest
 from mlflow import MlflowClient
@@ -268,11 +274,69 @@ def test_a_store_that_goes_away_costs_one_warning_and_no_sweep(factory, uri, cap
         assert not tracker.log_cell(result, folder_of(factory, result))
         assert not tracker.log_cell(result, folder_of(factory, result))
         tracker.close()
-    assert len(caplog.records) == 1 and "launch it again" in caplog.text
+    assert len(caplog.records) == 2 and "launch the sweep again" in caplog.text
     later = Tracker.open(uri, "demo", "demo")
     assert later.log_cell(result, folder_of(factory, result))
     later.close()
     assert {run.info.status for run in runs(uri)} == {"FINISHED"}
+
+
+class Server:
+    """A real `mlflow server` on a free port, which can be killed and started again."""
+
+    def __init__(self, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri, self._folder = f"http://127.0.0.1:{self.port}", folder
+
+    def start(self):
+        store = ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db", "--workers", "1"]
+        artifacts = ["--artifacts-destination", str(self._folder / "artifacts"), "--port", str(self.port)]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", *store, *artifacts]
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
+        while True:
+            with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5):
+                return
+            assert time.monotonic() < deadline and self._process.poll() is None
+            time.sleep(0.3)
+
+    def kill(self):
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@pytest.fixture
+def server(tmp_path, uri):
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_what_a_server_missed_waits_and_is_delivered_once_when_it_is_back(factory, server, uri, caplog):
+    results = [factory.cell("lora", 41_472, seed, 0.8, adapter=True) for seed in range(4)]
+    tracker = Tracker.open(server.uri, "demo", "demo")
+    assert tracker.log_cell(results[0], folder_of(factory, results[0]))
+    server.kill()
+    with caplog.at_level(logging.WARNING):
+        for result in results[1:3]:
+            assert not tracker.log_cell(result, folder_of(factory, result))
+        server.start()
+        assert not tracker.log_cell(results[3], folder_of(factory, results[3]))  # not asked again for a while
+        tracker.retry_seconds = 0.0
+        assert tracker.log_report(curve_table(results, factory.folder), [], "digest")
+        tracker.close()
+    assert [("is away" in r.message, "is back" in r.message) for r in caplog.records] == [(True, False), (False, True)]
+    found = runs(uri)
+    assert sorted(run.data.tags[CELL] for run in found if CELL in run.data.tags) == sorted(r.id for r in results)
+    assert {run.info.status for run in found} == {"FINISHED"}
+    assert all(run.data.metrics["parameters"] for run in found if CELL in run.data.tags)
+    client = MlflowClient(server.uri)
+    assert all(client.list_artifacts(run.info.run_id, "adapter") for run in found if CELL in run.data.tags)
 
 
 def test_a_deleted_experiment_is_named(uri):

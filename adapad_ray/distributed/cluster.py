@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,8 +22,8 @@ def connect(
     """Run the block on a Ray cluster: `address`, else `RAY_ADDRESS` (which `ray job submit` sets), else a local one.
 
     A local cluster has token authentication on, and one that is joined is spoken to with the token if there is one,
-    unless `RAY_AUTH_MODE` says otherwise. Only what was started here is shut down: a connection that existed before is
-    left alone, and so is a cluster that was joined.
+    unless `RAY_AUTH_MODE` says otherwise. SIGTERM ends the program as Ctrl-C does. Only what was started here is shut
+    down: a connection that existed before is left alone, and so is a cluster that was joined.
 
     Args:
         address: `host:port`, or `auto` for the cluster of this machine.
@@ -51,10 +53,17 @@ def connect(
             )
     except ConnectionError as error:
         raise BadRequestError(f"no Ray cluster answers at {address!r}: {error}") from error
+    end_like_an_interrupt()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def end_like_an_interrupt() -> None:
+    """Makes SIGTERM do what Ctrl-C does, so that everything is closed; only a program's main thread can."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def available_groups(workers: int, cpus_per_worker: float, gpus_per_worker: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import json
 import shutil
@@ -15,6 +16,7 @@ from adapad_ray.sweep.console import terminal
 from adapad_ray.sweep.spec import load_spec
 
 P = ParamSpec("P")
+_STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def _command(run: Callable[P, int]) -> Callable[P, int]:
@@ -31,16 +33,28 @@ def _command(run: Callable[P, int]) -> Callable[P, int]:
             message = "adapad: interrupted; finished cells are kept, the same command goes on from here"
             terminal(stderr=True).print(message, markup=False)
             return 130
+        except OSError as error:
+            if error.errno not in _STORAGE_FAULTS:
+                raise
+            terminal(stderr=True).print(_storage_fault(error), markup=False, highlight=False, soft_wrap=True)
+            return 1
 
     return guarded
+
+
+def _storage_fault(error: OSError) -> str:
+    where = f"{error.filename} cannot be written" if error.filename else "a file cannot be written"
+    return f"adapad: {where} ({error.strerror}): finished cells are kept; make room and give the same command again"
 
 
 @_command
 def run_sweep(path: Path, overrides: Sequence[str], out: Path | None) -> int:
     """`adapad sweep`."""
+    from adapad_ray.distributed import end_like_an_interrupt
     from adapad_ray.sweep.console import Console
     from adapad_ray.sweep.runner import Sweep, sweep_folder
 
+    end_like_an_interrupt()
     spec = load_spec(path, overrides)
     console = Console()
     outcome = Sweep(spec, sweep_folder(spec, out), console).run()

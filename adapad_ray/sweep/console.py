@@ -106,11 +106,12 @@ class Console:
 
     def tuned(self, winners: Winners, spec: SweepSpec) -> None:
         """The tune stage has chosen."""
-        for label, point in winners.items():
+        for (label, budget), point in winners.items():
             chosen = ", ".join(
                 f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in point.items()
             )
-            self.say(f"tuned {label}: {chosen}")
+            at = "" if budget is None else f" at {budget:,}"
+            self.say(f"tuned {label}{at}: {chosen}")
 
     def curve(self, table: pd.DataFrame, metric: str) -> None:
         """The curve as a table: final models, and how many prefixes stand in curve.csv."""

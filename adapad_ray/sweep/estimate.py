@@ -103,8 +103,10 @@ def estimate(spec: SweepSpec, grounds: Grounds, plan: SweepPlan, link_gbps: floa
     for row, entry in zip(plan.rows, rows, strict=True):
         key = _training(spec, row) if row.parent else row.label
         tuned.setdefault(key, []).append(entry.train_flops)
-    flops = curve_flops + trials * sum(sum(each) / len(each) for each in tuned.values())
-    cells = {"tune": trials * len(spec.labels()), "curve": len(rows) * len(spec.seeds)}
+    each = spec.tune is not None and spec.tune.each
+    once = sum(trainings.values()) if each else sum(sum(flops) / len(flops) for flops in tuned.values())
+    flops = curve_flops + trials * once
+    cells = {"tune": trials * len(rows if each else spec.labels()), "curve": len(rows) * len(spec.seeds)}
     if spec.search is not None:
         cells |= {"search": spec.search.trials * len(plan.searched)}
         cells |= {"front": spec.search.rerun * len(spec.seeds) * len(plan.searched)}
@@ -175,16 +177,19 @@ def _training(spec: SweepSpec, row: Row) -> tuple[object, ...]:
 def _parents(spec: SweepSpec, plan: SweepPlan) -> dict[str, int]:
     """Trainings that post-hoc cells share, at most, and how many there would be if each cell had its own.
 
-    After a tune stage labels share a parent only where they have the same winner: none of them may.
+    After a tune stage labels, and budgets that were tuned each, share a parent only where they have the same winner:
+    none of them may.
     """
     rows = [row for row in plan.rows if row.parent]
     labels = {(row.label, _training(spec, row)) for row in rows}
     parents = {training for _, training in labels}
-    trials = 0 if spec.tune is None else spec.tune.trials
-    shared = len(parents) * len(spec.seeds) if spec.tune is None else len(labels) * len(spec.seeds)
+    stage = spec.tune
+    trials = 0 if stage is None else stage.trials
+    each = stage is not None and stage.each
+    shared = len(parents if stage is None else rows if each else labels) * len(spec.seeds)
     return {
         "trained": shared + trials * len(parents),
-        "cells": len(rows) * len(spec.seeds) + trials * len({row.label for row in rows}),
+        "cells": len(rows) * len(spec.seeds) + trials * len(rows if each else {row.label for row in rows}),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -23,8 +24,8 @@ from adapad_ray.training.settings import TrainingSettings
 SAMPLE = 8
 """Points of a search space that stand for all of it when its cost is estimated."""
 
-Winners = Mapping[str, Mapping[str, Any]]
-"""Label → its best point of the tune stage."""
+Winners = Mapping[tuple[str, int | None], Mapping[str, Any]]
+"""(label, budget) → the best point of the tune stage; the budget is None where one point serves all budgets."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ class Planner:
                 reasons = [gap.reason for gap in plan.gaps if gap.budget == budget]
                 reason = reasons[0] if reasons else "none of them takes a budget"
                 raise BadRequestError(f"no method of this sweep can reach budget {budget:,}: {reason}")
-        if self.spec.tune is not None:
+        if self.spec.tune is not None and not self.spec.tune.each:
             for label in self.spec.labels():
                 try:
-                    self._row(label, self._tune_budget(label))
+                    self._row(label, self._reference_budget(label))
                 except BudgetTooSmallError as error:
                     raise BadRequestError(f"tune.budget does not suit {label}: {error}") from error
         if self.spec.search is not None and not self.searched():
@@ -182,22 +183,29 @@ class Planner:
             yield from self._after_parents(self._curve_wave(plan, following, winners, results), results)
 
     def winners(self, results: Results) -> Winners:
-        """The best finished point of every label by the validation metric; ties go to the earlier point."""
-        winners: dict[str, dict[str, Any]] = {}
+        """The best finished point by the validation metric; ties go to the earlier point."""
+        scored: dict[tuple[str, int | None], list[tuple[float, dict[str, Any]]]] = {}
         for label in self.spec.labels():
-            scored = [(results[p.id].score, p.point) for p in self.tuned(label, results) if p.id in results]
-            if scored:
-                winners[label] = max(scored, key=lambda item: item[0])[1]
-        return winners
+            for p in self.tuned(label, results):
+                if p.id in results:
+                    key = self._tuned_as(label, p.cell.identity.budget)
+                    scored.setdefault(key, []).append((results[p.id].score, p.point))
+        return {key: max(found, key=lambda item: item[0])[1] for key, found in scored.items()}
 
     def tuned(self, label: str, results: Results) -> list[PlannedCell]:
         """A label's cells of the tune stage; none while those are not known whose compute it follows."""
         wave = self._tune_wave(self.spec.compute_as(label) is not None, results)
         return [planned for planned in wave if planned.cell.identity.label == label]
 
+    def study(self, planned: PlannedCell) -> str:
+        """The name, in its sweep, of the Optuna study that a cell of the tune stage belongs to."""
+        label, budget = self._tuned_as(planned.cell.identity.label, planned.cell.identity.budget)
+        return label if budget is None else f"{label}@{budget}"
+
     def count(self, plan: SweepPlan) -> int:
         """Cells of the whole sweep."""
-        trials = 0 if self.spec.tune is None else self.spec.tune.trials * len(self.spec.labels())
+        stage = self.spec.tune
+        trials = 0 if stage is None else stage.trials * len(plan.rows if stage.each else self.spec.labels())
         if self.spec.search is not None:
             trials += self.spec.search.trials * len(self.searched())
         return trials + len(plan.rows) * len(self.spec.seeds)
@@ -285,9 +293,22 @@ class Planner:
     def _budgeted(self, label: str) -> bool:
         return METHODS[self.spec.method_name(label)].budgeted
 
-    def _tune_budget(self, label: str) -> int | None:
+    def _reference_budget(self, label: str) -> int | None:
         assert self.spec.tune is not None
         return self.budget(self.spec.tune.budget) if self._budgeted(label) else None
+
+    @cached_property
+    def _tuned_budgets(self) -> dict[str, list[int | None]]:
+        """By label, the budgets at which it is tuned."""
+        assert self.spec.tune is not None
+        if not self.spec.tune.each:
+            return {label: [self._reference_budget(label)] for label in self.spec.labels()}
+        rows = self.plan().rows
+        return {label: [row.budget for row in rows if row.label == label] for label in self.spec.labels()}
+
+    def _tuned_as(self, label: str, budget: int | None) -> tuple[str, int | None]:
+        """Whose winner a (label, budget) of the curve takes."""
+        return label, budget if self.spec.tune is not None and self.spec.tune.each else None
 
     def _after_parents(self, wave: list[PlannedCell], results: Results) -> Iterator[list[PlannedCell]]:
         """The wave, or two of them where some of its cells have parents: each parent is planned once."""
@@ -311,33 +332,35 @@ class Planner:
         wave = []
         for label in self._labels(following):
             leader = self.spec.compute_as(label)
-            stretch: float | None = 1.0
-            if leader is not None:
-                stretch = _passes_per_step(r for p in self._tune_cells(leader, 1.0) if (r := results.get(p.id)))
-            if stretch is not None:
-                wave += self._tune_cells(label, stretch)
+            for budget in self._tuned_budgets[label]:
+                stretch: float | None = 1.0
+                if leader is not None:
+                    led = self._tune_cells(leader, budget, 1.0)
+                    stretch = _passes_per_step(r for p in led if (r := results.get(p.id)))
+                if stretch is not None:
+                    wave += self._tune_cells(label, budget, stretch)
         return wave
 
-    def _tune_cells(self, label: str, stretch: float) -> list[PlannedCell]:
+    def _tune_cells(self, label: str, budget: int | None, stretch: float) -> list[PlannedCell]:
         stage = self.spec.tune
         assert stage is not None
         points = quasi_random_points(self.spec.tune_space(label), stage.trials, stage.seed)
-        budget = self._tune_budget(label)
         return [PlannedCell(self._cell("tune", label, budget, stage.seed, p, stretch), p) for p in points]
 
     def _curve_wave(self, plan: SweepPlan, following: bool, winners: Winners, results: Results) -> list[PlannedCell]:
         """Seeds outermost, so that early results say something of all methods."""
         wave = []
-        labels = [label for label in self._labels(following) if self.spec.tune is None or label in winners]
+        labels = self._labels(following)
         for seed in self.spec.seeds:
             for row in plan.rows:
-                if row.label not in labels:
+                key = self._tuned_as(row.label, row.budget)
+                if row.label not in labels or (self.spec.tune is not None and key not in winners):
                     continue
-                point = dict(winners.get(row.label, {}))
+                point = dict(winners.get(key, {}))
                 leader = self.spec.compute_as(row.label)
                 stretch: float | None = 1.0
                 if leader is not None:
-                    led = self._cell("curve", leader, row.budget, seed, winners.get(leader, {}))
+                    led = self._cell("curve", leader, row.budget, seed, winners.get((leader, key[1]), {}))
                     stretch = _passes_per_step(r for r in [results.get(led.id)] if r)
                 if stretch is not None:
                     wave.append(PlannedCell(self._cell("curve", row.label, row.budget, seed, point, stretch), point))

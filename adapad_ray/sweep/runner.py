@@ -22,6 +22,7 @@ from adapad_ray.report.page import FailedCell, Gap, ReportPaths, build_report
 from adapad_ray.report.search import SearchedLabel
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.cells import Cell, finished
+from adapad_ray.sweep.claim import claimed
 from adapad_ray.sweep.console import Console
 from adapad_ray.sweep.desk import SearchDesk
 from adapad_ray.sweep.grounds import LoadedGrounds, load_grounds
@@ -85,19 +86,19 @@ class Sweep:
         Raises:
             BadRequestError: the request cannot be met; nothing was started.
         """
-        self._claim_folder()
-        tracker = self._tracker()
-        try:
-            self._open_search()
-            if self._all_finished():
-                self.outcome.reused = len(self.results)
-                self.console.say(f"All {len(self.results)} cells are finished: nothing to compute.")
-            else:
-                self._compute_missing(tracker)
-            return self._conclude(tracker)
-        except BaseException as reason:
-            tracker.close("KILLED", type(reason).__name__)
-            raise
+        with claimed(self.folder, self.spec):
+            tracker = self._tracker()
+            try:
+                self._open_search()
+                if self._all_finished():
+                    self.outcome.reused = len(self.results)
+                    self.console.say(f"All {len(self.results)} cells are finished: nothing to compute.")
+                else:
+                    self._compute_missing(tracker)
+                return self._conclude(tracker)
+            except BaseException as reason:
+                tracker.close("KILLED", type(reason).__name__)
+                raise
 
     def _all_finished(self) -> bool:
         """Whether earlier launches have finished every wave; nothing is known of a wave after an unfinished one."""
@@ -162,8 +163,8 @@ class Sweep:
         self._align_studies()
         tune_stage(
             pool,
-            [TuneCell(p.id, p.cell.identity.label, p.point, self._payload(p.cell)) for p in missing],
-            {label: self.spec.tune_space(label) for label in self.spec.labels()},
+            [TuneCell(p.id, self.planner.study(p), p.point, self._payload(p.cell)) for p in missing],
+            {self.planner.study(p): self.spec.tune_space(p.cell.identity.label) for p in missing},
             name=self.spec.name,
             seed=stage.seed,
             on_event=lambda event: self._on_event(event, tracker),
@@ -173,13 +174,16 @@ class Sweep:
     def _align_studies(self) -> None:
         """Makes the tune stage's studies hold what is known of its cells: finished ones, and the failures of now."""
         for label in self.spec.labels():
-            points: list[tuple[dict[str, Any], float | None]] = []
+            space = parse_space(self.spec.tune_space(label))
+            studies: dict[str, list[tuple[dict[str, Any], float | None]]] = {}
             for planned in self.planner.tuned(label, self.results):
+                points = studies.setdefault(self.planner.study(planned), [])
                 if planned.id in self.results:
                     points.append((planned.point, self.results[planned.id].score))
                 elif planned.id in self._reasons:
                     points.append((planned.point, None))
-            align_study(self._storage, f"{self.spec.name}/{label}", parse_space(self.spec.tune_space(label)), points)
+            for study, points in studies.items():
+                align_study(self._storage, f"{self.spec.name}/{study}", space, points)
 
     def _open_search(self) -> None:
         if self.spec.search is not None:
@@ -281,23 +285,6 @@ class Sweep:
             mlflow=mlflow,
             searched=[] if self.desk is None else self.desk.searched(),
         )
-
-    def _claim_folder(self) -> None:
-        """Refuses a folder that belongs to a sweep of another model or task; then records the spec as resolved."""
-        path = self.folder / "spec.yaml"
-        mine = self.spec.model_dump(mode="json")
-        if path.exists():
-            theirs = yaml.safe_load(path.read_text())
-            for key in ("model", "task", "pooling", "dtype"):
-                if theirs.get(key) != mine[key]:
-                    raise BadRequestError(
-                        f"{self.folder} belongs to a sweep with {key} {theirs.get(key)!r}, not {mine[key]!r}: "
-                        "choose another name or --out"
-                    )
-        try:
-            write_text(path, yaml.safe_dump(mine, sort_keys=False))
-        except OSError as error:
-            raise BadRequestError(f"output folder {self.folder} cannot be written: {error.strerror}") from error
 
 
 @dataclass(frozen=True)

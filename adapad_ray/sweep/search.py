@@ -37,8 +37,8 @@ class TuneCell:
     """One missing cell of the tune stage: a point of a label's list, and the job that evaluates it."""
 
     cell_id: str
-    label: str
-    """Key of `methods`; cells of one label share a study."""
+    study: str
+    """Name of its study, which is a label or a label at a budget."""
     point: Mapping[str, Any]
     payload: Mapping[str, Any]
 
@@ -55,16 +55,16 @@ def tune_stage(
 ) -> dict[str, Outcome]:
     """Evaluate `cells` through Ray Tune, and return their outcomes by cell id.
 
-    One `Tuner` runs all labels, so that no group idles while the last points of a label finish. Its searcher deals the
-    labels in turn and holds one `OptunaSearch`, and so one study, per label. A trial costs no CPU: it puts its cell
-    into the pool's queue, waits, and reports `value["score"]`. A cell that fails, is lost, or has no finite score is
-    a failed trial of its study, never a pruned one; the other trials go on.
+    One `Tuner` runs all studies, so that no group idles while the last points of one finish. Its searcher deals the
+    studies in turn and holds one `OptunaSearch` for each. A trial costs no CPU: it puts its cell into the pool's queue,
+    waits, and reports `value["score"]`. A cell that fails, is lost, or has no finite score is a failed trial of its
+    study, never a pruned one; the other trials go on.
 
     Args:
         pool: an open pool whose jobs return a dict with `score` (the validation metric, larger is better).
         cells: what is still to be computed.
-        spaces: the search space of every label.
-        name: of the sweep; studies are called `<name>/<label>`.
+        spaces: the search space of every study.
+        name: of the sweep; studies are called `<name>/<study>`.
         seed: of the quasi-random sequence.
         on_event: called in this thread with the pool's news while the trials run.
         storage: where the studies are kept, a view for Optuna's dashboard; default: in memory. Nothing unfinished may
@@ -76,7 +76,7 @@ def tune_stage(
     if not cells:
         return {}
     news = _News(pool, on_event)
-    searcher = _LabelSearch(cells, spaces, name, seed, storage)
+    searcher = _PointSearch(cells, spaces, name, seed, storage)
     # One more than can run, so that a group finds its next cell in the queue.
     _run_tune(pool, searcher, news, f"{name}-tune", trials=len(cells), concurrency=pool.groups + 1)
     return news.collect([cell.cell_id for cell in cells])
@@ -156,8 +156,8 @@ def _evaluate(config: dict[str, Any], *, queue: ray.actor.ActorHandle) -> None:
     tune.report({SCORE: score})
 
 
-class _LabelSearch(Searcher):  # type: ignore[misc]
-    """Deals the cells of all labels in turn, each label's through an `OptunaSearch` of its own."""
+class _PointSearch(Searcher):  # type: ignore[misc]
+    """Deals the cells of all studies in turn, each study's through an `OptunaSearch` of its own."""
 
     def __init__(
         self,
@@ -170,42 +170,42 @@ class _LabelSearch(Searcher):  # type: ignore[misc]
         super().__init__(metric=SCORE, mode="max")
         self._waiting: dict[str, deque[TuneCell]] = {}
         for cell in cells:
-            self._waiting.setdefault(cell.label, deque()).append(cell)
+            self._waiting.setdefault(cell.study, deque()).append(cell)
         self._searches = {}
-        for label, queue in self._waiting.items():
-            self._searches[label] = OptunaSearch(
-                parse_space(spaces[label]),
+        for study, queue in self._waiting.items():
+            self._searches[study] = OptunaSearch(
+                parse_space(spaces[study]),
                 metric=SCORE,
                 mode="max",
                 points_to_evaluate=[dict(cell.point) for cell in queue],
                 sampler=quasi_random_sampler(seed),
-                study_name=f"{name}/{label}",
+                study_name=f"{name}/{study}",
                 storage=storage,
             )
         self._turns = deque(self._searches)
-        self._label_of: dict[str, str] = {}
+        self._study_of: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        """The next cell of the label whose turn it is."""
+        """The next cell of the study whose turn it is."""
         if not self._turns:
             return Searcher.FINISHED
-        label = self._turns.popleft()
-        cell = self._waiting[label].popleft()
-        if self._waiting[label]:
-            self._turns.append(label)
-        point = self._searches[label].suggest(trial_id)
+        study = self._turns.popleft()
+        cell = self._waiting[study].popleft()
+        if self._waiting[study]:
+            self._turns.append(study)
+        point = self._searches[study].suggest(trial_id)
         if point != dict(cell.point):
             raise RuntimeError(f"Optuna suggests {point} for cell {cell.cell_id}, whose point is {dict(cell.point)}")
-        self._label_of[trial_id] = label
-        return {**cell.point, "label": label, "cell_id": cell.cell_id, "payload": json.dumps(dict(cell.payload))}
+        self._study_of[trial_id] = study
+        return {**cell.point, "study": study, "cell_id": cell.cell_id, "payload": json.dumps(dict(cell.payload))}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A score is final, and told when its trial ends."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the label's study; a trial without a score has failed."""
+        """Tell its study; a trial without a score has failed."""
         scored = not error and result is not None and SCORE in result
-        self._searches[self._label_of[trial_id]].on_trial_complete(trial_id, result if scored else None, not scored)
+        self._searches[self._study_of[trial_id]].on_trial_complete(trial_id, result if scored else None, not scored)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the record of truth is the finished cells, and no launch restores a Tune experiment."""

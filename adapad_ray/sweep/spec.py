@@ -20,6 +20,8 @@ from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
 REFERENCE = "head_only"
 BUDGET = "budget"
 """Name of the budget in a search space."""
+EACH = "each"
+"""The tune stage's budget where every budget of the curve is tuned for itself."""
 _LABEL = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_.+-]+)?")
 
 
@@ -51,15 +53,22 @@ class MethodEntry(_Part):
 
 
 class TuneStage(_Part):
-    """The first stage: every method is tried at the same number of points, at one reference budget."""
+    """The first stage: every method is tried at the same number of points, at one reference budget or at each."""
 
     trials: int = Field(default=6, ge=1)
+    """Of every method, and of every budget where each is tuned."""
     budget: int | float | str
-    """Reference budget; it must be one that every method of the sweep can meet."""
+    """Reference budget, one that every method of the sweep can meet: what is best there is used at all budgets. Or
+    `each`: every budget of the curve is tuned for itself."""
     space: dict[str, dict[str, list[Any]]]
     """Ranges as `{log | uniform | int: [low, high]}` or `{choice: [...]}`; a method ignores names that it lacks."""
     seed: int = 0
     """Seed of the quasi-random list and of the training runs that judge it."""
+
+    @property
+    def each(self) -> bool:
+        """Whether every budget is tuned for itself."""
+        return self.budget == EACH
 
     @field_validator("space")
     @classmethod

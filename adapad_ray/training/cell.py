@@ -208,8 +208,8 @@ def run_cell(
             versions=_versions(),
         )
     finally:
+        adapted.detach()  # first: closing a file on a full disk fails, and the next cell wants the bare backbone
         log.close()
-        adapted.detach()
     evaluation.save_predictions()
     write_component_errors(folder / COMPONENT_ERRORS, record.probes, method.local_steps, trainer.total_steps)
     write_text(folder / "result.json", result.model_dump_json(indent=1))

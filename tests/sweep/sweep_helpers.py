@@ -1,8 +1,22 @@
 """What the tests of whole sweeps share."""
 
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner
 
 from adapad_ray.cli import app
+
+COMMAND = [sys.executable, "-c", "from adapad_ray.cli import app; app()"]
+"""`adapad` in a process of its own."""
+PASSING = ("start_seconds", "train_seconds", "evaluation_seconds", "peak_memory_bytes", "per_worker")
+"""Parts of a cell's cost that differ from run to run."""
 
 
 def adapad(*arguments: object) -> tuple[int, str]:
@@ -11,3 +25,33 @@ def adapad(*arguments: object) -> tuple[int, str]:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.output
+
+
+def launch(spec: Path, place: Path, *arguments: object) -> subprocess.Popen[str]:
+    """`adapad sweep` as a person starts it in the folder `place`, in a process group of its own."""
+    place.mkdir(exist_ok=True)
+    command = [*COMMAND, "sweep", str(spec), *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def lasting(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the results in a sweep's folder say apart from time and memory, by cell."""
+    found = {}
+    for path in (folder / "cells").glob("*/result.json"):
+        result = json.loads(path.read_text())
+        for name in PASSING:
+            result["cost"].pop(name)
+        found[path.parent.name] = result
+    return found
+
+
+def assert_logged_once(uri: str, name: str, cells: set[str]) -> None:
+    """Every cell has one run in the experiment, and none of its runs is still running."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    assert sorted(run.data.tags["adapad.cell"] for run in runs if "adapad.cell" in run.data.tags) == sorted(cells)
+    assert {run.info.status for run in runs} == {"FINISHED"}

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import optuna
 import psutil
 import pytest
 import yaml
-from mlflow.tracking import MlflowClient
+from sweep_helpers import assert_logged_once, lasting, launch
 
 pytestmark = pytest.mark.xdist_group("clusters")
 
-KILLS = 4
-"""Of the driver of a sweep whose cells have one worker each."""
+TRIALS = 3
+"""Of each of the two methods, beside their three seeds: twelve cells in all."""
+KILLS = {"driver": 5, "worker": 5, "controller": 2}
+"""Of what a sweep of twelve cells with one worker each consists of."""
 RUNS, KILLS_PER_RUN = 5, 5
 """Of sweeps whose cells have two workers each: at least so many runs, and at least their product in kills."""
 TITLES = {"worker": "ray::RayTrainWorker", "board": "ray::Board", "controller": "ray::TrainController"}
@@ -40,8 +39,9 @@ def spec_file(tmp_path: Path, tiny_model: Path, reviews: Path) -> Path:
         task={"train": str(reviews), "text": "review", "label": "stars"},
         methods={"lora": {}, "adapad": {"initial_rank": 0, "local_steps": 2}},
         seeds=[0, 1, 2],
+        reference=False,
         training={"epochs": 12, "max_length": 32},
-        tune={"trials": 2, "budget": 1792, "space": {"learning_rate": {"log": [1e-3, 1e-2]}}},
+        tune={"trials": TRIALS, "budget": 1792, "space": {"learning_rate": {"log": [1e-3, 1e-2]}}},
     )
 
 
@@ -66,60 +66,52 @@ def shared_cells(tmp_path: Path, tiny_model: Path, reviews: Path) -> Path:
     )
 
 
-def launch(spec: Path, place: Path) -> subprocess.Popen[str]:
-    """`adapad sweep` as a person starts it, in a process group of its own."""
-    place.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", "from adapad_ray.cli import app; app()", "sweep", str(spec)]
-    return subprocess.Popen(
-        command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+def folder_of(place: Path) -> Path:
+    return place / "runs" / "killed"
 
 
-def lasting(place: Path) -> dict[str, object]:
-    """What the results of a sweep say apart from time and memory, by cell."""
-    found = {}
-    for path in (place / "runs" / "killed" / "cells").glob("*/result.json"):
-        result = json.loads(path.read_text())
-        for name in ("start_seconds", "train_seconds", "evaluation_seconds", "peak_memory_bytes", "per_worker"):
-            result["cost"].pop(name)
-        found[path.parent.name] = result
-    return found
-
-
-def files(place: Path) -> dict[str, bytes]:
+def files(folder: Path) -> dict[str, bytes]:
     """What lies in the cells' folders beside results and the times of rounds: predictions, adapters, nothing else."""
-    cells = place / "runs" / "killed" / "cells"
+    cells = folder / "cells"
     paths = (p for p in cells.rglob("*") if p.is_file() and p.name != "result.json" and p.parent.name != "rounds")
     return {str(path.relative_to(cells)): path.read_bytes() for path in paths}
 
 
-def assert_logged_once(place: Path) -> None:
-    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
-    (experiment,) = [e for e in client.search_experiments() if e.name == "killed"]
-    runs = client.search_runs([experiment.experiment_id], max_results=1000)
-    cells = [run.data.tags["adapad.cell"] for run in runs if "adapad.cell" in run.data.tags]
-    assert sorted(cells) == sorted(lasting(place))
-    assert {run.info.status for run in runs} == {"FINISHED"}
+def studies(folder: Path) -> dict[str, set[tuple[object, ...]]]:
+    """The trials of every Optuna study: state, parameters, value."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/optuna.db")
+    return {
+        name: {
+            (t.state.name, *sorted(t.params.items()), t.value)
+            for t in optuna.load_study(study_name=name, storage=storage).trials
+        }
+        for name in optuna.get_all_study_names(storage)
+    }
+
+
+def undisturbed(spec: Path, place: Path) -> Path:
+    process = launch(spec, place)
+    output, _ = process.communicate(timeout=1200)
+    assert process.returncode == 0, output
+    return folder_of(place)
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_a_driver_killed_at_random_loses_nothing_and_doubles_nothing(spec_file: Path, tmp_path: Path) -> None:
-    undisturbed = launch(spec_file, tmp_path / "undisturbed")
-    output, _ = undisturbed.communicate(timeout=600)
-    assert undisturbed.returncode == 0, output
+@pytest.mark.timeout(3600)
+def test_twelve_cells_killed_at_random_end_as_if_nothing_had_happened(spec_file: Path, tmp_path: Path) -> None:
+    expected = undisturbed(spec_file, tmp_path / "undisturbed")
+    assert len(lasting(expected)) == 12
     draw, place = random.Random(0), tmp_path / "killed"
-    for _ in range(KILLS):
-        process = launch(spec_file, place)
-        time.sleep(draw.uniform(8, 35))
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-    last = launch(spec_file, place)
-    output, _ = last.communicate(timeout=600)
-    assert last.returncode == 0, output
-    assert lasting(place) == lasting(tmp_path / "undisturbed")
-    assert_logged_once(place)
+    deck = [role for role, count in KILLS.items() for _ in range(count)]
+    draw.shuffle(deck)
+    kills = disturb(spec_file, place, draw, deck, computing="worker")
+    assert kills.total() >= 10, kills
+    found = folder_of(place)
+    assert lasting(found) == lasting(expected)
+    assert files(found) == files(expected)
+    assert studies(found) == studies(expected)
+    assert [len(trials) for trials in studies(found).values()] == [TRIALS, TRIALS]
+    assert_logged_once(f"sqlite:///{place}/mlflow.db", "killed", set(lasting(expected)))
 
 
 @pytest.mark.soak
@@ -127,10 +119,8 @@ def test_a_driver_killed_at_random_loses_nothing_and_doubles_nothing(spec_file: 
 def test_whatever_is_killed_cells_of_several_workers_end_with_the_undisturbed_result(
     shared_cells: Path, tmp_path: Path
 ) -> None:
-    undisturbed = launch(shared_cells, tmp_path / "undisturbed")
-    output, _ = undisturbed.communicate(timeout=1200)
-    assert undisturbed.returncode == 0, output
-    expected, expected_files = lasting(tmp_path / "undisturbed"), files(tmp_path / "undisturbed")
+    reference = undisturbed(shared_cells, tmp_path / "undisturbed")
+    expected, expected_files = lasting(reference), files(reference)
     assert len(expected) == 3 and expected_files
 
     draw, kills, run = random.Random(0), Counter[str](), 0
@@ -138,27 +128,31 @@ def test_whatever_is_killed_cells_of_several_workers_end_with_the_undisturbed_re
         run += 1
         place = tmp_path / f"run-{run}"
         began = time.monotonic()
-        made = disturb(shared_cells, place, draw)
+        deck = draw.sample([*TITLES, "driver", draw.choice([*TITLES])], k=KILLS_PER_RUN)
+        made = disturb(shared_cells, place, draw, deck, computing="board")
         kills += made
         print(f"run {run}: {dict(made)}, {time.monotonic() - began:.0f} s", flush=True)  # noqa: T201 - for `-s`
-        assert lasting(place) == expected
-        assert files(place) == expected_files
-        assert_logged_once(place)
+        assert lasting(folder_of(place)) == expected
+        assert files(folder_of(place)) == expected_files
+        assert_logged_once(f"sqlite:///{place}/mlflow.db", "killed", set(expected))
     assert kills.keys() == {*TITLES, "driver"}, kills
 
 
-def disturb(spec: Path, place: Path, draw: random.Random) -> Counter[str]:
-    """Launches a sweep, kills what it consists of in random order at random moments, and sees it to its end."""
-    kills, family = Counter[str](), Family()
-    deck = draw.sample([*TITLES, "driver", draw.choice([*TITLES])], k=KILLS_PER_RUN)
+def disturb(spec: Path, place: Path, draw: random.Random, deck: Sequence[str], computing: str) -> Counter[str]:
+    """Launches a sweep, kills the roles of `deck` at random moments, and sees it to its end; how often it killed whom.
+
+    Args:
+        computing: the role that is there only while cells are being computed: few kills are to hit what is starting.
+    """
+    kills, family, deck = Counter[str](), Family(), list(deck)
     process = launch(spec, place)
     while process.poll() is None:
         family.grow(process.pid)
         time.sleep(draw.uniform(1, 6) if deck else 1)
         alive = {role: family.members(title) for role, title in TITLES.items()} | {"driver": [process]}
         role = next((role for role in deck if alive[role]), None)
-        if role is None or (not alive["board"] and draw.random() < 0.8):
-            continue  # most kills are to hit a cell that is being computed, and a few what is just starting
+        if role is None or (not alive[computing] and draw.random() < 0.8):
+            continue
         deck.remove(role)
         kills[role] += 1
         family.grow(process.pid)

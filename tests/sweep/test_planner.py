@@ -78,6 +78,25 @@ def test_every_label_gets_the_same_trials_and_the_curve_takes_the_best_point(pla
     assert len(curve) == 2 * (1 + 2 + 2)
 
 
+def test_each_budget_can_be_tuned_for_itself(planner):
+    p = planner(tune={**TUNE, "budget": "each"}, methods={"lora": {}})
+
+    def small_rates_suit_the_small_budget(planned):
+        rate = planned.point["learning_rate"]
+        return 0.5 - rate if planned.cell.identity.budget == ONE_EACH else rate
+
+    tune, _, curve, _ = waves(p, scores=small_rates_suit_the_small_budget)
+    studies = {}
+    for planned in tune:
+        studies.setdefault(p.study(planned), set()).add(planned.point["learning_rate"])
+    (rates,) = {frozenset(tried) for tried in studies.values()}
+    assert set(studies) == {"head_only", f"lora@{ONE_EACH}", f"lora@{2 * ONE_EACH}"}
+    assert len(rates) == 3
+    chosen = {(c.cell.identity.budget, c.cell.identity.training["learning_rate"]) for c in curve}
+    assert chosen == {(None, max(rates)), (ONE_EACH, min(rates)), (2 * ONE_EACH, max(rates))}
+    assert p.count(p.plan()) == len(tune) + len(curve) == 3 * 3 + 3 * 2
+
+
 def test_a_cell_is_identified_by_what_determines_it_and_not_by_names(planner):
     ids = {c.id for c in waves(planner())[2]}
     assert {c.id for c in waves(planner(methods={"lora/renamed": {}}))[2]} == ids

@@ -1,0 +1,118 @@
+"""What a sweep costs beside its training: 200 light cells of one tiny model, in a process of its own.
+
+    python benchmarks/overhead.py --cells 200
+
+Overhead is the wall time of `adapad sweep`, from the command to its exit with report and MLflow, minus the seconds that
+cells trained and evaluated, divided by the groups that did so side by side. Memory is the resident set of the driver
+and the total over it and all its descendants (shared pages counted once for each: PSS), sampled while cells finish.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+WORDS = ["good", "fine", "bad", "poor", "film", "plot", "actor", "scene", "music", "story", "the", "a"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+PER_SEED = 4
+"""Cells of one seed: two methods at two budgets."""
+
+
+def write_inputs(folder: Path, cells: int) -> Path:
+    """A tiny BERT, 400 reviews and the sweep's file."""
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL, strict=True))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names).save_pretrained(folder / "model")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(SPECIAL + WORDS), max_position_embeddings=64, **sizes)).save_pretrained(
+        folder / "model"
+    )
+    draw = random.Random(0)
+    with (folder / "reviews.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label"])
+        for i in range(400):
+            rows.writerow(
+                [" ".join([draw.choice(WORDS[2 * (i % 2) : 2 * (i % 2) + 2]), *draw.choices(WORDS[4:], k=8)]), i % 2]
+            )
+    content = {
+        "name": "overhead",
+        "model": str(folder / "model"),
+        "pooling": "mean",
+        "task": {"train": str(folder / "reviews.csv")},
+        "methods": {"lora": {}, "adapad": {"mode": "interleaved", "initial_rank": 0}},
+        "budgets": [896, 1792],
+        "seeds": list(range(-(-cells // PER_SEED))),
+        "reference": False,
+        "training": {"epochs": 1, "max_length": 32},
+    }
+    path = folder / "overhead.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def memory(process: psutil.Process) -> tuple[float, float]:
+    """MB of the driver, and of it with all its descendants."""
+    total = 0.0
+    for one in [process, *process.children(recursive=True)]:
+        with suppress(psutil.Error):
+            total += one.memory_full_info().pss
+    return process.memory_info().rss / 1e6, total / 1e6
+
+
+def main() -> None:
+    """Runs the sweep and prints its overhead and its memory."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=200)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        spec = write_inputs(place, arguments.cells)
+        command = [sys.executable, "-c", "from adapad_ray.cli import app; app()", "sweep", str(spec)]
+        began = time.perf_counter()
+        with (place / "output.txt").open("w") as output:
+            sweep = subprocess.Popen(command, cwd=place, stdout=output, stderr=subprocess.STDOUT)
+            samples, process = [], psutil.Process(sweep.pid)
+            while sweep.poll() is None:
+                done = len(list((place / "runs" / "overhead" / "cells").glob("*/result.json")))
+                with suppress(psutil.Error):
+                    samples.append((done, *memory(process)))
+                time.sleep(2.0)
+        wall = time.perf_counter() - began
+        said = (place / "output.txt").read_text()
+        if sweep.returncode != 0:
+            raise SystemExit(said)
+        groups = int(next(line for line in said.splitlines() if "side by side" in line).split(", ")[1].split()[0])
+        costs = [
+            json.loads(path.read_text())["cost"]
+            for path in (place / "runs" / "overhead" / "cells").glob("*/result.json")
+        ]
+    training = sum(cost["train_seconds"] + cost["evaluation_seconds"] for cost in costs)
+    overhead = (wall - training / groups) / len(costs)
+    print(
+        f"{len(costs)} cells, {groups} groups, {wall:.0f} s of wall time, {training:.0f} s of training and evaluation"
+    )
+    print(f"overhead {overhead:.2f} s a cell")
+    for name, column in (("driver", 1), ("all processes", 2)):
+        at = {n: np.median([s[column] for s in samples if abs(s[0] - n) <= 5]) for n in (20, 100, len(costs) - 10)}
+        print(f"memory of {name}: " + ", ".join(f"{value:.0f} MB around cell {n}" for n, value in at.items()))
+
+
+if __name__ == "__main__":
+    main()
