@@ -73,6 +73,9 @@ class Tracker:
         self.uri, self.experiment_id, self.sweep_id = uri, experiment_id, sweep_id
         self.retry_seconds = 30.0
         self._client = client
+        self._report_id: str = ""
+        self._curves: list[str] = []
+        """The metrics of this launch's report that are curves."""
         self._waiting: deque[Callable[[], None]] = deque()
         self._away_since: float | None = None
         """When the store last failed, in seconds of the monotonic clock; None while it answers."""
@@ -133,25 +136,40 @@ class Tracker:
             )
 
     @property
+    def curve_url(self) -> str | None:
+        """The curves of the report in one chart, whose steps are parameters; None until this launch has logged it.
+
+        Of a database, once `how_to_look` serves it.
+        """
+        if not self._curves:
+            return None
+        about = {"runs": [self._report_id], "metric": self._curves[0], "experiments": [self.experiment_id]}
+        view: dict[str, Any] = {"plot_layout": {}, "deselected_curves": [], "last_linear_y_axis_range": []}
+        content = {**about, "plot_metric_keys": self._curves, **view}
+        query = "&".join(f"{name}={quote(json.dumps(value))}" for name, value in content.items())
+        return f"{self._server}/#/metric?{query}&x_axis=step&y_axis_scale=linear&line_smoothness=1&show_point=true"
+
+    @property
     def comparison_url(self) -> str:
         """The comparison of the curve's runs; of a database, once `how_to_look` serves it."""
         cells = [run.info.run_id for run in self._children.values() if run.data.tags.get("stage") == "curve"]
-        page = f"#/experiments/{self.experiment_id}"
-        if len(cells) > 1:
-            runs, experiments = json.dumps(cells[:RUNS_IN_LINK]), json.dumps([self.experiment_id])
-            page = f"#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}"
-        if self.uri.startswith(("http://", "https://")):
-            return f"{_without_password(self.uri).rstrip('/')}/{page}"
-        return f"http://127.0.0.1:5000/{page}"
+        if len(cells) < 2:
+            return f"{self._server}/#/experiments/{self.experiment_id}"
+        runs, experiments = json.dumps(cells[:RUNS_IN_LINK]), json.dumps([self.experiment_id])
+        return f"{self._server}/#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}"
 
     @property
-    def how_to_look(self) -> str:
-        """For the terminal: the address of the sweep's charts, and for a database the command that serves it."""
-        page = f"#/experiments/{self.experiment_id}/runs?compareRunsMode=CHART"
-        if self.uri.startswith(("http://", "https://")):
-            return f"{_without_password(self.uri).rstrip('/')}/{page}"
-        command = f"mlflow ui --backend-store-uri {_without_password(self.uri)}"
-        return f"{command}   then http://127.0.0.1:5000/{page}"
+    def how_to_look(self) -> dict[str, str]:
+        """For the terminal: the command that serves a database, and the addresses of the curve and the comparison."""
+        serve = f"mlflow ui --backend-store-uri {_without_password(self.uri)}"
+        links = {} if _is_server(self.uri) else {"MLflow": serve}
+        if self.curve_url is not None:
+            links["its curve"] = self.curve_url
+        return links | {"its comparison": self.comparison_url}
+
+    @property
+    def _server(self) -> str:
+        return _without_password(self.uri).rstrip("/") if _is_server(self.uri) else "http://127.0.0.1:5000"
 
     def _send(self, write: Callable[[], None], *, now: bool = False) -> bool:
         """Writes what waits and then `write`, unless the store has failed a moment ago; whether all was delivered."""
@@ -213,11 +231,13 @@ class Tracker:
         if run is None:
             run = self._create(f"report {digest[:8]}", {REPORT: digest})
             self._reports[digest] = run
+        metrics = _curve_metrics(table, run.info.start_time)
         if run.info.status != "FINISHED":
-            self._log(run.info.run_id, _curve_metrics(table, run.info.start_time))
+            self._log(run.info.run_id, metrics)
             for file in files:
                 self._client.log_artifact(run.info.run_id, str(file))
             self._finish(self._reports, digest)
+        self._report_id, self._curves = run.info.run_id, sorted({metric.key for metric in metrics})
         for other, report in self._reports.items():
             superseded = str(other != digest).lower()
             if report.data.tags.get(SUPERSEDED, "false") != superseded:
@@ -438,6 +458,10 @@ def _key(name: str) -> str:
 def _check_sweep_id(sweep_id: str) -> None:
     if not re.fullmatch(r"[\w. -]+", sweep_id):
         raise BadRequestError(f"sweep id {sweep_id!r} may hold letters, digits, spaces and _-. only")
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
 
 
 def _sqlite_path(uri: str) -> Path | None:

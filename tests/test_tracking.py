@@ -1,5 +1,6 @@
 """Tracking against a real SQLite store: nothing twice, nothing left running, and a store that is away does no harm."""
 
+import json
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import time
 import urllib.request
 from contextlib import suppress
+from urllib.parse import quote
 
 import pytest
 from mlflow import MlflowClient
@@ -351,7 +353,11 @@ def test_where_to_look(factory, uri):
     for seed in range(2):
         result = factory.cell("lora", 41_472, seed, 0.8)
         tracker.log_cell(result, folder_of(factory, result))
-    assert tracker.how_to_look.startswith(f"mlflow ui --backend-store-uri {uri}")
+    assert tracker.curve_url is None
+    tracker.log_report(curve_table([result], factory.folder), [], "digest")
+    assert tracker.how_to_look["MLflow"] == f"mlflow ui --backend-store-uri {uri}"
+    assert tracker.how_to_look["its curve"].startswith("http://127.0.0.1:5000/#/metric?runs=%5B%22")
+    assert f"plot_metric_keys={quote(json.dumps(['curve/lora']))}&" in tracker.how_to_look["its curve"]
     tracker.uri = "http://user:secret@localhost:5000"
     assert tracker.comparison_url.startswith("http://localhost:5000/#/compare-runs?runs=%5B%22")
 

@@ -66,7 +66,7 @@ def run_sweep(path: Path, overrides: Sequence[str], out: Path | None) -> int:
         console.say(outcome.report.recommendation.sentence)
     console.failures(outcome.failed)
     console.say(f"\n{outcome.computed} cells computed, {outcome.reused} reused, {len(outcome.failed)} failed.")
-    links: dict[str, str | Path] = {"MLflow": outcome.mlflow, "results": outcome.folder}
+    links: dict[str, str | Path] = {"results": outcome.folder, **outcome.mlflow}
     if outcome.report is not None:
         links = {"report": outcome.report.html, "figure": outcome.report.curve_png, **links}
     console.links(links)

@@ -47,7 +47,8 @@ class SweepOutcome:
     """Cells that an earlier launch had finished."""
     failed: list[FailedCell] = field(default_factory=list)
     report: ReportPaths | None = None
-    mlflow: str = ""
+    mlflow: dict[str, str] = field(default_factory=dict)
+    """How to look at it there, for the terminal."""
 
 
 def sweep_folder(spec: SweepSpec, out: Path | None = None) -> Path:
@@ -265,7 +266,6 @@ class Sweep:
                 self.outcome.failed.append(FailedCell(identity.label, identity.budget, identity.seed, reason))
         for result in results.values():
             tracker.log_cell(result, self.folder / "cells" / result.id)
-        self.outcome.mlflow = tracker.how_to_look
         manifest = self._manifest(tracker.comparison_url)
         manifest.save(self.folder)
         if any(result.identity.stage == "curve" for result in results.values()):
@@ -273,6 +273,7 @@ class Sweep:
             digest = hashlib.sha256("".join(sorted(results)).encode()).hexdigest()
             tracker.log_report(self.outcome.report.table, self.outcome.report.files, digest)
         tracker.close("FAILED" if self.outcome.failed else "FINISHED")
+        self.outcome.mlflow = tracker.how_to_look
         return self.outcome
 
     def _manifest(self, mlflow: str) -> Manifest:
