@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SPEC ?= sweeps/quickstart.yaml
 
-.PHONY: sweep test check soak clean
+.PHONY: sweep test check soak audit clean
 
 sweep: $(VENV)/.run
 	$(BIN)/adapad sweep $(SPEC)
@@ -29,6 +29,11 @@ $(VENV)/.run: pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
 	touch $@
+
+# Known vulnerabilities of what is installed; needs the network.
+audit: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -55,7 +55,7 @@ def parse_budget(value: int | float | str, *, modules: Sequence[ModuleShape], ba
     Raises:
         BadRequestError: `value` is not a positive budget in one of these forms.
     """
-    text = str(value)
+    text = str(value)[:100]
     match = _BUDGET.fullmatch(text)
     if isinstance(value, bool) or match is None:
         raise BadRequestError(

@@ -34,6 +34,27 @@ def sweep(
 
 
 @app.command()
+def submit(
+    spec: SpecArgument,
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="The cluster's job server; default: RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265."),
+    ] = None,
+    shared: Annotated[
+        list[Path] | None, typer.Option(help="A folder that every node has under this path; may be given repeatedly.")
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0.0, help="CPUs for the entry point, beside those of cells.")] = 0.0,
+    gpus: Annotated[float, typer.Option(min=0.0, help="GPUs for the entry point, beside those of cells.")] = 0.0,
+    wait: Annotated[bool, typer.Option(help="Show the job's log until it ends.")] = True,
+) -> None:
+    """Run a sweep as a job of a Ray cluster elsewhere. It goes on when this machine goes away."""
+    from adapad_ray.sweep.commands import submit_sweep
+
+    raise typer.Exit(submit_sweep(spec, overrides or [], address, shared or [], cpus, gpus, wait))
+
+
+@app.command()
 def plan(
     spec: SpecArgument,
     overrides: Overrides = None,

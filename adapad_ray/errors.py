@@ -6,3 +6,7 @@ class BadRequestError(ValueError):
 
     Raised before anything is started; the command line prints it and exits with code 2.
     """
+
+
+class UnreachableError(BadRequestError):
+    """What was asked for is on the model hub, which cannot be reached, or in a file that is not there."""

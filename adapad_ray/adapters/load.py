@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import regex  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -24,13 +22,16 @@ from torch import Tensor
 from adapad_ray.adapters.export import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX
 from adapad_ray.budget import ModuleShape
 from adapad_ray.errors import BadRequestError
+from adapad_ray.patterns import Matcher
 
 LARGEST_CONFIG = 10_000_000
 """Bytes of an `adapter_config.json` that are read."""
-MATCHING_SECONDS = 10.0
-"""Time that all regular expressions of one adapter may take together."""
+LARGEST_WEIGHTS = 16 * 2**30
+"""Bytes of weights that are read: all of them are held in memory. Ours; a LoRA of rank 256 on 70B has some 7 GB."""
 
-_PATTERN_LENGTH = 1000
+_LARGEST_UPDATE = 1e30
+"""Of an entry of scale · B A. Ours; beyond it, squares of singular values overflow."""
+_LONGEST_NAME = 1000
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 
@@ -128,7 +129,12 @@ def load_adapter(folder: Path) -> LoadedAdapter:
         )
     matcher = _Matcher()
     _check_targets(config, factors, matcher)
-    return LoadedAdapter(config, factors, _scales(config, factors, matcher), saved)
+    scales = _scales(config, factors, matcher)
+    for name, (a, b) in factors.items():
+        size = abs(scales[name]) * float(a.abs().max()) * float(b.abs().max())
+        if not size < _LARGEST_UPDATE:
+            raise BadRequestError(f"the update of module {name} reaches {size:.0e}: nobody trained that")
+    return LoadedAdapter(config, factors, scales, saved)
 
 
 def _read_config(path: Path) -> AdapterConfig:
@@ -191,6 +197,10 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
                 f"adapter as {ADAPTER_WEIGHTS} where you trust it"
             )
         raise BadRequestError(f"{folder} has no {ADAPTER_WEIGHTS}: its weights are missing")
+    if path.stat().st_size > LARGEST_WEIGHTS:
+        raise BadRequestError(
+            f"{path} has {path.stat().st_size:,} bytes, more than the {LARGEST_WEIGHTS:,} that are read"
+        )
     try:
         stored = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -198,7 +208,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     tensors = {}
     for key, tensor in stored.items():
         name = key.removeprefix(PREFIX)
-        if name == key or not _NAME.fullmatch(name):
+        if name == key or len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
             raise BadRequestError(
                 f"{path} holds {key[:100]!r}: names must be {PREFIX}<module path>.<weight>, as PEFT's are"
             )
@@ -250,32 +260,8 @@ def _is_saved(name: str, modules_to_save: Iterable[str]) -> bool:
     return any(path.endswith(module) for module in modules_to_save if module for path in paths)
 
 
-class _Matcher:
-    """Regular expressions from a file, in bounded time."""
-
-    def __init__(self) -> None:
-        self._deadline = time.monotonic() + MATCHING_SECONDS
-        self._compiled: dict[str, Any] = {}
-
-    def fullmatch(self, pattern: str, name: str, where: str) -> bool:
-        """Whether `pattern`, which stands in `where`, matches the whole `name`."""
-        try:
-            if pattern not in self._compiled:
-                if len(pattern) > _PATTERN_LENGTH:
-                    raise BadRequestError(
-                        f"{where} has a pattern of {len(pattern):,} characters: at most 1,000 are read"
-                    )
-                self._compiled[pattern] = regex.compile(pattern)
-            left = max(1e-3, self._deadline - time.monotonic())
-            return self._compiled[pattern].fullmatch(name, timeout=left) is not None
-        except regex.error as error:
-            raise BadRequestError(
-                f"{where} has {pattern[:100]!r}, which is not a regular expression: {error}"
-            ) from error
-        except TimeoutError:
-            raise BadRequestError(
-                f"{where} has {pattern[:100]!r}, which takes too long to match: name the modules instead"
-            ) from None
+class _Matcher(Matcher):
+    """PEFT's rules for names and patterns."""
 
     def key(self, patterns: Mapping[str, float], name: str, where: str) -> list[str]:
         """The keys of `rank_pattern` or `alpha_pattern` that match a module, by PEFT's rule."""

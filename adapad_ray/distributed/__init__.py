@@ -3,7 +3,7 @@
 Jobs, set-up and results are the caller's: nothing here knows what a sweep is.
 """
 
-from adapad_ray.distributed.cluster import available_groups, connect, end_like_an_interrupt
+from adapad_ray.distributed.cluster import available_groups, connect, sigterm_as_interrupt
 from adapad_ray.distributed.groups import GroupPool
 from adapad_ray.distributed.jobs import JobContext, JobError, Outcome, PoolError, Progress, SetupContext
 
@@ -17,5 +17,5 @@ __all__ = [
     "SetupContext",
     "available_groups",
     "connect",
-    "end_like_an_interrupt",
+    "sigterm_as_interrupt",
 ]

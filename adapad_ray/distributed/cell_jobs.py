@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,15 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
         if context.board is not None:
             exchange = BoardExchange(context.board, context.generation, context.rank, context.world_size)
         identity = CellIdentity.model_validate(payload["identity"])
-        with CellMetrics(payload.get("sweep", ""), context.job_id, identity.label, context.rank) as metrics:
+        metrics = CellMetrics(
+            payload.get("sweep", ""),
+            context.job_id,
+            identity.label,
+            context.rank,
+            budget=identity.budget,
+            device=workspace.device,
+        )
+        with metrics, _process_title(f"ray::adapad:cell-{context.job_id}:worker-{context.rank}"):
             result = run_cell(
                 context.job_id,
                 identity,
@@ -55,6 +64,21 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
                 parent=None if identity.parent is None else folder.parent / identity.parent,
             )
     return {} if result is None else {"score": result.final.validation[result.metric]}
+
+
+@contextmanager
+def _process_title(title: str) -> Iterator[None]:
+    """What `ps` and Ray's dashboard call this process while the block runs.
+
+    Workers outlive their cells, and an actor's name is for ever: the title is what can say which cell one has now. Ray
+    knows its processes by the prefix `ray::`, and reports memory and CPU of each under its title.
+    """
+    before = ray._raylet.getproctitle()
+    ray._raylet.setproctitle(title)
+    try:
+        yield
+    finally:
+        ray._raylet.setproctitle(before)
 
 
 def _throttled(context: JobContext) -> Callable[[dict[str, Any]], None]:

@@ -21,9 +21,9 @@ def connect(
 ) -> Iterator[None]:
     """Run the block on a Ray cluster: `address`, else `RAY_ADDRESS` (which `ray job submit` sets), else a local one.
 
-    A local cluster has token authentication on, and one that is joined is spoken to with the token if there is one,
-    unless `RAY_AUTH_MODE` says otherwise. SIGTERM ends the program as Ctrl-C does. Only what was started here is shut
-    down: a connection that existed before is left alone, and so is a cluster that was joined.
+    A local cluster listens on 127.0.0.1 only and has token authentication on, and one that is joined is spoken to with
+    the token if there is one, unless `RAY_AUTH_MODE` says otherwise. SIGTERM ends the program as Ctrl-C does. Only what
+    was started here is shut down: a connection that existed before is left alone, and so is a cluster that was joined.
 
     Args:
         address: `host:port`, or `auto` for the cluster of this machine.
@@ -36,34 +36,68 @@ def connect(
     # RAY_AUTH_MODE is not set here: Ray reads it when it is imported, and with the variable set later ray.init starts a
     # server that demands a token nobody has made. Unset, it makes the token, sets the variable, and says so at length.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     address = address or os.environ.get("RAY_ADDRESS")
+    with sigterm_as_interrupt():
+        _start(address, num_cpus, object_store_memory)
+        with sigterm_as_interrupt():  # ray.init sets a handler of its own
+            try:
+                yield
+            finally:
+                ray.shutdown()
+
+
+def _start(address: str | None, num_cpus: int | None, object_store_memory: int | None) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     try:
         if address:
             ray.init(address=address, **quiet)
         else:
-            ray.init(
-                address="local",
-                num_cpus=len(os.sched_getaffinity(0)) if num_cpus is None else num_cpus,
-                object_store_memory=object_store_memory,
-                dashboard_host="127.0.0.1",
-                # A pool is mostly processes that wait, far more than CPUs, which Ray would remark upon on the console.
-                _system_config={"worker_maximum_startup_concurrency": 8},
-                **quiet,
-            )
+            with _loopback():
+                ray.init(
+                    address="local",
+                    num_cpus=len(os.sched_getaffinity(0)) if num_cpus is None else num_cpus,
+                    object_store_memory=object_store_memory,
+                    dashboard_host="127.0.0.1",
+                    # A pool is mostly processes that wait, more than CPUs, which Ray would remark upon on the console.
+                    _system_config={"worker_maximum_startup_concurrency": 8},
+                    **quiet,
+                )
     except ConnectionError as error:
         raise BadRequestError(f"no Ray cluster answers at {address!r}: {error}") from error
-    end_like_an_interrupt()
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """What Ray starts while the block runs listens on 127.0.0.1 alone.
+
+    On Linux its services are meant for other nodes too, and bind to every interface, whatever address they are given;
+    on macOS and Windows they are not. One switch of Ray's makes the difference, read where it is imported.
+    """
+    constants = ray._private.ray_constants
+    variable, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
+    inherited = os.environ.get(variable)
+    constants.ENABLE_RAY_CLUSTER, os.environ[variable] = False, "0"
     try:
         yield
     finally:
-        ray.shutdown()
+        constants.ENABLE_RAY_CLUSTER = before
+        if inherited is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = inherited
 
 
-def end_like_an_interrupt() -> None:
-    """Makes SIGTERM do what Ctrl-C does, so that everything is closed; only a program's main thread can."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """While the block runs, SIGTERM does what Ctrl-C does, so that everything is closed; only in a main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def available_groups(workers: int, cpus_per_worker: float, gpus_per_worker: float) -> int:

@@ -1,8 +1,9 @@
-"""Metrics of running cells, exported through Ray: their names, and the observer that reports them.
+"""Metrics exported through Ray: the names of all of them, and the observer that reports those of a running cell.
 
 Ray's agent on each node shows them as `ray_<name>` (counters as `ray_<name>_total`) on the node's metrics port, where
 Prometheus finds them. The agent forgets a gauge that nobody has set for two of its report intervals (20 s by default):
-the gauges of a cell vanish soon after it has ended. Counters stay as long as Ray runs, as Prometheus expects.
+the gauges of a cell, or of a sweep, vanish soon after it has ended. Counters stay as long as Ray runs, as Prometheus
+expects. Dashboards and alerts (`dashboards/`) are made from the definitions here.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
+import psutil
+import torch
 from ray.util.metrics import Counter, Gauge
 
 from adapad_ray.training.record import RoundStats, lane_name
 
 CELL_TAGS = ("sweep", "cell", "label", "worker")
 """Whose a figure is: the sweep's name, the cell's id and label, and the worker's rank in the cell."""
+
+SWEEP_TAGS = ("sweep",)
+"""Whose a figure is that the driver of a sweep exports."""
 
 REPORT_SECONDS = 5.0
 """How often a worker hands its figures to Ray, which passes them on every 10 s: often enough for rounds of any length
@@ -35,9 +41,24 @@ class MetricDefinition:
     kind: Literal["gauge", "counter"]
     description: str
     tags: tuple[str, ...] = ()
-    """Beside `CELL_TAGS`."""
+    """Beside those that say whose it is."""
+    owner: tuple[str, ...] = CELL_TAGS
+    """`CELL_TAGS` or `SWEEP_TAGS`."""
+
+    @property
+    def exported_name(self) -> str:
+        """As Prometheus reads it."""
+        return f"ray_{self.name}{'_total' if self.kind == 'counter' else ''}"
+
+    @property
+    def exported(self) -> Any:
+        """Ray's object of the metric, one a process."""
+        return _exported(self)
 
 
+BUDGET = MetricDefinition(
+    "adapad_budget_parameters", "gauge", "Adapter parameters that the cell may deploy (worker 0)."
+)
 BUDGET_USED = MetricDefinition(
     "adapad_budget_used_parameters", "gauge", "Active adapter parameters, charged to the budget so far (worker 0)."
 )
@@ -64,7 +85,55 @@ SECONDS = MetricDefinition(
 BYTES_PUBLISHED = MetricDefinition("adapad_published_bytes", "counter", "Bytes that a worker has published.")
 BYTES_FETCHED = MetricDefinition("adapad_fetched_bytes", "counter", "Bytes that a worker has fetched.")
 
-METRICS = (
+MEMORY = MetricDefinition(
+    "adapad_worker_memory_bytes",
+    "gauge",
+    "Resident memory of a worker's process (host), and what its tensors take on its GPU (gpu).",
+    ("kind",),
+)
+
+CELLS = MetricDefinition(
+    "adapad_cells",
+    "gauge",
+    "Known cells of the sweep by state: done, failed, running, waiting.",
+    ("state",),
+    SWEEP_TAGS,
+)
+POINT = ("cell", "label", "stage")
+SCORE = MetricDefinition(
+    "adapad_cell_score", "gauge", "Validation metric of a finished cell's final model.", (*POINT, "metric"), SWEEP_TAGS
+)
+PARAMETERS = MetricDefinition(
+    "adapad_cell_parameters",
+    "gauge",
+    "Deployed adapter parameters of a finished cell's final model.",
+    POINT,
+    SWEEP_TAGS,
+)
+FAILURES = MetricDefinition(
+    "adapad_cell_failures",
+    "gauge",
+    "Cells without a result, by the type of their error.",
+    ("label", "error"),
+    SWEEP_TAGS,
+)
+RESTARTS = MetricDefinition(
+    "adapad_cell_restarts",
+    "gauge",
+    "Repeated attempts at cells in this launch, their worker having died.",
+    (),
+    SWEEP_TAGS,
+)
+SILENCE = MetricDefinition(
+    "adapad_cell_silent_seconds",
+    "gauge",
+    "Seconds since a running cell was last heard of.",
+    ("cell", "label"),
+    SWEEP_TAGS,
+)
+
+CELL_METRICS = (
+    BUDGET,
     BUDGET_USED,
     RANK,
     LOSS,
@@ -75,8 +144,12 @@ METRICS = (
     SECONDS,
     BYTES_PUBLISHED,
     BYTES_FETCHED,
+    MEMORY,
 )
-"""Everything that is exported: dashboards are made from this list."""
+"""What the workers of a running cell export."""
+
+SWEEP_METRICS = (CELLS, SCORE, PARAMETERS, FAILURES, RESTARTS, SILENCE)
+"""What the driver of a sweep exports (`sweep/watch.py`)."""
 
 
 class CellMetrics:
@@ -84,11 +157,19 @@ class CellMetrics:
 
     An observed round is only put aside; a thread hands figures to Ray every `REPORT_SECONDS`, the same gauges again
     where no round has ended since.
+
+    Args:
+        budget: deployed adapter parameters that the cell may have, where it has a budget.
+        device: where the worker trains, as torch spells it.
     """
 
-    def __init__(self, sweep: str, cell: str, label: str, worker: int) -> None:
+    def __init__(
+        self, sweep: str, cell: str, label: str, worker: int, *, budget: int | None = None, device: str = "cpu"
+    ) -> None:
         self._tags = dict(zip(CELL_TAGS, (sweep, cell, label, str(worker)), strict=True))
         self._speaks_for_cell = worker == 0
+        self._budget, self._device = budget, device
+        self._process = psutil.Process()
         self._rounds: deque[RoundStats] = deque()
         """Not reported yet."""
         self._gauges: list[tuple[MetricDefinition, dict[str, str], float]] = []
@@ -124,8 +205,15 @@ class CellMetrics:
                 self._count(SECONDS, sum(getattr(r, f"{phase}_seconds") for r in rounds), phase=phase)
             speed = tokens / max(sum(r.seconds for r in rounds), 1e-9)
             self._gauges = [(TOKENS_PER_SECOND, {}, speed), *self._gauges_of(rounds[-1])]
-        for metric, tags, value in self._gauges:
-            _exported(metric).set(value, self._tags | tags)
+        for metric, tags, value in (*self._gauges, *self._always()):
+            metric.exported.set(value, self._tags | tags)
+
+    def _always(self) -> Iterator[tuple[MetricDefinition, dict[str, str], float]]:
+        yield MEMORY, {"kind": "host"}, self._process.memory_info().rss
+        if self._device.startswith("cuda"):
+            yield MEMORY, {"kind": "gpu"}, torch.cuda.memory_allocated(self._device)
+        if self._speaks_for_cell and self._budget is not None:
+            yield BUDGET, {}, self._budget
 
     def _gauges_of(self, stats: RoundStats) -> Iterator[tuple[MetricDefinition, dict[str, str], float]]:
         for metric, by_lane in ((LOSS, stats.losses), (DEFLATION_ERROR, stats.movement)):
@@ -139,11 +227,10 @@ class CellMetrics:
 
     def _count(self, metric: MetricDefinition, amount: float, **tags: str) -> None:
         if amount > 0:
-            _exported(metric).inc(amount, self._tags | tags)
+            metric.exported.inc(amount, self._tags | tags)
 
 
 @functools.cache
 def _exported(metric: MetricDefinition) -> Any:
-    """Ray's object of a metric, one a process."""
     kind = Gauge if metric.kind == "gauge" else Counter
-    return kind(metric.name, metric.description, (*CELL_TAGS, *metric.tags))
+    return kind(metric.name, metric.description, (*metric.owner, *metric.tags))

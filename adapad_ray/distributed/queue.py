@@ -89,7 +89,7 @@ class JobQueue:
         self._groups = [_Group() for _ in range(groups)]
         self._jobs: dict[str, _Job] = {}
         self._pending: deque[_Job] = deque()
-        self._board: Any = ray.remote(Board).options(num_cpus=0)
+        self._board: Any = ray.remote(Board)
         self._tokens = 0
         self._outcomes: deque[tuple[int, Outcome]] = deque()
         self._outcome_count = 0
@@ -211,7 +211,8 @@ class JobQueue:
             self._tokens += 1
             state.lease = _Lease(self._tokens, self._pending.popleft(), time.monotonic())
             if self._workers > 1:
-                state.lease.board = self._board.remote(self._tokens, self._workers)
+                name = f"adapad:cell-{state.lease.job.job_id}:board-{self._tokens}"  # a token is never used twice
+                state.lease.board = self._board.options(num_cpus=0, name=name).remote(self._tokens, self._workers)
         lease = state.lease
         lease.taken.add(rank)
         await self._notify()

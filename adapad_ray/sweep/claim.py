@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
+from adapad_ray.sweep.document import read_yaml
 from adapad_ray.sweep.spec import SweepSpec
 
 SPEC = "spec.yaml"
@@ -58,7 +59,7 @@ def _check_owner(folder: Path, spec: SweepSpec) -> None:
     path = folder / SPEC
     if not path.exists():
         return
-    theirs, mine = yaml.safe_load(path.read_text()), spec.model_dump(mode="json")
+    theirs, mine = read_yaml(path.read_text(encoding="utf-8"), str(path)), spec.model_dump(mode="json")
     for key in _FIXED:
         if theirs.get(key) != mine[key]:
             raise BadRequestError(

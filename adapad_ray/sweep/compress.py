@@ -255,5 +255,5 @@ def _provenance(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BadRequestError(f"{path} is not valid JSON ({error}): remove it if it is not needed") from error
-    names = ("cell", "point", "model", "model_digest", "pooling", "labels")
+    names = ("cell", "point", "model", "model_digest", "pooling", "auto_class", "labels")
     return {key: content[key] for key in names if key in content} if isinstance(content, dict) else {}

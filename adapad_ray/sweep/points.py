@@ -115,7 +115,8 @@ def _choice(where: str, values: Sequence[Any]) -> optuna.distributions.Categoric
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return plain and math.isfinite(value) and abs(value) < 2**63
 
 
 def _rounded(value: Any, distribution: optuna.distributions.BaseDistribution) -> Any:

@@ -10,7 +10,7 @@ from pool_helpers import finish
 from adapad_ray.distributed import GroupPool
 from adapad_ray.distributed.backbone import share_backbone
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
-from adapad_ray.distributed.metrics import CELL_TAGS, METRICS
+from adapad_ray.distributed.metrics import CELL_METRICS, CELL_TAGS
 from adapad_ray.results import CellResult
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
 
@@ -31,7 +31,7 @@ def scrape(address):
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name.startswith("ray_adapad_"):
-                tags = {k: v for k, v in sample.labels.items() if k in (*CELL_TAGS, "lane", "module", "phase")}
+                tags = {k: v for k, v in sample.labels.items() if k in (*CELL_TAGS, "lane", "module", "phase", "kind")}
                 found.setdefault(sample.name, {})[frozenset(tags.items())] = sample.value
     return found
 
@@ -75,7 +75,7 @@ def exported(cluster, tmp_path_factory):
 
 def test_every_metric_is_exported_with_its_tags(exported):
     _, found, _ = exported
-    names = {f"ray_{m.name}{'_total' if m.kind == 'counter' else ''}": m for m in METRICS}
+    names = {metric.exported_name: metric for metric in CELL_METRICS}
     assert found.keys() == names.keys()
     for name, metric in names.items():
         for tags, _ in values(found, name, cell="components"):

@@ -1,0 +1,147 @@
+"""What Prometheus computes on its own: recording rules, which panels share, and alerts.
+
+Metric names come from `adapad_ray.distributed.metrics`; nothing here spells one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adapad_ray.distributed.metrics import (
+    BUDGET,
+    BUDGET_USED,
+    CELLS,
+    FAILURES,
+    RESTARTS,
+    SECONDS,
+    SILENCE,
+    STALENESS,
+    TOKENS,
+)
+
+RATE = "1m"
+"""Window of all rates: six scrapes, and short beside a cell."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A series that is computed once and read by several panels and alerts."""
+
+    name: str
+    expr: str
+
+
+TOKEN_RATE = Recording(
+    "adapad:tokens:rate",
+    f"sum by (sweep, cell, label, worker) (rate({TOKENS.exported_name}[{RATE}]))",
+)
+TIME_SHARE = Recording(
+    "adapad:seconds:share",
+    f"sum by (sweep, cell, worker, phase) (rate({SECONDS.exported_name}[{RATE}]))"
+    f" / ignoring (phase) group_left sum by (sweep, cell, worker) (rate({SECONDS.exported_name}[{RATE}]) > 0)",
+)
+BUDGET_SHARE = Recording(
+    "adapad:budget:share",
+    f"max by (sweep, cell, label) ({BUDGET_USED.exported_name}) / max by (sweep, cell, label) ({BUDGET.exported_name})",
+)
+DONE_SHARE = Recording(
+    "adapad:cells:done_share",
+    f'sum by (sweep) ({CELLS.exported_name}{{state="done"}}) / sum by (sweep) ({CELLS.exported_name})',
+)
+RECORDINGS = (TOKEN_RATE, TIME_SHARE, BUDGET_SHARE, DONE_SHARE)
+
+
+@dataclass(frozen=True)
+class Alert:
+    """Something that a person should look at.
+
+    `value` is a series that exists while a sweep runs, `condition` what makes it an alarm. All thresholds are ours.
+    """
+
+    name: str
+    value: str
+    condition: str
+    wait: str
+    """How long the condition must hold."""
+    severity: str
+    summary: str
+    """For the notification; may use the labels of `value`."""
+    advice: str
+    """What it means and what to do."""
+    empty: str = ""
+    """Why `value` itself can be without data in a healthy sweep."""
+
+    @property
+    def expr(self) -> str:
+        """What Prometheus evaluates."""
+        return f"({self.value}) {self.condition}"
+
+
+ALERTS = (
+    Alert(
+        "AdapadCellStuck",
+        f"max by (sweep, cell, label) ({SILENCE.exported_name})",
+        "> 900",
+        "1m",
+        "warning",
+        "Cell {{ $labels.cell }} ({{ $labels.label }}) of {{ $labels.sweep }} has been silent for 15 minutes.",
+        "A running cell reports every step. Evaluation of a large split may take as long; otherwise look at its worker "
+        "in Ray's dashboard (stack trace) and kill that process: the cell goes on from its last checkpoint.",
+    ),
+    Alert(
+        "AdapadNothingRuns",
+        f'sum by (sweep) ({CELLS.exported_name}{{state="waiting"}}) > 0'
+        f' unless on (sweep) sum by (sweep) ({CELLS.exported_name}{{state="running"}}) > 0',
+        "> 0",
+        "10m",
+        "warning",
+        "{{ $labels.sweep }} has {{ $value }} cells waiting and none running.",
+        "The worker groups have no room (other jobs hold the CPUs or GPUs, or nodes are gone), or they die while they "
+        "start: see `ray status` and the log of the job.",
+        empty="cells are running",
+    ),
+    Alert(
+        "AdapadNotANumber",
+        f'max by (sweep, label) (max_over_time({FAILURES.exported_name}{{error="DivergedError"}}[15m]))',
+        "> 0",
+        "0s",
+        "warning",
+        "{{ $value }} cells of {{ $labels.label }} in {{ $labels.sweep }} diverged (NaN or infinite).",
+        "The message in the failed-cells table names lane and step. Lower the learning rate of that label, or the "
+        "upper end of its range in tune.space.",
+        empty="no cell has diverged",
+    ),
+    Alert(
+        "AdapadCellsFail",
+        f'max by (sweep, label, error) (max_over_time({FAILURES.exported_name}{{error!="DivergedError"}}[15m]))',
+        "> 0",
+        "0s",
+        "critical",
+        "{{ $value }} cells of {{ $labels.label }} in {{ $labels.sweep }} failed with {{ $labels.error }}.",
+        "Not divergence, so rather the machine: out of memory, a full disk, a worker that died in every attempt. The "
+        "launch ends with exit code 1 and the table of failed cells; launching again computes them anew.",
+        empty="no cell has failed",
+    ),
+    Alert(
+        "AdapadStalenessAtBound",
+        f"max by (sweep, cell, worker) ({STALENESS.exported_name}) > 0"
+        f' and on (sweep, cell, worker) {TIME_SHARE.name}{{phase="wait"}} > 0.25',
+        "> 0",
+        "5m",
+        "warning",
+        "Worker {{ $labels.worker }} of {{ $labels.cell }} reads estimates {{ $value }} rounds old and waits even so.",
+        "Reading may lag by `staleness` rounds, and a worker that is that far ahead waits. A quarter of its time means "
+        "that one worker or link is slow: find the worker that never waits. Raise local_steps, or use fewer workers.",
+        empty="nobody waits at the bound",
+    ),
+    Alert(
+        "AdapadWorkersRestart",
+        f"max by (sweep) (increase({RESTARTS.exported_name}[15m]))",
+        ">= 3",
+        "0s",
+        "warning",
+        "Workers of {{ $labels.sweep }} died: {{ $value | humanize }} cells were started again in 15 minutes.",
+        "Nothing is lost, but time is. Mostly memory: compare the memory panel with the node, and lower batch_size, or "
+        "give a cell more of a node (cpus_per_worker, gpus_per_worker).",
+    ),
+)

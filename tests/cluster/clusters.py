@@ -1,0 +1,108 @@
+"""Nodes of a real cluster as processes, and `adapad` run against them as a user runs it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+TOKEN = "5ec2e7" * 8
+REPOSITORY = Path(__file__).parents[2]
+ADAPAD = [sys.executable, "-c", "from adapad_ray.cli import app; app()"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 150.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} after {seconds:g} s"
+        time.sleep(0.3)
+
+
+@dataclass
+class Node:
+    """What one `ray start` has started."""
+
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """As a machine that loses its power."""
+        parent = psutil.Process(self.process.pid)
+        for process in (*parent.children(recursive=True), parent):
+            try:
+                process.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+        self.process.wait()
+
+
+@dataclass
+class Head:
+    """A cluster of this machine: where it listens, and the environment of those who may use it."""
+
+    folder: Path
+    """Ray's temporary folder, where it writes what Prometheus is to scrape."""
+    gcs_port: int
+    job_port: int
+    environment: dict[str, str]
+    nodes: list[Node] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.job_port}"
+
+    def start(self, *arguments: str, cpus: int) -> Node:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--num-cpus={cpus}"]
+        ports = [f"--{name}={free_port()}" for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port")]
+        memory = "--object-store-memory=80000000"
+        log = (self.folder / f"node-{len(self.nodes)}.log").open("wb")
+        process = subprocess.Popen(
+            [*command, *arguments, *ports, memory, "--disable-usage-stats"],
+            env=self.environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.nodes.append(Node(process))
+        return self.nodes[-1]
+
+    def add_node(self, cpus: int) -> Node:
+        """A second node, as far as processes are concerned."""
+        return self.start(f"--address=127.0.0.1:{self.gcs_port}", cpus=cpus)
+
+    def adapad(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+        """Starts the command in a shell of its own, with the token unless `environment` says otherwise."""
+        settings = {key: value for key, value in (self.environment | environment).items() if value}
+        return subprocess.Popen(
+            [*ADAPAD, *map(str, arguments)],
+            env=settings,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def submit(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+        return self.adapad("submit", *arguments, "--address", self.address, **environment)
+
+
+def answers(head: Head) -> bool:
+    request = urllib.request.Request(f"{head.address}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False

@@ -1,0 +1,120 @@
+"""Prometheus scrapes a real cluster during a sweep: every query of every panel and alert finds data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from clusters import Head, free_port, wait_until
+
+from dashboards import generate
+from dashboards.panels import DASHBOARDS
+from dashboards.rules import ALERTS, RECORDINGS
+
+pytestmark = [
+    pytest.mark.xdist_group("clusters"),
+    pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed"),
+]
+
+
+@dataclass
+class Prometheus:
+    """A server that scrapes every second, and since when."""
+
+    port: int
+    since: float
+
+    def ask(self, path: str, **parameters: object) -> dict:
+        query = urllib.parse.urlencode(parameters)
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}?{query}", timeout=30) as reply:
+            return json.load(reply)["data"]
+
+    def series(self, expression: str) -> list[dict]:
+        """What an expression gives over the whole time, for all sweeps and cells."""
+        expression = expression.replace("$sweep", ".*").replace("$cell", ".*")
+        span = {"start": self.since, "end": time.time(), "step": 2}
+        return list(self.ask("/api/v1/query_range", query=expression, **span)["result"])
+
+
+@pytest.fixture(scope="module")
+def prometheus(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Has scraped the cluster during a sweep of a group of two workers; counters of a moment ago are still in it."""
+    place = tmp_path_factory.mktemp("prometheus")
+    configuration = generate.prometheus(str(head.folder / "prom_metrics_service_discovery.json"), interval="1s")
+    (place / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+    shutil.copy(Path(generate.__file__).parent / "prometheus" / "adapad.rules.yml", place)
+    server = Prometheus(free_port(), time.time())
+    process = subprocess.Popen(
+        [
+            "prometheus",
+            f"--config.file={place}/prometheus.yml",
+            f"--storage.tsdb.path={place}/data",
+            f"--web.listen-address=127.0.0.1:{server.port}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    shared = tmp_path_factory.mktemp("shared")
+    content = {
+        "name": "watched",
+        "model": "linear",
+        "task": {"type": "bilinear", "in_features": 16, "out_features": 16, "examples": 128},
+        "methods": {"adapad": {"local_steps": 5, "staleness": 1, "initial_rank": 0}, "lora": {}},
+        "budgets": ["4 ranks"],
+        "seeds": [0],
+        "reference": False,
+        "training": {"epochs": 150, "optimizer": "sgd", "learning_rate": 0.02},
+        "resources": {"workers": 2, "cpus_per_worker": 1},
+        "storage": str(shared / "runs"),
+        "tracking": f"sqlite:///{shared}/mlflow.db",
+    }
+    (shared / "watched.yaml").write_text(yaml.safe_dump(content))
+    try:
+        submitting = head.submit(shared / "watched.yaml", "--shared", shared)
+        output, _ = submitting.communicate(timeout=240)
+        assert submitting.returncode == 0, output
+        wait_until(lambda: server.series('ray_adapad_cells{state="done"} == 2'), "last report of the sweep", 20)
+        yield server
+    finally:
+        process.terminate()
+        process.wait()
+
+
+QUERIES = {
+    f"{board.uid}: {panel.title} {letter}": query
+    for board in DASHBOARDS
+    for panel in board.panels
+    for letter, query in zip("ABCDEF", panel.queries, strict=False)
+}
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_panel_has_data_or_says_why_it_may_have_none(name, prometheus):
+    assert prometheus.series(QUERIES[name].expr) or QUERIES[name].empty
+
+
+@pytest.mark.parametrize("rule", RECORDINGS, ids=lambda rule: rule.name)
+def test_a_recording_rule_has_data(rule, prometheus):
+    assert prometheus.series(rule.expr) and prometheus.series(rule.name)
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_an_alert_watches_something_or_says_why_not_and_is_silent(alert, prometheus):
+    assert prometheus.series(alert.value) or alert.empty
+    assert not prometheus.series(f'ALERTS{{alertname="{alert.name}", alertstate="firing"}}')
+
+
+def test_variables_of_the_dashboards_have_values(prometheus):
+    for board in DASHBOARDS:
+        for name, metric in board.variables:
+            labels = [series["metric"].get(name) for series in prometheus.series(metric.exported_name)]
+            assert all(labels) and ("watched" in labels or name == "cell")
