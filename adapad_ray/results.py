@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 SCHEMA_VERSION = 1
 
@@ -77,6 +77,14 @@ class Point(Record):
     adapter: str | None = None
     """PEFT folder relative to the cell's folder; None where nothing can be exported."""
 
+    @field_validator("adapter")
+    @classmethod
+    def _stays_inside(cls, adapter: str | None) -> str | None:
+        """Records may come from elsewhere, and what this names is copied."""
+        if adapter is not None and (adapter.startswith("/") or ".." in adapter.split("/")):
+            raise ValueError(f"adapter {adapter[:100]!r} must be a folder inside the cell's")
+        return adapter
+
     @property
     def key(self) -> str:
         """Name of this point inside its cell: `final` or `prefix-3`."""
@@ -124,7 +132,8 @@ class CellResult(Record):
     """The record of one finished cell."""
 
     schema_version: int = SCHEMA_VERSION
-    id: str
+    id: str = Field(pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*$")
+    """Names its folder, and so is no path."""
     identity: CellIdentity
     metric: str
     """Name of the metric that decides; larger is better."""

@@ -31,17 +31,17 @@ from torch import Tensor
 from adapad_ray.adapters.lane import RESERVE
 from adapad_ray.adapters.load import load_adapter
 from adapad_ray.budget import BudgetTooSmallError
+from adapad_ray.classifiers import MeanPooledClassifier
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS, Method
 from adapad_ray.models import (
     Backbone,
-    MeanPooledClassifier,
     Pooling,
     backbone_parameters,
     initialise_head,
-    target_modules,
 )
 from adapad_ray.results import CellIdentity, CellResult, Point
+from adapad_ray.targets import target_modules
 from adapad_ray.tasks import EncodedSplit, TaskData
 from adapad_ray.training.cell import Workspace, make_method, parent_identity, run_cell
 from adapad_ray.training.checkpoint import Checkpoint

@@ -11,17 +11,17 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from adapad_ray.classifiers import MeanPooledClassifier
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models import (
-    MeanPooledClassifier,
     backbone_parameters,
     initialise_head,
     list_models,
     load_backbone,
     load_skeleton,
     resolve_model,
-    target_modules,
 )
+from adapad_ray.targets import target_modules
 
 TEXTS = ["a short text", "a rather longer text about a film that nobody will ever see again"]
 
@@ -262,7 +262,7 @@ def test_a_pattern_matches_whole_paths(minilm):
         (["uery"], "'uery' matches no nn.Linear"),
         ([], "empty list"),
         ("(query", "is not a regular expression"),
-        ("q" * 501, "501 characters"),
+        ("q" * 1001, "1,001 characters"),
         (".*classifier", "matches no nn.Linear"),
     ],
 )
@@ -282,7 +282,7 @@ def test_a_model_without_linear_layers_has_no_all_linear():
     [
         ({"dtype": "int8"}, "dtype 'int8' is unknown: use one of float32"),
         ({"pooling": "max"}, "pooling 'max' is unknown: use mean or own"),
-        ({"num_labels": 1}, "num_labels is 1"),
+        ({"num_labels": 0}, "num_labels is 0"),
     ],
 )
 def test_bad_loading_arguments(arguments, message):

@@ -109,6 +109,9 @@ class Method(ABC, Generic[ConfigT]):
     budgeted: ClassVar[bool] = True
     """Whether the method has a budget; without one it is a reference of the curve."""
 
+    head_alone: ClassVar[bool] = False
+    """Whether nothing but the task head learns: where a model has none, there is nothing to train."""
+
     backbone_passes: ClassVar[int] = 2
     """What a training pass costs in forward passes of the backbone, adapters apart: the forward itself, the gradients
     of the activations, and those of the weights where they learn."""

@@ -18,6 +18,7 @@ class HeadOnly(Method[MethodConfig]):
     summary = "no adapter: only the task head learns (the reference at 0 parameters)"
     Config = MethodConfig
     budgeted = False
+    head_alone = True
     backbone_passes = 1
 
     def plan(self) -> Plan:

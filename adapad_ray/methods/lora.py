@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated, Literal
 
 import torch
@@ -12,8 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from adapad_ray.budget import BudgetTooSmallError, uniform_rank
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import Method, MethodConfig, Plan
-
-_LONGEST_PATTERN = 500
+from adapad_ray.patterns import Matcher
 
 
 class LoraConfig(MethodConfig):
@@ -33,13 +31,9 @@ class LoraConfig(MethodConfig):
     @field_validator("rank_pattern")
     @classmethod
     def _valid_patterns(cls, patterns: dict[str, int]) -> dict[str, int]:
+        matcher = Matcher()
         for pattern in patterns:
-            if len(pattern) > _LONGEST_PATTERN:
-                raise ValueError(f"a pattern of {len(pattern)} characters is longer than {_LONGEST_PATTERN}")
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+            matcher.compile(pattern, "it")
         return patterns
 
     @model_validator(mode="after")
@@ -102,8 +96,10 @@ class Lora(Method[LoraConfig]):
         """Ranks of the modules that `rank_pattern` names."""
         ranks: dict[str, int] = {}
         idle = list(self.config.rank_pattern)
+        matcher = Matcher()
         for module in self.setting.modules:
-            fitting = (p for p in self.config.rank_pattern if re.fullmatch(rf"(.*\.)?({p})", module.name))
+            patterns = {p: rf"(.*\.)?({p})" for p in self.config.rank_pattern}
+            fitting = (p for p, whole in patterns.items() if matcher.fullmatch(whole, module.name, "rank_pattern"))
             pattern = next(fitting, None)
             if pattern is not None:
                 ranks[module.name] = self.config.rank_pattern[pattern]

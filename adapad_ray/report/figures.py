@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from adapad_ray.files import atomic_path
+from adapad_ray.report.published import PublishedPoint, draw_published, show_published
 from adapad_ray.report.recommendation import FROZEN, Recommendation
 from adapad_ray.results import CellResult
 
@@ -47,12 +48,13 @@ def curve_figure(
     reference: str = FROZEN,
     metric: str = "accuracy",
     title: str = "",
+    published: Sequence[PublishedPoint] = (),
 ) -> Figure:
     """Test metric against deployed adapter parameters, one line per label, from the table of `curve_table`.
 
     Dots are means over seeds and bars their 95 % intervals, moved apart by 2 % a label; hollow dots are prefixes,
     which cost no training of their own; the dashed line is the method `reference`; ticks are requested budgets; the
-    ring is the recommendation.
+    ring is the recommendation; hollow diamonds are `published`.
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(9.2, 5.4), layout="constrained")
@@ -77,7 +79,9 @@ def curve_figure(
         if recommendation is not None:
             _ring(axes, recommendation, dict(zip(labels, offsets, strict=True)).get(recommendation.label, 1.0))
         _draw_budgets(axes, sorted({int(budget) for budget in adapted["budget"]}))
+        draw_published(axes, published, dict(zip(labels, cycle(PALETTE))))
         _name_lines(axes, ends)
+        show_published(axes, published)
         axes.set_xlabel("deployed adapter parameters (task head apart, log scale)")
         axes.set_ylabel(f"test {metric.replace('_', ' ')}")
         axes.grid(axis="y", color="#eceff1", linewidth=0.8)
@@ -86,6 +90,7 @@ def curve_figure(
         seeds = sorted(set(table["n_seeds"]))
         count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]}–{seeds[-1]}"
         hollow = " · hollow: prefixes of one trained model" if (adapted["kind"] == "prefix").any() else ""
+        hollow += " · diamonds: published, not ours" if published else ""
         axes.set_title(
             f"mean over {count} seed{'s' * (seeds[-1] > 1)}, 95 % intervals over seeds × items{hollow}",
             loc="left",

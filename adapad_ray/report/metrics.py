@@ -116,13 +116,37 @@ def _r2(means: Array) -> Array:
     return np.where(variance > 0, 1 - _ratio(means[..., 0], variance), 0.0)
 
 
+def _both(first: ItemMetric, second: ItemMetric, parts: int) -> ItemMetric:
+    """The mean of two metrics, of which the first has so many features."""
+    return ItemMetric(
+        lambda predictions, labels: np.concatenate(
+            [first.features(predictions, labels), second.features(predictions, labels)], axis=1
+        ),
+        lambda means: (first.value(means[..., :parts]) + second.value(means[..., parts:])) / 2,
+    )
+
+
+def _column(index: int) -> ItemMetric:
+    """The mean of a score that every item has of its own, as answers that are texts."""
+    return ItemMetric(lambda scores, labels: scores[:, [index]].astype(float), lambda means: means[..., 0])
+
+
+_ACCURACY = ItemMetric(_correct, lambda means: means[..., 0])
+_F1 = ItemMetric(_f1_features, _f1)
+_PEARSON = ItemMetric(_pearson_features, _correlation)
+_SPEARMAN = ItemMetric(_spearman_features, _correlation)
+
 METRICS = {
-    "accuracy": ItemMetric(_correct, lambda means: means[..., 0]),
+    "accuracy": _ACCURACY,
     "matthews_correlation": ItemMetric(_matthews_features, _matthews),
-    "f1": ItemMetric(_f1_features, _f1),
+    "f1": _F1,
+    "accuracy_f1": _both(_ACCURACY, _F1, 1),
     "f1_macro": ItemMetric(_macro_f1_features, _macro_f1),
-    "pearson": ItemMetric(_pearson_features, _correlation),
-    "spearman": ItemMetric(_spearman_features, _correlation),
+    "pearson": _PEARSON,
+    "spearman": _SPEARMAN,
+    "pearson_spearman": _both(_PEARSON, _SPEARMAN, 5),
+    "exact_match": _column(0),
+    "answer_f1": _column(1),
     "r2": ItemMetric(_r2_features, _r2),
 }
 ALIASES = {

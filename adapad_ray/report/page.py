@@ -26,6 +26,7 @@ from adapad_ray.report.convergence import (
 from adapad_ray.report.curves import Curves, load_results, write_curve_csv
 from adapad_ray.report.differences import areas, conclusions, label_differences, ranks
 from adapad_ray.report.figures import curve_figure, growth_figure, rank_figure, save_figure
+from adapad_ray.report.published import PublishedPoint, comparable, of_task
 from adapad_ray.report.recommendation import FROZEN, Recommendation, recommend, write_recommendation
 from adapad_ray.report.search import SearchedLabel, read_searches, search_figure, write_trials_csv
 from adapad_ray.report.tuning import tuned_trials
@@ -92,6 +93,7 @@ def build_report(
     failed: Sequence[FailedCell] = (),
     cells: Mapping[str, str] | None = None,
     searched: Sequence[SearchedLabel] = (),
+    published: Sequence[PublishedPoint] = (),
     delta: float = 0.01,
     confidence: float = 0.95,
     generator: np.random.Generator | None = None,
@@ -109,7 +111,10 @@ def build_report(
     recommendation = recommend(curves, delta=delta, confidence=confidence)
     write_curve_csv(table, folder / "curve.csv")
     write_recommendation(recommendation, folder / "recommendation.json")
-    curve = save_figure(curve_figure(table, recommendation, FROZEN, curves.metric, title), folder / "curve")
+    quoted = of_task(published, results[0].identity.task)
+    drawn_beside = comparable(quoted, curves.metric)
+    figure = curve_figure(table, recommendation, FROZEN, curves.metric, title, drawn_beside)
+    curve = save_figure(figure, folder / "curve")
     heat = save_figure(rank_figure(curves.results), folder / "ranks")
     grown = growth_figure(curves.results)
     growth = save_figure(grown, folder / "growth") if grown is not None else (None, None)
@@ -142,6 +147,7 @@ def build_report(
         searches=searches,
         search_figure=_inline(drawing[1], "Validation metric against parameters, per trial") if drawing[1] else None,
         rows=[{str(name): value for name, value in row.items()} for row in table.to_dict("records")],
+        published=quoted,
         conclusions=conclusions(differences),
         differences=differences,
         standings=ranks(differences),
@@ -287,8 +293,8 @@ def _bytes(value: float) -> str:
     return "–" if math.isnan(value) else f"{_number(value)}B"
 
 
-def _share(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
+def _share(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def _mean(value: float) -> str:

@@ -50,14 +50,14 @@ def _storage_fault(error: OSError) -> str:
 @_command
 def run_sweep(path: Path, overrides: Sequence[str], out: Path | None) -> int:
     """`adapad sweep`."""
-    from adapad_ray.distributed import end_like_an_interrupt
+    from adapad_ray.distributed import sigterm_as_interrupt
     from adapad_ray.sweep.console import Console
     from adapad_ray.sweep.runner import Sweep, sweep_folder
 
-    end_like_an_interrupt()
     spec = load_spec(path, overrides)
     console = Console()
-    outcome = Sweep(spec, sweep_folder(spec, out), console).run()
+    with sigterm_as_interrupt():
+        outcome = Sweep(spec, sweep_folder(spec, out), console).run()
     if outcome.report is not None:
         console.curve(outcome.report.table, outcome.report.metric)
         console.say("")
@@ -90,6 +90,56 @@ def show_plan(path: Path, overrides: Sequence[str], as_json: bool, link_gbps: fl
     for table in tables(found):
         console.print(table)
     return 0
+
+
+@_command
+def submit_sweep(
+    path: Path,
+    overrides: Sequence[str],
+    address: str | None,
+    shared: Sequence[Path],
+    cpus: float,
+    gpus: float,
+    wait: bool,
+) -> int:
+    """`adapad submit`."""
+    from adapad_ray.distributed.job_server import JobServer
+    from adapad_ray.sweep.submit import Request, packed
+
+    console = terminal()
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    with packed(Request(path, tuple(overrides), tuple(folder.absolute() for folder in shared))) as sweep:
+        server = JobServer(address)
+        if server.open_to_anyone:
+            say(f"Anyone who reaches {server.address} can run code there: start its nodes with RAY_AUTH_MODE=token.")
+        job = server.submit(
+            sweep.entrypoint,
+            sweep.folder,
+            name=sweep.name,
+            environment=sweep.environment,
+            cpus=cpus,
+            gpus=gpus,
+            metadata=sweep.metadata,
+        )
+    look = f"ray job logs --follow --address {server.address} {job}"
+    say(f"job {job}\n{look}\nray job stop --address {server.address} {job}")
+    if not wait:
+        return 0
+    try:
+        end = server.follow(job, lambda text: console.out(text, end="", highlight=False))
+    except KeyboardInterrupt:
+        say(f"\nadapad: the job goes on without this terminal: {look}")
+        return 130
+    except ConnectionError as error:
+        say(f"adapad: {error}; the job may well go on: {look}")
+        return 1
+    if end.status == "SUCCEEDED":
+        return 0
+    say(f"adapad: job {job} {end.status.lower()}: {end.message}")
+    return end.exit_code or 1
 
 
 @_command

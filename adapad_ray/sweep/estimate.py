@@ -66,6 +66,10 @@ class SweepEstimate:
     single_worker_seconds: float = field(default=0.0)
     words: bool = False
     """Whether texts are counted in words, for want of a tokenizer."""
+    assumed: bool = False
+    """Whether the data were not read: so many examples of `max_length` tokens are assumed."""
+    kept: bool = False
+    """Whether the model's sizes are those that this package keeps, as the Hub's configuration is out of reach."""
 
 
 def estimate(spec: SweepSpec, grounds: Grounds, plan: SweepPlan, link_gbps: float = LINK_GBPS) -> SweepEstimate:
@@ -131,6 +135,8 @@ def estimate(spec: SweepSpec, grounds: Grounds, plan: SweepPlan, link_gbps: floa
         link_gbps=link_gbps,
         single_worker_seconds=flops / speed.flops_per_second,
         words=grounds.words,
+        assumed=grounds.assumed,
+        kept=grounds.kept,
     )
 
 
@@ -220,8 +226,15 @@ def tables(found: SweepEstimate) -> list[Any]:
             gaps.add_row(gap.label, f"{gap.budget:,}", gap.reason)
         parts.append(gaps)
     parts += _workers_table(found)
+    if found.kept:
+        parts.append(f"The configuration of {found.model} is out of reach: its sizes are those kept here.")
     if found.words:
-        parts.append("The model's folder has no tokenizer: words are taken for tokens, so FLOPs and times are too low.")
+        parts.append("There is no tokenizer at hand: words are taken for tokens, so FLOPs and times are too low.")
+    if found.assumed:
+        parts.append(
+            f"The data are not at hand: {found.examples['train']:,} training examples are assumed, all of max_length "
+            "tokens, so FLOPs and times are upper bounds."
+        )
     if found.parents["cells"]:
         upto = "at most " if found.cells["tune"] else ""
         parts.append(
@@ -234,6 +247,7 @@ def tables(found: SweepEstimate) -> list[Any]:
             f"{found.cells['search']} trials to search, at most {found.cells['front']} cells to train their front "
             f"again and {found.cells['curve']} of the curve"
         )
+    parts.append("Counted from the model's configuration: no weights were looked at.")
     parts.append(f"{counts}; about {_duration(found.single_worker_seconds)} with one worker, at {found.speed.basis}.")
     return parts
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adapad_ray.assets import Asset
-from adapad_ray.errors import BadRequestError
+from adapad_ray.errors import BadRequestError, UnreachableError
 from adapad_ray.models import (
+    IMAGES,
     LINEAR,
     Backbone,
     backbone_parameters,
+    image_format,
+    keeps_sizes,
     linear_backbone,
     load_backbone,
     load_skeleton,
@@ -18,10 +21,12 @@ from adapad_ray.models import (
 from adapad_ray.sweep.planner import Grounds
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import (
+    TYPES,
     BilinearSource,
+    DataSource,
     RawTask,
     TaskData,
-    TaskSource,
+    assume,
     encode,
     load_task,
     make_bilinear,
@@ -50,26 +55,54 @@ def load_grounds(spec: SweepSpec) -> LoadedGrounds:
         data = make_bilinear(source)
         return LoadedGrounds(Grounds(backbone.model, backbone.parameters, backbone.digest, data), backbone)
     raw = load_task(source)
-    backbone = load_backbone(spec.model, len(raw.label_names), pooling=spec.pooling, dtype=spec.dtype)
-    data = _encode(spec, raw, backbone.tokenizer)
+    kind = TYPES[raw.type]
+    backbone = load_backbone(
+        spec.model,
+        kind.outputs(raw.label_names),
+        auto_class=kind.auto_class,
+        pooling=spec.pooling,
+        dtype=spec.dtype,
+    )
+    reader = image_format(spec.model) if kind.auto_class == IMAGES else backbone.tokenizer
+    data = _encode(spec, raw, reader)
     return LoadedGrounds(Grounds(backbone.model, backbone.parameters, backbone.digest, data), backbone)
 
 
 def sketch_grounds(spec: SweepSpec) -> Grounds:
-    """The same without weights, on the meta device: enough to plan. A local folder needs no more than `config.json`."""
+    """The same without weights, on the meta device: enough to plan. A local folder needs no more than `config.json`.
+
+    Data that are not at hand are replaced by as many examples as their source says it has.
+    """
     source = _source(spec)
     if isinstance(source, BilinearSource):
         sketch = linear_backbone(source.in_features, source.out_features, dtype=spec.dtype, device="meta")
         return Grounds(sketch.model, sketch.parameters, sketch.digest, make_bilinear(source))
-    raw = load_task(source)
-    model = load_skeleton(spec.model, len(raw.label_names), spec.pooling)
-    tokenizer, own = sketch_tokenizer(spec.model)
-    return Grounds(model, backbone_parameters(model), "not loaded", _encode(spec, raw, tokenizer), words=not own)
+    raw: RawTask | DataSource
+    try:
+        raw = load_task(source)
+    except UnreachableError:
+        if not isinstance(source, DataSource) or "train" not in source.examples:
+            raise
+        raw = source
+    kind = TYPES[raw.type]
+    reader, own = (image_format(spec.model), True) if kind.auto_class == IMAGES else sketch_tokenizer(spec.model)
+    data = _encode(spec, raw, reader) if isinstance(raw, RawTask) else _assume(spec, raw, reader)
+    model = load_skeleton(spec.model, kind.outputs(data.label_names), spec.pooling, auto_class=kind.auto_class)
+    assumed = isinstance(raw, DataSource)
+    return Grounds(
+        model,
+        backbone_parameters(model),
+        "not loaded",
+        data,
+        words=not (own or assumed),
+        assumed=assumed,
+        kept=keeps_sizes(spec.model),
+    )
 
 
-def _source(spec: SweepSpec) -> TaskSource | BilinearSource | Asset:
+def _source(spec: SweepSpec) -> DataSource | BilinearSource | Asset:
     """The task's source, if the model goes with it."""
-    source = resolve_task(spec.task)
+    source = resolve_task(spec.task, spec.data_dir)
     linear = isinstance(source, BilinearSource)
     if linear != (spec.model == LINEAR):
         raise BadRequestError(
@@ -82,16 +115,30 @@ def _source(spec: SweepSpec) -> TaskSource | BilinearSource | Asset:
     return source
 
 
-def _encode(spec: SweepSpec, raw: RawTask, tokenizer: object) -> TaskData:
-    lengths = {spec.training_settings(label).max_length for label in spec.labels()}
-    if len(lengths) > 1:
-        raise BadRequestError(f"max_length must be the same for all methods of a sweep, but got {sorted(lengths)}")
+def _encode(spec: SweepSpec, raw: RawTask, reader: object) -> TaskData:
     settings = spec.training
     return encode(
         raw,
-        tokenizer,
-        max_length=settings.max_length,
+        reader,
+        max_length=_max_length(spec),
         max_train_examples=settings.max_train_examples,
         max_validation_examples=settings.max_validation_examples,
         max_test_examples=settings.max_test_examples,
     )
+
+
+def _assume(spec: SweepSpec, source: DataSource, reader: object) -> TaskData:
+    settings = spec.training
+    caps = {
+        "train": settings.max_train_examples,
+        "validation": settings.max_validation_examples,
+        "test": settings.max_test_examples,
+    }
+    return assume(source, reader, max_length=_max_length(spec), caps=caps)
+
+
+def _max_length(spec: SweepSpec) -> int:
+    lengths = {spec.training_settings(label).max_length for label in spec.labels()}
+    if len(lengths) > 1:
+        raise BadRequestError(f"max_length must be the same for all methods of a sweep, but got {sorted(lengths)}")
+    return spec.training.max_length

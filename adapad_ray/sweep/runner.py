@@ -19,6 +19,7 @@ from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
 from adapad_ray.report.page import FailedCell, Gap, ReportPaths, build_report
+from adapad_ray.report.published import PublishedPoint
 from adapad_ray.report.search import SearchedLabel
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.cells import Cell, finished
@@ -31,6 +32,7 @@ from adapad_ray.sweep.points import parse_space
 from adapad_ray.sweep.search import TuneCell, tune_stage
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.sweep.studies import align_study, open_storage
+from adapad_ray.sweep.watch import SweepMetrics
 from adapad_ray.tracking import Tracker, tracking_uri
 
 MANIFEST = "manifest.yaml"
@@ -78,6 +80,7 @@ class Sweep:
         self.desk: SearchDesk | None = None
         """Of `mode: search`."""
         self._reasons: dict[str, str] = {}
+        self._metrics = SweepMetrics(spec.name, self.cells, self.results, self._reasons)
         self._winners: Winners = {}
         """What has been shown of the tune stage."""
 
@@ -123,7 +126,7 @@ class Sweep:
         self._manifest("").save(self.folder)
         with connect():
             groups = available_groups(resources.workers, resources.cpus_per_worker, resources.gpus_per_worker)
-            with self._pool(min(groups, expected)) as pool, self.console.live(expected, pool.groups):
+            with self._pool(min(groups, expected)) as pool, self.console.live(expected, pool.groups), self._metrics:
                 if self.desk is not None:
                     self._compute(pool, tracker, self.desk.tried())
                     self.desk.run(pool, lambda event: self._on_event(event, tracker))
@@ -208,6 +211,7 @@ class Sweep:
                     remaining.discard(event.job_id)
 
     def _on_event(self, event: Progress | Outcome, tracker: Tracker) -> None:
+        self._metrics.observe(event)
         cell = self.cells[event.job_id]
         if not isinstance(event, Outcome):
             self.console.progress(cell.identity, event.data)
@@ -285,6 +289,7 @@ class Sweep:
             delta=self.spec.delta,
             mlflow=mlflow,
             searched=[] if self.desk is None else self.desk.searched(),
+            published=self.spec.published,
         )
 
 
@@ -300,11 +305,13 @@ class Manifest:
     delta: float
     mlflow: str
     searched: list[SearchedLabel] = field(default_factory=list)
+    published: list[PublishedPoint] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
         """Writes it to the sweep's folder."""
         rows = {name: [list(row) for row in getattr(self, name)] for name in ("gaps", "failed", "searched")}
-        content = {**vars(self), **rows}
+        published = [point.model_dump() for point in self.published]
+        content = {**vars(self), **rows, "published": published}
         write_text(folder / MANIFEST, yaml.safe_dump(content, sort_keys=False))
 
     @classmethod
@@ -322,7 +329,8 @@ class Manifest:
         content = yaml.safe_load(path.read_text())
         rows = {name: [tuple(row) for row in content[name]] for name in ("gaps", "failed")}
         searched = [SearchedLabel(*row) for row in content.get("searched", [])]
-        return cls(**{**content, **rows, "searched": searched})
+        published = [PublishedPoint(**point) for point in content.get("published", [])]
+        return cls(**{**content, **rows, "searched": searched, "published": published})
 
 
 def rebuild_report(folder: Path, manifest: Manifest | None = None) -> ReportPaths:
@@ -337,4 +345,5 @@ def rebuild_report(folder: Path, manifest: Manifest | None = None) -> ReportPath
         cells=manifest.labels,
         delta=manifest.delta,
         searched=manifest.searched,
+        published=manifest.published,
     )

@@ -6,15 +6,18 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS
+from adapad_ray.report.published import PublishedPoint
+from adapad_ray.sweep.document import LONGEST_TEXT, read_yaml
 from adapad_ray.sweep.points import parse_space
-from adapad_ray.tasks import BilinearSource, TaskSource, parse_source
+from adapad_ray.tasks import BilinearSource, DataSource, parse_source
 from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
 
 REFERENCE = "head_only"
@@ -22,8 +25,12 @@ BUDGET = "budget"
 """Name of the budget in a search space."""
 EACH = "each"
 """The tune stage's budget where every budget of the curve is tuned for itself."""
-_LABEL = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_.+-]+)?")
-
+_LABEL = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_+-][A-Za-z0-9_.+-]*)?")
+MOST_TRIALS = 10_000
+"""Of one study. Ours, as the next one: a plan is a table of cells in memory."""
+MOST_CELLS = 100_000
+SECRET = "secret"
+"""Type of the errors whose message must not show the value."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -55,14 +62,14 @@ class MethodEntry(_Part):
 class TuneStage(_Part):
     """The first stage: every method is tried at the same number of points, at one reference budget or at each."""
 
-    trials: int = Field(default=6, ge=1)
+    trials: int = Field(default=6, ge=1, le=MOST_TRIALS)
     """Of every method, and of every budget where each is tuned."""
     budget: int | float | str
     """Reference budget, one that every method of the sweep can meet: what is best there is used at all budgets. Or
     `each`: every budget of the curve is tuned for itself."""
     space: dict[str, dict[str, list[Any]]]
     """Ranges as `{log | uniform | int: [low, high]}` or `{choice: [...]}`; a method ignores names that it lacks."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the quasi-random list and of the training runs that judge it."""
 
     @property
@@ -83,13 +90,13 @@ class SearchStage(_Part):
     Every method that is searched has a study of its own, with the same number of trials.
     """
 
-    trials: int = Field(default=24, ge=1)
+    trials: int = Field(default=24, ge=1, le=MOST_TRIALS)
     """Trials of each method in all, failed ones included, however often the sweep is launched."""
     sampler: Literal["tpe", "nsga2"] = "tpe"
     """`tpe`: multivariate, for two objectives; `nsga2`: an evolutionary search, which wants many more trials."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the sampler, and of the training runs that judge its points."""
-    population: int = Field(default=8, ge=2)
+    population: int = Field(default=8, ge=2, le=MOST_TRIALS)
     """Trials of one generation of `nsga2`. Ours; Optuna's 50 would leave a short search at its random start."""
     concurrency: int | None = Field(default=None, ge=1)
     """Trials at one time; by default as many as there are worker groups. With 1 the search is a function of the seed;
@@ -115,8 +122,8 @@ class SearchStage(_Part):
 class Resources(_Part):
     """What one cell gets; as many cells run at once as the cluster has room for."""
 
-    workers: int = Field(default=1, ge=1)
-    cpus_per_worker: float = Field(default=1.0, gt=0)
+    workers: int = Field(default=1, ge=1, le=4096)
+    cpus_per_worker: float = Field(default=1.0, ge=1e-3)
     gpus_per_worker: float = Field(default=0.0, ge=0)
 
 
@@ -134,7 +141,9 @@ class SweepSpec(_Part):
     name: str = Field(default="", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     """By default the file's name."""
     model: str
-    task: str | TaskSource | BilinearSource
+    task: str | SerializeAsAny[DataSource] | BilinearSource
+    data_dir: str | None = None
+    """Folder of a GLUE task's files, or of the files that `task` names."""
     pooling: str | None = None
     """`mean`, `own`, or by default what the model declares."""
     dtype: str = "float32"
@@ -142,7 +151,7 @@ class SweepSpec(_Part):
     methods: dict[str, MethodEntry] = Field(min_length=1)
     """Label → settings. A label is a method's name, or that name and a word of the user's: `lora/qv`."""
     budgets: list[int | float | str] = Field(min_length=1)
-    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default=[0, 1, 2], min_length=1)
     training: TrainingSettings = TrainingSettings()
     mode: Literal["curve", "search"] = "curve"
     """`curve`: every (method, budget, seed), after the tune stage. `search`: the front that Optuna finds, and beside it
@@ -157,6 +166,8 @@ class SweepSpec(_Part):
     tracking: str = "sqlite:///mlflow.db"
     delta: float = Field(default=0.01, gt=0, lt=1)
     """How much worse than the best, in units of the metric, a recommended model may be."""
+    published: list[PublishedPoint] = []
+    """Figures of papers, to stand beside ours in the report."""
     max_attempts: int = Field(default=3, ge=1)
     """Starts of one cell before it is given up when its worker keeps dying."""
 
@@ -166,11 +177,22 @@ class SweepSpec(_Part):
         """The kind of task that a mapping means, or the sentence about that kind."""
         return parse_source(task) if isinstance(task, Mapping) else task
 
+    @field_validator("tracking")
+    @classmethod
+    def _tracking_holds_no_secret(cls, tracking: str) -> str:
+        if urlsplit(tracking).password is not None:
+            raise PydanticCustomError(
+                SECRET,
+                "its password would be kept with the results: leave it out, and set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI",
+            )
+        return tracking
+
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, seeds: list[int]) -> list[int]:
         if len(set(seeds)) < len(seeds):
-            raise ValueError(f"seeds must differ, but got {seeds}")
+            raise ValueError("seeds must differ from each other")
         return seeds
 
     def labels(self) -> list[str]:
@@ -235,11 +257,13 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> SweepSpec:
     """
     path = Path(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LONGEST_TEXT + 1)
     except OSError as error:
         raise BadRequestError(f"sweep file {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadRequestError(f"sweep file {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise BadRequestError(f"sweep file {path} is not valid YAML: {error}") from error
+    content = read_yaml(text, f"sweep file {path}")
     if not isinstance(content, dict):
         raise BadRequestError(f"sweep file {path} must be a mapping with model, task, methods and budgets")
     for override in overrides:
@@ -259,6 +283,11 @@ def parse_spec(content: Mapping[str, Any]) -> SweepSpec:
         for key, value in content.items()
     }
     spec = _validated(SweepSpec, content, "")
+    cells = len(spec.labels()) * len(spec.budgets) * len(spec.seeds)
+    if cells > MOST_CELLS:
+        raise BadRequestError(
+            f"methods × budgets × seeds are {cells:,} cells, more than {MOST_CELLS:,}: make it smaller"
+        )
     for label in spec.labels():
         _check_label(spec, label)
     if spec.tune is not None:
@@ -336,24 +365,11 @@ def front_label(label: str) -> str:
     return f"{label}-front" if "/" in label else f"{label}/front"
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which `2e-3` is a number, as in YAML 1.2; PyYAML alone wants `2.0e-3`."""
-
-
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
-)
-
-
 def _apply(content: dict[str, Any], override: str) -> None:
     key, sign, text = override.partition("=")
     if not sign or not key:
         raise BadRequestError(f"override {override!r} is not key=value, as in training.epochs=2 or seeds=[0,1]")
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise BadRequestError(f"override {override!r}: {text!r} is not valid YAML") from error
+    value = read_yaml(text, f"override {override[:100]!r}")
     *parents, last = key.split(".")
     place = content
     for name in parents:
@@ -374,7 +390,7 @@ def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str
     """The first problem in one sentence: which key, which value, what would be right."""
     problem = error.errors()[0]
     parts = [
-        str(part) for part in problem["loc"] if str(part) not in ("int", "float", "str", "list[str]", "TaskSource")
+        str(part) for part in problem["loc"] if str(part) not in ("int", "float", "str", "list[str]", "DataSource")
     ]
     key = ".".join([where, *parts] if where else parts)
     if problem["type"] == "extra_forbidden":
@@ -387,7 +403,9 @@ def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str
             else f"{key} is missing"
         )
     message = problem["msg"].removeprefix("Value error, ")
-    shown = repr(problem["input"])
+    if problem["type"] == SECRET:
+        return f"{key}: {message}"
+    key, message, shown = key[:200], message[:1000], repr(problem["input"])
     return f"{key or where} is {shown[:200]}: {message[:1].lower()}{message[1:]}" if parts else f"{where}: {message}"
 
 

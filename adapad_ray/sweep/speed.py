@@ -15,10 +15,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapad_ray.methods import METHODS, Setting
-from adapad_ray.models import LINEAR, linear_backbone, load_skeleton, target_modules
+from adapad_ray.models import LINEAR, linear_backbone, load_skeleton
 from adapad_ray.sweep.planner import Grounds
 from adapad_ray.sweep.spec import SweepSpec
-from adapad_ray.tasks import Split, TaskData
+from adapad_ray.targets import target_modules
+from adapad_ray.tasks import TYPES, Split, TaskData
+from adapad_ray.training.cell import SHAPES
 from adapad_ray.training.loop import LaneTrainer
 from adapad_ray.training.randomness import epoch_batches
 from adapad_ray.training.settings import TrainingSettings
@@ -45,13 +47,17 @@ def training_speed(spec: SweepSpec, grounds: Grounds, flops_per_token: float) ->
     """Times training passes of the model on its own data, with the threads that a worker has.
 
     The model has the architecture and random weights, which take the same time as real ones. Models that are too large
-    for this machine are judged by the rate of a matrix product, which is optimistic.
+    for this machine, or are meant for GPUs that it lacks, are judged by the rate of a matrix product: optimistic there,
+    and far too slow here.
     """
     threads = max(1, int(spec.resources.cpus_per_worker))
     device = "cuda" if spec.resources.gpus_per_worker and torch.cuda.is_available() else "cpu"
     place = "this machine's GPU" if device == "cuda" else f"{threads} CPU thread{'s' * (threads > 1)} here"
     with _threads(threads):
         product = _product_rate(device)
+        if spec.resources.gpus_per_worker and device == "cpu":
+            basis = f"{product / 1e9:,.0f} GFLOP/s of a matrix product on {place}; the GPUs it asks for are not here"
+            return Speed(product, False, basis)
         tokens = tokens_per_step(grounds.data.splits["train"], spec.training)
         seconds = 2 * flops_per_token * tokens / product
         if grounds.backbone_parameters > LARGEST_MEASURED or seconds > LONGEST_PASS_SECONDS:
@@ -74,7 +80,7 @@ def expected_flops_per_token(model: nn.Module, data: TaskData) -> float:
     device = next(model.parameters()).device
     shapes_only, counter = FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False)
     with torch.inference_mode(), shapes_only, counter:  # the counter innermost: it sees operations first
-        model(**{name: batch[name].to(device) for name in ("input_ids", "inputs_embeds") if name in batch})
+        model(**{name: batch[name].to(device) for name in SHAPES if name in batch})
     return float(counter.get_total_flops() / padded)
 
 
@@ -121,7 +127,9 @@ def _with_random_weights(spec: SweepSpec, grounds: Grounds) -> nn.Module:
     if spec.model == LINEAR:
         layer = grounds.model.layers[0]
         return linear_backbone(layer.in_features, layer.out_features, dtype=spec.dtype).model
-    model = load_skeleton(spec.model, len(grounds.data.label_names), spec.pooling, device="cpu")
+    kind = TYPES[grounds.data.type]
+    outputs = kind.outputs(grounds.data.label_names)
+    model = load_skeleton(spec.model, outputs, spec.pooling, auto_class=kind.auto_class, device="cpu")
     return model.to(getattr(torch, spec.dtype))
 
 

@@ -1,21 +1,30 @@
-"""Tasks: where data come from, how they are split and tokenised, and what is measured."""
+"""Tasks: where data come from, how they are split and encoded, and what is measured; a file for each type."""
 
+from adapad_ray.tasks.base import Evaluated, Passes, RawTask, Split, TaskData, TaskType
 from adapad_ray.tasks.bilinear import DenseSplit, make_bilinear
-from adapad_ray.tasks.encoding import EncodedSplit, Split, TaskData, encode
-from adapad_ray.tasks.loading import RawTask, load_task
+from adapad_ray.tasks.encoding import assume, encode
+from adapad_ray.tasks.loading import load_task
 from adapad_ray.tasks.metrics import METRICS, compute_metrics
-from adapad_ray.tasks.packaged import list_tasks, resolve_task
-from adapad_ray.tasks.source import BilinearSource, TaskSource, parse_source
+from adapad_ray.tasks.named import list_tasks, resolve_task
+from adapad_ray.tasks.source import BilinearSource, DataSource, TaskSource
+from adapad_ray.tasks.texts import EncodedSplit
+from adapad_ray.tasks.types import TYPES, parse_source
 
 __all__ = [
     "METRICS",
+    "TYPES",
     "BilinearSource",
+    "DataSource",
     "DenseSplit",
     "EncodedSplit",
+    "Evaluated",
+    "Passes",
     "RawTask",
     "Split",
     "TaskData",
     "TaskSource",
+    "TaskType",
+    "assume",
     "compute_metrics",
     "encode",
     "list_tasks",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adapad_ray.tasks.base import TaskData
 from adapad_ray.tasks.components import TrueComponents
-from adapad_ray.tasks.encoding import TaskData
 from adapad_ray.tasks.source import SPLITS, BilinearSource
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def make_bilinear(source: BilinearSource) -> TaskData:
         metric="r2",
         splits=splits,
         digest=_digest(splits),
-        loss="squared_error",
+        loss="half_squared_error",
+        type="regression",
         components=TrueComponents.of(train.inputs.T, train.labels.T),
     )
 

@@ -2,46 +2,72 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from adapad_ray.errors import BadRequestError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SPLITS = ("train", "validation", "test")
+_MOST_ENTRIES = 2 * 10**8
 
 
-class TaskSource(BaseModel):
-    """Sequence classification over one or two text columns, from local files or a data set of the Hub.
+class DataSource(BaseModel):
+    """Where the rows of a task are, whatever its type: local files, or a data set of the Hub.
 
     With `dataset`, the fields `train`, `validation` and `test` name splits of it; otherwise they are paths of
     jsonl, json, csv, tsv or parquet files. Only the training data are required: missing splits are carved from it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    type: Literal["classification"] = "classification"
+    type: str
     train: str | None = None
     validation: str | None = None
     test: str | None = None
     dataset: str | None = None
     subset: str | None = None
-    text: str = "text"
-    text_pair: str | None = None
-    label: str = "label"
     group: str | None = None
     """Column whose values must not be torn apart when splits are carved, such as a document or an author."""
-    metric: Literal["accuracy", "f1", "macro_f1", "matthews"] = "accuracy"
+    further_tests: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], str] = {}
+    """Name → file or split that is measured beside the test, as `<name>_<metric>`, and decides nothing. A local file
+    that is not there is left out."""
+    examples: dict[Literal["train", "validation", "test"], Annotated[int, Field(ge=1)]] = {}
+    """How many rows the data set has: `adapad plan` counts with them where the data are not at hand."""
+    classes: Annotated[int, Field(ge=1)] = 2
+    """How many classes it has, for the same purpose; otherwise they are counted."""
 
     @model_validator(mode="after")
-    def _has_training_data(self) -> TaskSource:
+    def _has_training_data(self) -> Self:
         if self.train is None and self.dataset is None:
             raise ValueError("a task needs `train` (a file) or `dataset` (a name on the Hub), and has neither")
         if self.subset is not None and self.dataset is None:
             raise ValueError(f"subset {self.subset!r} belongs to a `dataset`, and there is none")
         return self
+
+    def inside(self, folder: str | None) -> Self:
+        """The same with its files in `folder`; paths that are absolute, and data of the Hub, stay as they are."""
+        if folder is None or self.dataset is not None:
+            return self
+        base = Path(folder).expanduser()
+        files = {name: str(base / path) for name in SPLITS if (path := getattr(self, name)) is not None}
+        further = {name: str(base / path) for name, path in self.further_tests.items()}
+        return self.model_copy(update={**files, "further_tests": further})
+
+
+class TextSource(DataSource):
+    """One or two text columns and a label."""
+
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+
+
+class TaskSource(TextSource):
+    """Sequence classification over one or two text columns."""
+
+    type: Literal["classification"] = "classification"
+    metric: Literal["accuracy", "f1", "macro_f1", "matthews", "accuracy_f1"] = "accuracy"
+    """`accuracy_f1` is the mean of accuracy and F1 of label 1, which GLUE judges MRPC and QQP by."""
 
 
 class BilinearSource(BaseModel):
@@ -54,11 +80,11 @@ class BilinearSource(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     type: Literal["bilinear"]
-    in_features: int = Field(default=32, ge=1)
+    in_features: int = Field(default=32, ge=1, le=10**5)
     """d, rows of X."""
-    out_features: int = Field(default=24, ge=1)
+    out_features: int = Field(default=24, ge=1, le=10**5)
     """m, rows of Y."""
-    examples: int = Field(default=256, ge=1)
+    examples: int = Field(default=256, ge=1, le=10**6)
     """n, columns of X in each of the three splits."""
     spectrum: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1.0, 0.8, 0.6, 0.4, 0.2), min_length=1)
     """Singular values of W, strictly falling: convergence slows down as the gaps between them shrink."""
@@ -66,10 +92,13 @@ class BilinearSource(BaseModel):
     """Rows of X: orthogonal and of length √n, or independent standard normal numbers."""
     noise: float = Field(default=0.0, ge=0)
     """Standard deviation of the normal noise on every entry of Y, in every split."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _components_are_distinct(self) -> BilinearSource:
+        entries = max(self.examples, self.in_features, self.out_features) * (self.in_features + self.out_features)
+        if entries > _MOST_ENTRIES:
+            raise ValueError(f"its matrices would have {entries:,} entries, more than {_MOST_ENTRIES:,}: lower a size")
         widest = min(self.in_features, self.out_features)
         if len(self.spectrum) > widest:
             raise ValueError(f"spectrum has {len(self.spectrum)} values where the features allow {widest}")
@@ -78,30 +107,3 @@ class BilinearSource(BaseModel):
         if self.examples < self.in_features:
             raise ValueError(f"examples {self.examples} must not be below in_features {self.in_features}")
         return self
-
-
-def parse_source(mapping: Mapping[str, Any]) -> TaskSource | BilinearSource:
-    """Return the source that a mapping describes.
-
-    Raises:
-        BadRequestError: a field is unknown, missing or unusable.
-    """
-    model = BilinearSource if mapping.get("type") == "bilinear" else TaskSource
-    try:
-        return model.model_validate(dict(mapping))
-    except ValidationError as error:
-        raise BadRequestError(_explain(error, model)) from error
-
-
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        fields = list(model.model_fields)
-        nearest = difflib.get_close_matches(key, fields, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        return f"task has no field {key!r}: {hint}it takes {', '.join(fields)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if not key:
-        return message
-    return f"task field {key!r} is {problem['input']!r}: {message[:1].lower()}{message[1:]}"

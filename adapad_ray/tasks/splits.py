@@ -7,6 +7,8 @@ import hashlib
 import numpy as np
 import pandas as pd
 
+from adapad_ray.tasks.source import SPLITS
+
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.1
 
@@ -22,7 +24,7 @@ def fraction(value: str) -> float:
 
 
 def carve(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Return train, validation and test, carving those that `frames` lacks out of its train split.
+    """Return train, validation, test and whatever else there is, carving what `frames` lacks out of its train split.
 
     A row goes by the hash of its group, or of its text where there is no group. A labelled validation split without
     a test split becomes the test (GLUE's rule), because what picks a model may not judge it. A text under several
@@ -45,4 +47,5 @@ def carve(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         splits[name] = rest[chosen].reset_index(drop=True)
         left &= ~chosen & ~texts.isin(texts[chosen]).to_numpy()
     splits["train"] = rest[left].reset_index(drop=True)
-    return {name: splits[name] for name in ("train", "validation", "test")}
+    further = [name for name in splits if name not in SPLITS]
+    return {name: splits[name] for name in (*SPLITS, *further)}

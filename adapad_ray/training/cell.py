@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import resource
 import sys
@@ -27,13 +28,13 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.files import atomic_path, write_text
 from adapad_ray.methods import METHODS
 from adapad_ray.methods.base import Deployable, Method, Setting
-from adapad_ray.models import Backbone, initialise_head, target_modules
+from adapad_ray.models import Backbone, initialise_head
 from adapad_ray.results import CellIdentity, CellResult, Cost, Point
-from adapad_ray.tasks import TaskData
-from adapad_ray.tasks.metrics import compute_metrics
+from adapad_ray.targets import target_modules
+from adapad_ray.tasks import TYPES, TaskData
 from adapad_ray.training.checkpoint import Checkpoint
 from adapad_ray.training.components import COMPONENT_ERRORS, component_probe, write_component_errors
-from adapad_ray.training.evaluation import predict
+from adapad_ray.training.evaluation import ModelPasses
 from adapad_ray.training.exchange import Alone, Exchange, Replicas, Share
 from adapad_ray.training.loop import DivergedError, LaneTrainer, Progress
 from adapad_ray.training.randomness import derive_seed
@@ -42,6 +43,10 @@ from adapad_ray.training.rounds import RoundLog
 from adapad_ray.training.settings import TrainingSettings
 
 _LIBRARIES = ("adapad-ray", "torch", "transformers", "peft", "numpy", "safetensors", "ray")
+
+
+SHAPES = ("input_ids", "inputs_embeds", "pixel_values", "logits_to_keep")
+"""Inputs by which a pass is counted: not the mask, whose values a model on the meta device would ask for."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,7 @@ def forward_flops_per_token(model: nn.Module, data: TaskData) -> float:
     split = data.splits["train"]
     rows = np.arange(min(8, len(split)))
     batch, device = split.batch(rows, pad_token_id=0), next(model.parameters()).device
-    # Without a mask, whose values a model on the meta device would ask for.
-    inputs = {name: batch[name].to(device) for name in ("input_ids", "inputs_embeds") if name in batch}
+    inputs = {name: batch[name].to(device) for name in SHAPES if name in batch}
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(**inputs)
     return float(counter.get_total_flops() / split.size_of(batch)[1])
@@ -152,7 +156,7 @@ def run_cell(
             method,
             train,
             settings,
-            total_steps=method.training_steps,
+            total_steps=0 if method.head_alone and not backbone.head_modules else method.training_steps,
             seed=identity.seed,
             pad_token_id=backbone.pad_token_id,
             device=workspace.device,
@@ -272,18 +276,21 @@ class _Evaluation:
     folder: Path
     base_model: str
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
+    answers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Split and point → the answers as texts, where a task has such."""
 
     @property
     def splits(self) -> list[str]:
-        """The splits that are read."""
-        return ["validation", "test"] if self.identity.stage == "curve" else ["validation"]
+        """The splits that are read; what is settled on validation holds for the tests."""
+        tests = [name for name in self.workspace.data.splits if name.startswith("test")]
+        return ["validation", *tests] if self.identity.stage == "curve" else ["validation"]
 
     def point(self, deployable: Deployable) -> Point:
         """One point of the curve."""
         self.adapted.use(deployable.lane)
         kind = "final" if deployable.prefix is None else "prefix"
         key = kind if deployable.prefix is None else f"{kind}-{deployable.prefix}"
-        metrics = {split: self._score(split, key, deployable) for split in self.splits}
+        metrics = self._evaluate(key, deployable)
         adapter = deployed_adapter(self.adapted, deployable.lane)
         place = None
         if self.identity.stage != "tune" and adapter.factors:
@@ -301,21 +308,32 @@ class _Evaluation:
             adapter=place,
         )
 
-    def _score(self, split: str, key: str, deployable: Deployable) -> dict[str, float]:
-        data = self.workspace.data
-        logits = predict(
+    def _evaluate(self, key: str, deployable: Deployable) -> dict[str, dict[str, float]]:
+        """Metrics on validation and test, further tests' among the latter; predictions and answers are kept."""
+        data, backbone = self.workspace.data, self.workspace.backbone
+        passes = ModelPasses(
             self.adapted.model,
-            data.splits[split],
-            batch_size=self.settings.evaluation_batch_size,
-            pad_token_id=self.workspace.backbone.pad_token_id,
-            device=self.workspace.device,
+            self.settings.evaluation_batch_size,
+            backbone.pad_token_id,
+            self.workspace.device,
+            backbone.tokenizer,
         )
-        self.predictions[f"{split}/{key}"] = logits
         try:
-            return compute_metrics(data.metric, logits, data.splits[split].labels)
+            found = TYPES[data.type].evaluate(data, passes, self.splits)
         except FloatingPointError as error:  # the last step broke it: no later loss could tell
             steps = self.settings.total_steps(len(data.splits["train"]))
             raise DivergedError(f"lane {deployable.lane.index}, step {steps - 1}: {error}") from error
+        metrics: dict[str, dict[str, float]] = {}
+        for split, evaluated in found.items():
+            self.predictions[f"{split}/{key}"] = evaluated.predictions
+            if evaluated.answers:
+                self.answers[f"{split}/{key}"] = evaluated.answers
+            if split.startswith("test_"):
+                further = split.removeprefix("test_")
+                metrics["test"] |= {f"{further}_{name}": value for name, value in evaluated.metrics.items()}
+            else:
+                metrics[split] = dict(evaluated.metrics)
+        return metrics
 
     def _provenance(self, key: str, adapter: DeployedAdapter, lane: Lane) -> dict[str, Any]:
         return {
@@ -324,6 +342,7 @@ class _Evaluation:
             "model": self.base_model,
             "model_digest": self.workspace.backbone.digest,
             "pooling": self.workspace.backbone.pooling,
+            "auto_class": TYPES[self.workspace.data.type].auto_class,
             "labels": list(self.workspace.data.label_names),
             "family": adapter.family,
             "parameters": adapter.parameters,
@@ -332,11 +351,13 @@ class _Evaluation:
         }
 
     def save_predictions(self) -> None:
-        """Writes the logits of every point, and the labels, to the cell's folder."""
+        """Writes the predictions of every point, and the labels, to the cell's folder; answers beside them as JSON."""
         splits = self.workspace.data.splits
         labels = {f"{split}/labels": splits[split].labels for split in self.splits}
         with atomic_path(self.folder / "predictions.safetensors") as scratch:
             save_file(self.predictions | labels, scratch)
+        if self.answers:
+            write_text(self.folder / "answers.json", json.dumps(self.answers, ensure_ascii=False, indent=1) + "\n")
 
 
 def _peak_memory(device: str) -> int:

@@ -1,26 +1,65 @@
-"""Logits of a whole split."""
+"""A trained model at work on whole splits, as the types of tasks ask for it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from adapad_ray.tasks import Split
+from adapad_ray.tasks.classification import logits_of
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class ModelPasses:
+    """Forward passes and generation; batches hold examples of similar length."""
+
+    model: nn.Module
+    batch_size: int
+    pad_token_id: int
+    device: torch.device | str = "cpu"
+    tokenizer: Any = None
+
+    @torch.inference_mode()
+    def outputs(self, split: Split) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor], Any]]:
+        """Rows, batch and output of the model, batch by batch; the output on the CPU, its numbers in fp32."""
+        for rows in split.evaluation_batches(self.batch_size):
+            batch = split.batch(rows, self.pad_token_id)
+            inputs = {key: value.to(self.device) for key, value in batch.items() if key != "labels"}
+            output = self.model(**inputs)
+            for key, value in output.items():
+                if isinstance(value, torch.Tensor):
+                    output[key] = value.float().cpu()
+            yield rows, batch, output
+
+    @torch.inference_mode()
+    def generate(self, split: Split, max_new_tokens: int) -> list[str]:
+        """The text that the model adds to every example's prompt, greedily, in the split's order."""
+        model: Any = self.model
+        chosen = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=self.pad_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+        )
+        texts = [""] * len(split)
+        for rows in split.evaluation_batches(self.batch_size):
+            prompts = split.prompts(rows, self.pad_token_id)  # type: ignore[attr-defined]
+            inputs = {key: value.to(self.device) for key, value in prompts.items()}
+            tokens = model.generate(**inputs, generation_config=chosen)[:, inputs["input_ids"].shape[1] :]
+            for row, text in zip(rows, self.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
+                texts[row] = text
+        return texts
+
+
 def predict(
     model: nn.Module, split: Split, *, batch_size: int, pad_token_id: int, device: torch.device | str = "cpu"
 ) -> np.ndarray:
-    """Logits `float32 [n, outputs]` in the split's own order; batches hold texts of similar length."""
-    logits: np.ndarray | None = None
-    for rows in split.evaluation_batches(batch_size):
-        batch = split.batch(rows, pad_token_id)
-        batch.pop("labels")
-        out = model(**{key: value.to(device) for key, value in batch.items()}).logits.float().cpu().numpy()
-        if logits is None:
-            logits = np.empty((len(split), out.shape[1]), dtype=np.float32)
-        logits[rows] = out
-    assert logits is not None, "an empty split is refused before training"
-    return logits
+    """Logits `float32 [n, outputs]` in the split's own order, of a model that has one row of them an example."""
+    return logits_of(ModelPasses(model, batch_size, pad_token_id, device), split)

@@ -19,13 +19,17 @@ from torch import Tensor, nn
 from adapad_ray.adapters.lane import RESERVE, Lane
 from adapad_ray.adapters.linear import RowMasks
 from adapad_ray.adapters.model import AdaptedModel, Structure
+from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import Method
 from adapad_ray.tasks import Split
 from adapad_ray.tasks.losses import LOSSES
 from adapad_ray.training.checkpoint import Checkpoint
 from adapad_ray.training.estimates import Estimates
 from adapad_ray.training.exchange import Alone, Exchange, Replicas, Share, Traffic
+from adapad_ray.training.memory import recomputed_layers
 from adapad_ray.training.optimizer import ComponentOptimizer
+from adapad_ray.training.padding import pad_to_multiple
+from adapad_ray.training.precision import scaled_backward
 from adapad_ray.training.randomness import derive_seed, epoch_batches, generator
 from adapad_ray.training.record import RoundObserver, RoundStats, Tally, TrainingRecord
 from adapad_ray.training.settings import TrainingSettings
@@ -90,6 +94,12 @@ class LaneTrainer:
         self._probes: list[list[float]] = []
         """One row a round: this worker's, since all gathered last."""
         self._checkpoint_version = 0
+        self._half = any(p.dtype == torch.float16 for p in adapted.model.parameters())
+        if settings.gradient_checkpointing and method.config.dropout:
+            raise BadRequestError(
+                f"dropout is {method.config.dropout} and training.gradient_checkpointing is true: the second pass "
+                "would drop other values; leave one of them out"
+            )
 
     def start(self) -> None:
         """Builds the method's first components."""
@@ -114,7 +124,8 @@ class LaneTrainer:
         clock = _Clock(self, checkpoint, checkpoint_seconds, checkpoint_rounds)
         end = self.total_steps if stop_at is None else min(stop_at, self.total_steps)
         while self.step < end:
-            loss = self._train_step()
+            with recomputed_layers(self.adapted.model, self.settings.gradient_checkpointing):
+                loss = self._train_step()
             if self.step % self.method.local_steps == 0 or self.step == self.total_steps:
                 self._end_round(clock)
             elif self.exchange.workers == 1:
@@ -217,12 +228,13 @@ class LaneTrainer:
         if self.replicas.workers > 1:
             rows = rows[self.replicas.rank :: self.replicas.workers]
         batch = self.data.batch(rows, self.pad_token_id)
+        batch = pad_to_multiple(batch, self.settings.pad_to_multiple_of, self.pad_token_id)
         return {key: value.to(self.device) for key, value in batch.items()}
 
     def _lane_step(self, lane: Lane, batch: dict[str, Tensor], labels: Tensor) -> float:
         self.adapted.use(lane, self._dropout(lane.index))
         if len(labels):
-            loss = self.loss(self.adapted.model(**batch).logits, labels).sum() / self._batch_size
+            loss = self.loss(self.adapted.model(**batch), labels).sum() / self._batch_size
         else:  # a last batch of fewer examples than there are replicas
             loss = torch.zeros((), device=self.device)
         penalty = self.method.penalty(lane)
@@ -240,8 +252,7 @@ class LaneTrainer:
         lane_of_row = (torch.arange(size, device=labels.device) + offset) % len(lanes)
         counts = torch.bincount(lane_of_row, minlength=len(lanes))
         self.adapted.use(RowMasks(lanes, lane_of_row), self._dropout())
-        logits = self.adapted.model(**batch).logits
-        per_row = self.loss(logits, labels)
+        per_row = self.loss(self.adapted.model(**batch), labels)
         loss = (per_row / counts[lane_of_row]).sum()
         present = [lane for lane, count in zip(lanes, counts.tolist(), strict=True) if count]
         if not torch.isfinite(loss):
@@ -258,15 +269,15 @@ class LaneTrainer:
         """Backward pass, clipping and optimizer step of `lanes`; returns the loss over all replicas."""
         size = self.data.size_of(batch)
         self._round_tokens += size[0]
+        everything = [p for lane in lanes for p in self.adapted.parameters(lane)]
         if self.replicas.workers > 1:
             if loss.requires_grad:
-                torch.autograd.backward(loss)
-            everything = [p for lane in lanes for p in self.adapted.parameters(lane)]
+                self._differentiate(loss, everything)
             loss, size = self.replicas.reduce(loss, size, everything)
         if not torch.isfinite(loss):
             raise self._diverged(lanes, "loss", loss)
-        if self.replicas.workers == 1:
-            torch.autograd.backward(loss)
+        if self.replicas.workers == 1 and loss.requires_grad:  # nothing learns in a lane of no component and no head
+            self._differentiate(loss, everything)
         learning: list[nn.Parameter] = []
         for lane in lanes:
             self.method.observe(lane)
@@ -280,6 +291,12 @@ class LaneTrainer:
         self.optimizer.clear_gradients()
         self._count(*size, acting)
         return float(loss.detach())
+
+    def _differentiate(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+        if self._half:
+            scaled_backward(loss, parameters)
+        else:
+            torch.autograd.backward(loss)
 
     def _diverged(self, lanes: Sequence[Lane], what: str, value: Tensor) -> DivergedError:
         return DivergedError(f"{_names(lanes)}, step {self.step}: the {what} is {float(value.detach())}")

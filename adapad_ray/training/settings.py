@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 DATA_SETTINGS = ("max_length", "max_train_examples", "max_validation_examples", "max_test_examples")
 """Settings that shape the data: data are tokenised once, for all methods of a sweep alike."""
+
+_MOST = 10**6
+"""Texts or tokens at a time; what is beyond is a slip, and would not fit into memory."""
 
 
 class TrainingSettings(BaseModel):
@@ -18,9 +21,9 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    epochs: float = Field(default=3.0, gt=0)
-    batch_size: int = Field(default=16, ge=1)
-    max_length: int = Field(default=128, ge=1)
+    epochs: float = Field(default=3.0, gt=0, le=1e6)
+    batch_size: int = Field(default=16, ge=1, le=_MOST)
+    max_length: int = Field(default=128, ge=1, le=_MOST)
     """Tokens; longer texts are cut."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """`sgd` is plain gradient descent, without momentum: the local solver of the linear theory (2605.10741). No choice
@@ -30,17 +33,40 @@ class TrainingSettings(BaseModel):
     """What follows the warm-up: a linear decay to zero, or nothing."""
     warmup_fraction: float = Field(default=0.06, ge=0, lt=1)
     """Share of the optimizer steps in which the learning rate rises linearly."""
-    component_warmup_steps: int = Field(default=5, ge=0)
+    component_warmup_steps: int = Field(default=5, ge=0, le=2**53)
     """Warm-up of a component or head that is born during training, on top of the global schedule."""
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped per lane to this norm."""
     group_by_length: bool = True
     """Whether batches hold texts of similar length, in random order: less padding, the same examples per epoch."""
-    evaluation_batch_size: int = Field(default=64, ge=1)
-    max_train_examples: int | None = Field(default=None, ge=1)
-    max_validation_examples: int | None = Field(default=None, ge=1)
-    max_test_examples: int | None = Field(default=None, ge=1)
+    pad_to_multiple_of: int = Field(default=1, ge=1, le=1024)
+    """Training batches are as wide as their longest text, rounded up to this; it has to divide `max_length`."""
+    gradient_checkpointing: bool = False
+    """Whether layers keep their inputs alone and compute the rest again in the backward pass: much less memory for
+    about a third more time, which the FLOPs of a cell leave out."""
+    evaluation_batch_size: int = Field(default=64, ge=1, le=_MOST)
+    max_train_examples: int | None = Field(default=None, ge=1, le=2**53)
+    max_validation_examples: int | None = Field(default=None, ge=1, le=2**53)
+    max_test_examples: int | None = Field(default=None, ge=1, le=2**53)
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> TrainingSettings:
+        if self.max_length % self.pad_to_multiple_of:
+            raise ValueError(
+                f"pad_to_multiple_of {self.pad_to_multiple_of} must divide max_length {self.max_length}: "
+                "or batches could be wider than the model reads"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what came later, where it is at its default: finished cells keep their ids."""
+        content: dict[str, Any] = serialise(self)
+        for name in ("pad_to_multiple_of", "gradient_checkpointing"):
+            if content.get(name) == type(self).model_fields[name].default:
+                del content[name]
+        return content
 
     def steps_per_epoch(self, examples: int) -> int:
         """Optimizer steps of one pass over `examples` training examples; the last batch may be smaller."""

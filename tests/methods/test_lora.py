@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from adapad_ray.budget import BudgetTooSmallError, parse_budget
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.lora import LoraConfig
-from adapad_ray.models import target_modules
+from adapad_ray.targets import target_modules
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
 
 PATTERN = {"layer.0.*query": 5, "value": 3, r"layer\.[01]\.output.dense": 1, "output.dense": 2}
@@ -101,9 +101,9 @@ def test_a_pattern_that_cannot_be_met_is_refused(config, message):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"rank_pattern": {"que[": 2}}, "'que\\[' is not a regular expression"),
+        ({"rank_pattern": {"que[": 2}}, "'que\\[', which is not a regular expression"),
         ({"rank_pattern": {"query": 0}}, "greater than or equal to 1"),
-        ({"rank_pattern": {"q" * 501: 1}}, "501 characters"),
+        ({"rank_pattern": {"q" * 1001: 1}}, "1,001 characters"),
         ({"allocation": "random", "rank": 2}, "remove rank"),
         ({"allocation": "random", "rank_pattern": {"query": 2}}, "remove rank"),
     ],

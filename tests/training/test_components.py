@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from adapad_ray.methods import METHODS
-from adapad_ray.models import linear_backbone, target_modules
+from adapad_ray.models import linear_backbone
 from adapad_ray.results import CellIdentity
+from adapad_ray.targets import target_modules
 from adapad_ray.tasks import BilinearSource, make_bilinear
 from adapad_ray.training.cell import Workspace, make_method, run_cell
 from adapad_ray.training.components import COMPONENT_ERRORS, component_probe

@@ -1,0 +1,96 @@
+"""Task models of ours, where transformers has none: what stands between a pretrained model and its logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassifierOutput
+
+
+class LinearModel(nn.Module):
+    """One frozen linear layer of zeros: with adapters it is W = s · B A, the model of the linear theory (2605.10741).
+
+    It has no head. Its one layer stands in a list, as repeated layers do, so that `all-linear` means it.
+    """
+
+    base_model_prefix = ""
+
+    def __init__(self, in_features: int, out_features: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.config = transformers.PretrainedConfig()
+        self.layers = nn.ModuleList([nn.Linear(in_features, out_features, bias=False, dtype=dtype)])
+        nn.init.zeros_(self.layers[0].weight)  # type: ignore[arg-type]
+
+    def forward(self, inputs_embeds: torch.Tensor) -> SequenceClassifierOutput:
+        """Return the outputs `[batch, d_out]` as `logits` for `inputs_embeds` `[batch, d_in]`."""
+        x = inputs_embeds.to(next(self.parameters()).dtype)
+        return SequenceClassifierOutput(logits=self.layers[0](x))
+
+
+class MeanPooledClassifier(nn.Module):
+    """Mean of the token states, then one linear layer: `logits = W · mean_t(h_t) + b` over non-padding tokens.
+
+    The encoder stands under its own `base_model_prefix` (`bert` for BERT), so module paths are those of
+    transformers' sequence classifier and an adapter exported from one fits the other.
+    """
+
+    config: Any
+    base_model_prefix: str
+
+    def __init__(self, encoder: transformers.PreTrainedModel, num_labels: int) -> None:
+        super().__init__()
+        self.config = encoder.config
+        self.config.num_labels = num_labels
+        self.base_model_prefix = str(encoder.base_model_prefix)
+        self.add_module(self.base_model_prefix, encoder)
+        self.classifier = nn.Linear(self.config.hidden_size, num_labels, dtype=next(encoder.parameters()).dtype)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Return logits `[batch, num_labels]` for token ids `[batch, tokens]`, and the loss where labels are given."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        inputs |= kwargs | {"return_dict": True}
+        encoder = self.get_submodule(self.base_model_prefix)
+        states = encoder(**{key: value for key, value in inputs.items() if value is not None}).last_hidden_state
+        if attention_mask is None:
+            pooled = states.mean(dim=1)
+        else:
+            mask = attention_mask.unsqueeze(-1).to(states.dtype)
+            pooled = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        logits = self.classifier(pooled)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+class ImagePrefixClassifier(nn.Module):
+    """Images read by a language model, as PaliGemma does it: `logits = W · mean_t(h_t) + b` over the image's tokens.
+
+    The tower's features stand where a text's embeddings would and see one another, as a prefix does. There is no text.
+    Paths of the model's modules are those of transformers' `PaliGemmaForConditionalGeneration`.
+    """
+
+    base_model_prefix = "model"
+
+    def __init__(self, model: transformers.PreTrainedModel, num_labels: int) -> None:
+        super().__init__()
+        self.config: Any = model.config
+        self.config.num_labels = num_labels
+        self.model: Any = model
+        width = self.config.get_text_config().hidden_size
+        self.classifier = nn.Linear(width, num_labels, dtype=next(model.parameters()).dtype)
+
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> ImageClassifierOutput:
+        """Return logits `[batch, num_labels]` for images `[batch, channels, height, width]`."""
+        features = self.model.get_image_features(pixel_values).pooler_output
+        prefix = torch.zeros(features.shape[:2], dtype=torch.long, device=features.device)
+        states = self.model(inputs_embeds=features, token_type_ids=prefix, **kwargs).last_hidden_state
+        return ImageClassifierOutput(logits=self.classifier(states.mean(dim=1)))

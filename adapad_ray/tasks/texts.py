@@ -1,0 +1,125 @@
+"""Tokenised texts as flat numpy arrays: read-only sharing between processes costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.tasks.base import AssumedSplit
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """Examples of one split, token sequences laid end to end."""
+
+    tokens: np.ndarray
+    """int32 `[total]`."""
+    offsets: np.ndarray
+    """int64 `[examples + 1]`: example i is `tokens[offsets[i]:offsets[i + 1]]`."""
+    token_types: np.ndarray | None
+    """int8 `[total]`, or None where the tokenizer marks no second text."""
+    labels: np.ndarray
+    """int64 `[examples]`, or float32 where they are numbers."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per example, int64 `[examples]`."""
+        return np.diff(self.offsets)
+
+    def batch(
+        self,
+        indices: np.ndarray,
+        pad_token_id: int,
+        pad_to_multiple_of: int = 1,
+        padding_side: Literal["left", "right"] = "right",
+    ) -> dict[str, torch.Tensor]:
+        """Return the model's inputs, int64, padded to the longest of the batch.
+
+        `input_ids`, `attention_mask` and, where there are any, `token_type_ids` are `[batch, longest]`; `labels` is
+        `[batch]`. `longest` is rounded up to `pad_to_multiple_of`.
+        """
+        import torch  # here, because naming and listing tasks should not wait for it
+
+        rows = np.asarray(indices)
+        starts, lengths = self.offsets[rows], self.lengths[rows]
+        width = -(-int(lengths.max(initial=1)) // pad_to_multiple_of) * pad_to_multiple_of
+        positions = np.arange(width)[None, :]
+        if padding_side == "left":
+            positions = positions - (width - lengths)[:, None]
+        mask = (positions >= 0) & (positions < lengths[:, None])
+        flat = np.where(mask, starts[:, None] + positions, 0)
+        batch = {
+            "input_ids": np.where(mask, self.tokens[flat], pad_token_id).astype(np.int64),
+            "attention_mask": mask.astype(np.int64),
+            "labels": self.labels[rows],
+        }
+        if self.token_types is not None:
+            batch["token_type_ids"] = np.where(mask, self.token_types[flat], 0).astype(np.int64)
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+    @staticmethod
+    def size_of(batch: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+        """Tokens of a batch, without and with padding."""
+        mask = batch["attention_mask"]
+        return int(mask.sum()), mask.numel()
+
+    def evaluation_batches(self, batch_size: int) -> list[np.ndarray]:
+        """Return index arrays that cover the split once, examples of like length together."""
+        order = np.argsort(self.lengths, kind="stable")
+        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def check_length(tokenizer: Any, max_length: int, *, pair: bool, room: int = 1) -> None:
+    """Refuse a `max_length` that leaves less than `room` tokens for the texts or exceeds the model's limit.
+
+    Raises:
+        BadRequestError: it does.
+    """
+    least = tokenizer.num_special_tokens_to_add(pair=pair) + room
+    if not least <= max_length <= tokenizer.model_max_length:
+        raise BadRequestError(
+            f"max_length is {max_length:,}: this tokenizer takes {least} to {tokenizer.model_max_length:,} tokens"
+        )
+
+
+def encode_texts(frame: pd.DataFrame, tokenizer: Any, max_length: int, label_type: type) -> EncodedSplit:
+    """Tokenise `text` and `text_pair`, each sequence cut to `max_length` tokens."""
+    pairs = frame["text_pair"].tolist() if "text_pair" in frame else None
+    encoded = tokenizer(
+        frame["text"].tolist(), pairs, truncation=True, max_length=max_length, return_attention_mask=False
+    )
+    token_types = None
+    if "token_type_ids" in encoded:
+        token_types = np.concatenate([np.asarray(row, dtype=np.int8) for row in encoded["token_type_ids"]])
+        # Models take a missing segment for segment 0.
+        token_types = token_types if token_types.any() else None
+    tokens, offsets = end_to_end(encoded["input_ids"])
+    return EncodedSplit(tokens, offsets, token_types, frame["label"].to_numpy(dtype=label_type))
+
+
+def end_to_end(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Token sequences laid end to end, int32, and where each begins and ends, int64 `[rows + 1]`."""
+    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum([len(ids) for ids in rows], out=offsets[1:])
+    return np.concatenate([np.asarray(ids, dtype=np.int32) for ids in rows]), offsets
+
+
+def assumed_texts(count: int, length: int, label: np.ndarray) -> AssumedSplit:
+    """Examples of so many tokens, all with the same label."""
+
+    def make(size: int) -> dict[str, np.ndarray]:
+        ones = np.ones((size, length), dtype=np.int64)
+        return {"input_ids": ones, "attention_mask": ones, "labels": np.repeat(label[None], size, axis=0)}
+
+    return AssumedSplit(count, length, make)
