@@ -383,7 +383,9 @@ def _validated(model: type[ModelT], content: Mapping[str, Any], where: str) -> M
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise BadRequestError(_sentence(error, model, where)) from error
+        sentence = _sentence(error, model, where)
+        # Keys are repeated as they stand, and may hold what a terminal would obey.
+        raise BadRequestError("".join(c if c.isprintable() else "?" for c in sentence)) from error
 
 
 def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str:

@@ -33,7 +33,7 @@ def parse_source(mapping: Mapping[str, Any]) -> DataSource | BilinearSource:
     model: type[DataSource] | type[BilinearSource]
     if name == "bilinear":
         model = BilinearSource
-    elif name in TYPES:
+    elif isinstance(name, str) and name in TYPES:
         model = TYPES[name].Source
     else:
         raise BadRequestError(f"task.type {name!r} is unknown: use one of {', '.join([*TYPES, 'bilinear'])}")
