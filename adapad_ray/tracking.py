@@ -15,8 +15,11 @@ import json
 import logging
 import os
 import re
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -181,11 +184,12 @@ class Tracker:
         if self._away_since is not None and not now and monotonic() - self._away_since < self.retry_seconds:
             return False
         try:
-            if away:
-                self._read_runs()  # what failed may have arrived all the same
-            while self._waiting:
-                self._waiting[0]()
-                self._waiting.popleft()
+            with _undisturbed():
+                if away:
+                    self._read_runs()  # what failed may have arrived all the same
+                while self._waiting:
+                    self._waiting[0]()
+                    self._waiting.popleft()
         except (MlflowException, SQLAlchemyError, OSError) as error:
             if not away:
                 logger.warning(
@@ -298,6 +302,29 @@ class Tracker:
             room = METRICS_PER_CALL - min(len(named), PARAMS_PER_CALL) - min(len(tagged), TAGS_PER_CALL)
             self._client.log_batch(run_id, metrics[:room], named[:PARAMS_PER_CALL], tagged[:TAGS_PER_CALL])
             metrics, named, tagged = metrics[room:], named[PARAMS_PER_CALL:], tagged[TAGS_PER_CALL:]
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the block's end, as they would spoil a transaction; the second one does not wait."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+
+    def wait(number: int, _frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, wait) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if caught:
+            signal.raise_signal(caught[0])
 
 
 def _prepare(uri: str) -> None:

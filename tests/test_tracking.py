@@ -283,6 +283,23 @@ def test_a_store_that_goes_away_costs_one_warning_and_no_sweep(factory, uri, cap
     assert {run.info.status for run in runs(uri)} == {"FINISHED"}
 
 
+def test_an_interrupt_waits_until_what_is_being_written_is_written(factory, uri, monkeypatch):
+    result = factory.cell("lora", 41_472, 0, 0.8)
+    tracker = Tracker.open(uri, "demo", "demo")
+    write = tracker._client.log_batch
+
+    def interrupted_write(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        write(*arguments)
+
+    monkeypatch.setattr(tracker._client, "log_batch", interrupted_write)
+    with pytest.raises(KeyboardInterrupt):
+        tracker.log_cell(result, folder_of(factory, result))
+    tracker.close("KILLED")
+    (cell,) = [run for run in runs(uri) if CELL in run.data.tags]
+    assert cell.info.status == "FINISHED" and cell.data.metrics["parameters"]
+
+
 class Server:
     """A real `mlflow server` on a free port, which can be killed and started again."""
 

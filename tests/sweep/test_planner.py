@@ -36,6 +36,7 @@ def planner(tiny_model, reviews):
     return make
 
 
+METHODS, BUDGETS = ("lora", "adapad"), [ONE_EACH, 2 * ONE_EACH]
 TUNE = {"trials": 3, "budget": ONE_EACH, "space": {"learning_rate": {"log": [1e-3, 1e-1]}}}
 
 
@@ -76,6 +77,34 @@ def test_every_label_gets_the_same_trials_and_the_curve_takes_the_best_point(pla
     assert len(points["lora"]) == 3
     assert {c.cell.identity.training["learning_rate"] for c in curve} == {max(points["lora"])}
     assert len(curve) == 2 * (1 + 2 + 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "computed"),
+    [
+        (
+            {"seeds": [0, 1, 2]},
+            {("curve", "head_only", None, 2), *(("curve", m, b, 2) for m in METHODS for b in BUDGETS)},
+        ),
+        ({"budgets": [*BUDGETS, 3 * ONE_EACH]}, {("curve", m, 3 * ONE_EACH, s) for m in METHODS for s in (0, 1)}),
+        (
+            {"methods": {"lora": {}, "adapad": {}, "cp": {}}},
+            {("tune", "cp", ONE_EACH, 0), *(("curve", "cp", b, s) for b in BUDGETS for s in (0, 1))},
+        ),
+        (
+            {"methods": {"lora": {}, "adapad": {"score_decay": 0.5}}},
+            {("tune", "adapad", ONE_EACH, 0), *(("curve", "adapad", b, s) for b in BUDGETS for s in (0, 1))},
+        ),
+    ],
+    ids=["a seed", "a budget", "a method", "a setting of one method"],
+)
+def test_a_change_of_the_file_computes_only_what_it_touches(planner, change, computed):
+    content = {"tune": TUNE, "methods": {method: {} for method in METHODS}}
+    before = {p.id for wave in waves(planner(**content)) for p in wave}
+    after = {p.id: p.cell.identity for wave in waves(planner(**content | change)) for p in wave}
+    new = [identity for cell, identity in after.items() if cell not in before]
+    assert {(i.stage, i.label, i.budget, i.seed) for i in new} == computed
+    assert len(new) == sum(TUNE["trials"] if stage == "tune" else 1 for stage, *_ in computed)
 
 
 def test_each_budget_can_be_tuned_for_itself(planner):
