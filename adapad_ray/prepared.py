@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import transformers
 
-from adapad_ray.assets import cache_folder
+from adapad_ray.assets import made_once
 from adapad_ray.errors import BadRequestError
 
 TINY_VIT = "tiny-vit"
@@ -30,7 +27,7 @@ def converted(folder: Path) -> Path:
         return folder
     (file,) = files
 
-    def convert(target: Path) -> None:
+    def convert(target: Path, _: Path) -> None:
         # Newer versions of transformers would leave the weights packed where a kernel for that is installed.
         packed = getattr(transformers, "GgufConfig", None)
         options = {} if packed is None else {"quantization_config": packed(dequantize=True)}
@@ -49,7 +46,7 @@ def converted(folder: Path) -> Path:
         plain.save_pretrained(target)
         tokenizer.save_pretrained(target)
 
-    return _made(folder.name, convert)
+    return made_once(f"models/{folder.name}", convert)
 
 
 def tiny_vit() -> Path:
@@ -69,34 +66,9 @@ def tiny_vit() -> Path:
     )
     content = hashlib.sha256(config.to_json_string().encode()).hexdigest()
 
-    def build(target: Path) -> None:
+    def build(target: Path, _: Path) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(target)
 
-    return _made(f"{TINY_VIT}-{content[:12]}", build)
-
-
-def _made(name: str, make: Callable[[Path], None]) -> Path:
-    """The folder that `make` fills; it appears with one rename, so it is absent or complete, and processes may race."""
-    parent = cache_folder() / "models"
-    folder = parent / name
-    if folder.is_dir():
-        return folder
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=parent))
-    except OSError as error:
-        raise BadRequestError(
-            f"the cache folder {parent} cannot be written ({error.strerror}): point ADAPAD_CACHE to one that can"
-        ) from error
-    try:
-        make(scratch)
-        try:
-            scratch.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # another process that got there first is as good
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return folder
+    return made_once(f"models/{TINY_VIT}-{content[:12]}", build)

@@ -24,8 +24,25 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from adapad_ray.distributed.jobs import Outcome, PoolError, Progress, SetupContext, WorkerConfig, reference
 from adapad_ray.distributed.queue import JobQueue
 
-# The controller looks after its workers this often. Ray's default of 2 s is felt at every start, death and end.
-_TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+_TRAIN_ENVIRONMENT = {
+    # The controller looks after its workers this often. Ray's default of 2 s is felt at every start, death and end.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # It tells workers that their node is about to go. Ours keep checkpoints anyway, so its process is not worth it.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+# Training frees and takes the same large tensors in every step. glibc gives them back to the kernel and faults them in
+# again, thousands of pages a step, unless it is told to keep them; other allocators do not read these. One arena,
+# because a job runs in a thread of its own, and arenas of threads are small. Not above 32 MB: older ones refuse that.
+_KEEP_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
+}
+# Callbacks of Ray Train that start an actor of their own. One deals out sets of Ray Data, of which there are none. The
+# cleaner of placement groups is detached: without the dashboard's packages it never learns that its controller was
+# killed, and stays until the cluster ends; `_free_resources` does its work.
+_NEEDLESS_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 _CLOSE_SECONDS = 3.0
 
 
@@ -255,10 +272,7 @@ def _trainer(config: WorkerConfig, name: str, storage: str) -> Any:
 
     class Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
-            # The cleaner of placement groups is a detached actor: without the dashboard's packages it never learns that
-            # its controller was killed, and stays until the cluster ends. `_free_resources` does its work.
-            callbacks = super()._create_default_callbacks()
-            return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+            return [c for c in super()._create_default_callbacks() if type(c).__name__ not in _NEEDLESS_CALLBACKS]
 
     cpus, gpus = config.cpus, config.gpus
     threads = str(max(1, int(cpus)))
@@ -276,7 +290,7 @@ def _trainer(config: WorkerConfig, name: str, storage: str) -> Any:
             name=name,
             storage_path=storage,
             failure_config=ray.train.FailureConfig(max_failures=-1),
-            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+            worker_runtime_env={"env_vars": _KEEP_MEMORY | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import functools
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import psutil
 import torch
@@ -152,11 +153,37 @@ SWEEP_METRICS = (CELLS, SCORE, PARAMETERS, FAILURES, RESTARTS, SILENCE)
 """What the driver of a sweep exports (`sweep/watch.py`)."""
 
 
-class CellMetrics:
+class RegularReporter(ABC):
+    """A context in which a thread calls `report` every `REPORT_SECONDS`, and which calls it when it ends."""
+
+    def __init__(self, name: str) -> None:
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._report_regularly, name=name, daemon=True)
+
+    @abstractmethod
+    def report(self) -> None:
+        """Hand the figures to Ray."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self.report()
+
+    def _report_regularly(self) -> None:
+        while not self._ended.wait(REPORT_SECONDS):
+            self.report()
+
+
+class CellMetrics(RegularReporter):
     """Reports the rounds of one worker while its cell runs: an observer, and the context in which it reports.
 
-    An observed round is only put aside; a thread hands figures to Ray every `REPORT_SECONDS`, the same gauges again
-    where no round has ended since.
+    An observed round is only put aside until the next report, which repeats the last gauges where no round has ended.
 
     Args:
         budget: deployed adapter parameters that the cell may have, where it has a budget.
@@ -166,6 +193,7 @@ class CellMetrics:
     def __init__(
         self, sweep: str, cell: str, label: str, worker: int, *, budget: int | None = None, device: str = "cpu"
     ) -> None:
+        super().__init__("metrics")
         self._tags = dict(zip(CELL_TAGS, (sweep, cell, label, str(worker)), strict=True))
         self._speaks_for_cell = worker == 0
         self._budget, self._device = budget, device
@@ -173,28 +201,12 @@ class CellMetrics:
         self._rounds: deque[RoundStats] = deque()
         """Not reported yet."""
         self._gauges: list[tuple[MetricDefinition, dict[str, str], float]] = []
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._report_regularly, name="metrics", daemon=True)
-
-    def __enter__(self) -> CellMetrics:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._report()
 
     def __call__(self, stats: RoundStats) -> None:
         self._rounds.append(stats)
 
-    def _report_regularly(self) -> None:
-        while not self._ended.wait(REPORT_SECONDS):
-            self._report()
-
-    def _report(self) -> None:
+    def report(self) -> None:
+        """The rounds since the last report, the state after the last of them, and memory."""
         rounds = [self._rounds.popleft() for _ in range(len(self._rounds))]
         if rounds:
             tokens = sum(r.tokens for r in rounds)

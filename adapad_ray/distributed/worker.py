@@ -42,7 +42,7 @@ def serve(config: WorkerConfig) -> None:
     thread = threading.Thread(target=work, name="jobs", daemon=True)
     thread.start()
     while thread.is_alive():
-        if ray.wait([stopped], timeout=0.2)[0]:
+        if ray.wait([stopped], timeout=1.0)[0]:
             return
     if failure:
         raise failure[0]

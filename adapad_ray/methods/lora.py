@@ -97,8 +97,8 @@ class Lora(Method[LoraConfig]):
         ranks: dict[str, int] = {}
         idle = list(self.config.rank_pattern)
         matcher = Matcher()
+        patterns = {p: rf"(.*\.)?({p})" for p in self.config.rank_pattern}
         for module in self.setting.modules:
-            patterns = {p: rf"(.*\.)?({p})" for p in self.config.rank_pattern}
             fitting = (p for p, whole in patterns.items() if matcher.fullmatch(whole, module.name, "rank_pattern"))
             pattern = next(fitting, None)
             if pattern is not None:

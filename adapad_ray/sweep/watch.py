@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from types import TracebackType
+from typing import Self
 
 from adapad_ray.distributed import Outcome, Progress
 from adapad_ray.distributed.metrics import (
     CELLS,
     FAILURES,
     PARAMETERS,
-    REPORT_SECONDS,
     RESTARTS,
     SCORE,
     SILENCE,
     MetricDefinition,
+    RegularReporter,
 )
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.cells import Cell
@@ -25,10 +24,10 @@ from adapad_ray.sweep.cells import Cell
 _LONGEST_TAG = 60
 
 
-class SweepMetrics:
+class SweepMetrics(RegularReporter):
     """Reports a launch through Ray's metrics until its block ends: what it saw of the pool, and the sweep's own tables.
 
-    A thread sets all gauges every `REPORT_SECONDS`, or Ray would forget them.
+    All gauges are set every time, or Ray would forget them.
 
     Args:
         cells: the launch's cells by id, which grow while it runs.
@@ -39,25 +38,16 @@ class SweepMetrics:
     def __init__(
         self, sweep: str, cells: Mapping[str, Cell], results: Mapping[str, CellResult], reasons: Mapping[str, str]
     ) -> None:
+        super().__init__("sweep-metrics")
         self._tags = {"sweep": sweep}
         self._cells, self._results, self._reasons = cells, results, reasons
         self._heard: dict[str, float] = {}
         """Running cell → when it was last heard of."""
         self._attempts: dict[str, int] = {}
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._report_regularly, name="sweep-metrics", daemon=True)
 
-    def __enter__(self) -> SweepMetrics:
-        self._report()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._report()
+    def __enter__(self) -> Self:
+        self.report()
+        return super().__enter__()
 
     def observe(self, event: Progress | Outcome) -> None:
         """Something that the pool has said of a cell."""
@@ -68,11 +58,8 @@ class SweepMetrics:
             self._heard[event.job_id] = time.monotonic()
             self._attempts[event.job_id] = event.attempt
 
-    def _report_regularly(self) -> None:
-        while not self._ended.wait(REPORT_SECONDS):
-            self._report()
-
-    def _report(self) -> None:
+    def report(self) -> None:
+        """Set all gauges to `figures`."""
         for metric, tags, value in self.figures():
             metric.exported.set(value, self._tags | tags)
 

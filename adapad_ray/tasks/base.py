@@ -218,6 +218,16 @@ def require_columns(table: pd.DataFrame, wanted: Mapping[str, str | None], split
             )
 
 
+def with_group(frame: pd.DataFrame, table: pd.DataFrame, source: DataSource) -> pd.DataFrame:
+    """The frame with its `group` as strings, where the source names one; both tables have the same rows."""
+    return frame if source.group is None else frame.assign(group=table[source.group].astype(str).to_numpy())
+
+
+def batches_in_order(count: int, batch_size: int) -> list[np.ndarray]:
+    """Index arrays that cover so many examples once, in order."""
+    return [np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+
+
 @dataclass(frozen=True)
 class AssumedSplit:
     """Examples of one length and without content: enough to count and to time, without the data."""
@@ -254,4 +264,4 @@ class AssumedSplit:
 
     def evaluation_batches(self, batch_size: int) -> list[np.ndarray]:
         """Index arrays that cover the split once, in order."""
-        return [np.arange(start, min(start + batch_size, self.count)) for start in range(0, self.count, batch_size)]
+        return batches_in_order(self.count, batch_size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adapad_ray.tasks.base import TaskData
+from adapad_ray.tasks.base import TaskData, batches_in_order
 from adapad_ray.tasks.components import TrueComponents
 from adapad_ray.tasks.source import SPLITS, BilinearSource
 
@@ -49,7 +49,7 @@ class DenseSplit:
 
     def evaluation_batches(self, batch_size: int) -> list[np.ndarray]:
         """Index arrays that cover the split once, in order."""
-        return [np.arange(start, min(start + batch_size, len(self))) for start in range(0, len(self), batch_size)]
+        return batches_in_order(len(self), batch_size)
 
 
 def make_bilinear(source: BilinearSource) -> TaskData:

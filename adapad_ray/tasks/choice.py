@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.base import AssumedSplit, AutoClass, Evaluated, Passes, RawTask, TaskData, TaskType
+from adapad_ray.tasks.base import Evaluated, Passes, RawTask, TaskData
 from adapad_ray.tasks.classification import encode_labels, labels_as_text, sort_labels
 from adapad_ray.tasks.losses import IGNORED
 from adapad_ray.tasks.metrics import compute_metrics
 from adapad_ray.tasks.prompts import (
     PromptedSplit,
     PromptSource,
-    assumed_prompts,
+    PromptTask,
     check_room,
     fill_prompts,
     prompted,
@@ -47,12 +47,10 @@ class ChoiceSource(PromptSource):
         return {str(key).lower() if isinstance(key, bool) else str(key): word for key, word in words.items()}
 
 
-class Choice(TaskType[ChoiceSource]):
+class Choice(PromptTask[ChoiceSource]):
     """Prompts and choices. Training sees the right choice alone; the others only compete in evaluation."""
 
     name = "choice"
-    auto_class: ClassVar[AutoClass] = "AutoModelForCausalLM"
-    loss = "answer_cross_entropy"
     Source = ChoiceSource
 
     def select(self, table: pd.DataFrame, source: ChoiceSource, split: str) -> pd.DataFrame:
@@ -80,10 +78,6 @@ class Choice(TaskType[ChoiceSource]):
         codes = {label: index for index, label in enumerate(names)}
         return {split: encode_labels(frame, codes, split) for split, frame in splits.items()}, names
 
-    def outputs(self, label_names: tuple[str, ...]) -> int:
-        """None: the model's own words are the outputs."""
-        return 0
-
     def settings(self, raw: RawTask) -> dict[str, Any]:
         """How choices are scored."""
         return {"score": raw.source.score, "choices": len(raw.label_names)}
@@ -109,10 +103,6 @@ class Choice(TaskType[ChoiceSource]):
             choices = scores.reshape(-1, data.settings["choices"])
             found[name] = Evaluated(choices, compute_metrics(data.metric, choices, split.labels))
         return found
-
-    def assume(self, source: ChoiceSource, count: int, max_length: int, reader: Any) -> AssumedSplit:
-        """Prompts of `max_length` tokens, choice included."""
-        return assumed_prompts(count, max_length)
 
 
 def _choices(raw: RawTask, tokenizer: Any) -> list[list[int]]:

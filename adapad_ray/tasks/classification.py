@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,17 +19,43 @@ from adapad_ray.tasks.base import (
     TaskData,
     TaskType,
     require_columns,
+    with_group,
 )
 from adapad_ray.tasks.metrics import compute_metrics
-from adapad_ray.tasks.source import DataSource, TaskSource, TextSource
+from adapad_ray.tasks.source import TaskSource, TextSource
 from adapad_ray.tasks.texts import assumed_texts, check_length, encode_texts
 
+TextSourceT = TypeVar("TextSourceT", bound=TextSource)
 
-class Classification(TaskType[TaskSource]):
+
+class TextTask(TaskType[TextSourceT]):
+    """One or two texts in, one row of outputs out."""
+
+    auto_class: ClassVar[AutoClass] = "AutoModelForSequenceClassification"
+    label_type: ClassVar[type[np.generic]]
+
+    def check_reader(self, raw: RawTask, reader: Any, max_length: int) -> None:
+        """Texts, with the tokenizer's own tokens, must fit."""
+        check_length(reader, max_length, pair="text_pair" in raw.splits["train"])
+
+    def encode(self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int) -> Split:
+        """Token sequences, cut to `max_length`."""
+        return encode_texts(frame, reader, max_length, self.label_type)
+
+    def evaluate(self, data: TaskData, passes: Passes, splits: list[str]) -> dict[str, Evaluated]:
+        """Outputs `[items, outputs]`."""
+        return evaluate_logits(data, passes, splits)
+
+    def assume(self, source: TextSourceT, count: int, max_length: int, reader: Any) -> AssumedSplit:
+        """Texts of `max_length` tokens."""
+        return assumed_texts(count, max_length, np.zeros((), dtype=self.label_type))
+
+
+class Classification(TextTask[TaskSource]):
     """Texts and classes."""
 
     name = "classification"
-    auto_class: ClassVar[AutoClass] = "AutoModelForSequenceClassification"
+    label_type = np.int64
     Source = TaskSource
 
     def select(self, table: pd.DataFrame, source: TaskSource, split: str) -> pd.DataFrame:
@@ -48,22 +74,6 @@ class Classification(TaskType[TaskSource]):
                 f"metric {source.metric} is for two labels and task {name!r} has {len(label_names)}: use macro_f1"
             )
         return coded, label_names
-
-    def check_reader(self, raw: RawTask, reader: Any, max_length: int) -> None:
-        """Texts, with the tokenizer's own tokens, must fit."""
-        check_length(reader, max_length, pair="text_pair" in raw.splits["train"])
-
-    def encode(self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int) -> Split:
-        """Token sequences, cut to `max_length`."""
-        return encode_texts(frame, reader, max_length, np.int64)
-
-    def evaluate(self, data: TaskData, passes: Passes, splits: list[str]) -> dict[str, Evaluated]:
-        """Logits `[items, classes]`."""
-        return evaluate_logits(data, passes, splits)
-
-    def assume(self, source: TaskSource, count: int, max_length: int, reader: Any) -> AssumedSplit:
-        """Texts of `max_length` tokens."""
-        return assumed_texts(count, max_length, np.zeros((), dtype=np.int64))
 
 
 def evaluate_logits(data: TaskData, passes: Passes, splits: list[str]) -> dict[str, Evaluated]:
@@ -92,11 +102,6 @@ def select_texts(table: pd.DataFrame, source: TextSource, split: str) -> pd.Data
     columns = {"text": source.text, "text_pair": source.text_pair}
     require_columns(table, columns | {"label": source.label, "group": source.group}, split)
     return pd.DataFrame({ours: table[theirs].astype(str) for ours, theirs in columns.items() if theirs is not None})
-
-
-def with_group(frame: pd.DataFrame, table: pd.DataFrame, source: DataSource) -> pd.DataFrame:
-    """The frame with its `group` as strings, where the source names one."""
-    return frame if source.group is None else frame.assign(group=table[source.group].astype(str))
 
 
 def number_classes(splits: Mapping[str, pd.DataFrame], name: str) -> tuple[dict[str, pd.DataFrame], tuple[str, ...]]:

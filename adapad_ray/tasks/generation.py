@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.base import AssumedSplit, AutoClass, Evaluated, Passes, RawTask, TaskData, TaskType
+from adapad_ray.tasks.base import Evaluated, Passes, RawTask, TaskData
 from adapad_ray.tasks.prompts import (
     PromptedSplit,
     PromptSource,
-    assumed_prompts,
+    PromptTask,
     check_room,
     fill_prompts,
     prompted,
@@ -45,12 +45,10 @@ class GenerationSource(PromptSource):
     metric: Literal["exact_match", "answer_f1"] = "exact_match"
 
 
-class Generation(TaskType[GenerationSource]):
+class Generation(PromptTask[GenerationSource]):
     """Prompts and answers; the loss is on the answer's tokens and the end of the text alone."""
 
     name = "generation"
-    auto_class: ClassVar[AutoClass] = "AutoModelForCausalLM"
-    loss = "answer_cross_entropy"
     Source = GenerationSource
 
     def select(self, table: pd.DataFrame, source: GenerationSource, split: str) -> pd.DataFrame:
@@ -58,10 +56,6 @@ class Generation(TaskType[GenerationSource]):
         frame = fill_prompts(table, source, split, answer=source.answer)
         frame["label"] = pd.Series([_answers(value, source, split) for value in table[source.answer]], dtype=object)
         return frame
-
-    def outputs(self, label_names: tuple[str, ...]) -> int:
-        """None: the model's own words are the outputs."""
-        return 0
 
     def settings(self, raw: RawTask) -> dict[str, Any]:
         """How answers are made and compared."""
@@ -103,10 +97,6 @@ class Generation(TaskType[GenerationSource]):
             metrics = {"exact_match": float(scores[:, 0].mean()), "answer_f1": float(scores[:, 1].mean())}
             found[name] = Evaluated(scores.astype(np.float32), metrics, tuple(texts))
         return found
-
-    def assume(self, source: GenerationSource, count: int, max_length: int, reader: Any) -> AssumedSplit:
-        """Prompts of `max_length` tokens, answer included."""
-        return assumed_prompts(count, max_length)
 
 
 def last_number(text: str) -> str:

@@ -22,7 +22,9 @@ from adapad_ray.tasks.base import (
     Split,
     TaskData,
     TaskType,
+    batches_in_order,
     require_columns,
+    with_group,
 )
 from adapad_ray.tasks.classification import evaluate_logits, labels_as_text, number_classes
 from adapad_ray.tasks.source import DataSource
@@ -79,7 +81,7 @@ class PixelSplit:
 
     def evaluation_batches(self, batch_size: int) -> list[np.ndarray]:
         """Index arrays that cover the split once, in order."""
-        return [np.arange(start, min(start + batch_size, len(self))) for start in range(0, len(self), batch_size)]
+        return batches_in_order(len(self), batch_size)
 
 
 class Image(TaskType[ImageSource]):
@@ -96,7 +98,7 @@ class Image(TaskType[ImageSource]):
         images = [base / value if isinstance(value, str) else value for value in table[source.image]]
         labels = labels_as_text(table[source.label], source.label, split)
         frame = pd.DataFrame({"text": [_name(image) for image in images], "image": images, "label": labels.to_numpy()})
-        return frame if source.group is None else frame.assign(group=table[source.group].astype(str).to_numpy())
+        return with_group(frame, table, source)
 
     def label(
         self, splits: Mapping[str, pd.DataFrame], source: ImageSource, name: str

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.base import AssumedSplit, require_columns
+from adapad_ray.tasks.base import AssumedSplit, AutoClass, TaskType, require_columns, with_group
 from adapad_ray.tasks.losses import IGNORED
 from adapad_ray.tasks.source import DataSource
-from adapad_ray.tasks.texts import end_to_end
+from adapad_ray.tasks.texts import TokenSequences, end_to_end
 
 if TYPE_CHECKING:
     import torch
@@ -28,27 +28,15 @@ class PromptSource(DataSource):
 
 
 @dataclass(frozen=True)
-class PromptedSplit:
+class PromptedSplit(TokenSequences):
     """Prompts, each followed by an answer; several sequences may belong to one item."""
 
-    tokens: np.ndarray
-    """int32 `[total]`."""
-    offsets: np.ndarray
-    """int64 `[sequences + 1]`."""
     answered: np.ndarray
     """Tokens of each sequence's answer, int64 `[sequences]`."""
     labels: np.ndarray
     """`[items]`, or what the type compares with."""
     gold: tuple[tuple[str, ...], ...] = ()
     """Acceptable answers of every item, where answers are texts."""
-
-    def __len__(self) -> int:
-        return len(self.answered)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens per sequence, int64 `[sequences]`."""
-        return np.diff(self.offsets)
 
     def batch(self, indices: np.ndarray, pad_token_id: int) -> dict[str, torch.Tensor]:
         """Sequences padded on the left, and what asks the model for the logits of their answers alone.
@@ -87,16 +75,23 @@ class PromptedSplit:
             "position_ids": np.where(mask, places, 0).astype(np.int64),
         }
 
-    @staticmethod
-    def size_of(batch: Mapping[str, torch.Tensor]) -> tuple[int, int]:
-        """Tokens of a batch, without and with padding."""
-        mask = batch["attention_mask"]
-        return int(mask.sum()), mask.numel()
 
-    def evaluation_batches(self, batch_size: int) -> list[np.ndarray]:
-        """Index arrays that cover the sequences once, those of like length together."""
-        order = np.argsort(self.lengths, kind="stable")
-        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+PromptSourceT = TypeVar("PromptSourceT", bound=PromptSource)
+
+
+class PromptTask(TaskType[PromptSourceT]):
+    """Answers of a causal language model, whose own words are its outputs; the loss is on the answers alone."""
+
+    auto_class: ClassVar[AutoClass] = "AutoModelForCausalLM"
+    loss = "answer_cross_entropy"
+
+    def outputs(self, label_names: tuple[str, ...]) -> int:
+        """None: the model gets no head."""
+        return 0
+
+    def assume(self, source: PromptSourceT, count: int, max_length: int, reader: Any) -> AssumedSplit:
+        """Prompts of `max_length` tokens, answer included."""
+        return assumed_prompts(count, max_length)
 
 
 def fill_prompts(table: pd.DataFrame, source: PromptSource, split: str, **columns: str) -> pd.DataFrame:
@@ -113,8 +108,7 @@ def fill_prompts(table: pd.DataFrame, source: PromptSource, split: str, **column
         raise BadRequestError(f"task.prompt {source.prompt!r} names no column: put columns in braces, as {{question}}")
     require_columns(table, {name: name for name in names} | columns | {"group": source.group}, split)
     filled = [source.prompt.format_map(row) for row in table[list(dict.fromkeys(names))].to_dict("records")]
-    frame = pd.DataFrame({"text": filled})
-    return frame if source.group is None else frame.assign(group=table[source.group].astype(str).to_numpy())
+    return with_group(pd.DataFrame({"text": filled}), table, source)
 
 
 def sequences(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.base import AssumedSplit, AutoClass, Evaluated, Passes, RawTask, Split, TaskData, TaskType
-from adapad_ray.tasks.classification import evaluate_logits, select_texts, with_group
+from adapad_ray.tasks.base import with_group
+from adapad_ray.tasks.classification import TextTask, select_texts
 from adapad_ray.tasks.source import TextSource
-from adapad_ray.tasks.texts import assumed_texts, check_length, encode_texts
 
 
 class RegressionSource(TextSource):
@@ -22,12 +21,12 @@ class RegressionSource(TextSource):
     """`pearson_spearman` is the mean of the two correlations, which GLUE judges STS-B by."""
 
 
-class Regression(TaskType[RegressionSource]):
+class Regression(TextTask[RegressionSource]):
     """Texts and numbers; the loss is the squared error, and the labels are not rescaled."""
 
     name = "regression"
-    auto_class: ClassVar[AutoClass] = "AutoModelForSequenceClassification"
     loss = "squared_error"
+    label_type = np.float32
     Source = RegressionSource
 
     def select(self, table: pd.DataFrame, source: RegressionSource, split: str) -> pd.DataFrame:
@@ -45,19 +44,3 @@ class Regression(TaskType[RegressionSource]):
     def outputs(self, label_names: tuple[str, ...]) -> int:
         """One."""
         return 1
-
-    def check_reader(self, raw: RawTask, reader: Any, max_length: int) -> None:
-        """Texts, with the tokenizer's own tokens, must fit."""
-        check_length(reader, max_length, pair="text_pair" in raw.splits["train"])
-
-    def encode(self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int) -> Split:
-        """Token sequences, cut to `max_length`."""
-        return encode_texts(frame, reader, max_length, np.float32)
-
-    def evaluate(self, data: TaskData, passes: Passes, splits: list[str]) -> dict[str, Evaluated]:
-        """Outputs `[items, 1]`."""
-        return evaluate_logits(data, passes, splits)
-
-    def assume(self, source: RegressionSource, count: int, max_length: int, reader: Any) -> AssumedSplit:
-        """Texts of `max_length` tokens."""
-        return assumed_texts(count, max_length, np.zeros((), dtype=np.float32))

@@ -24,6 +24,7 @@ from adapad_ray.tasks.base import (
     TaskData,
     TaskType,
     require_columns,
+    with_group,
 )
 from adapad_ray.tasks.metrics import check_finite
 from adapad_ray.tasks.source import DataSource
@@ -72,8 +73,7 @@ class Span(TaskType[SpanSource]):
                 "label": [_answers(value, source.answers, split) for value in table[source.answers]],
             }
         )
-        if source.group is not None:
-            frame["group"] = table[source.group].astype(str)
+        frame = with_group(frame, table, source)
         if source.answerable_only:
             frame = frame[[len(texts) > 0 for texts, _ in frame["label"]]].reset_index(drop=True)
         _check_starts(frame, split)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,47 +17,55 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EncodedSplit:
-    """Examples of one split, token sequences laid end to end."""
+class TokenSequences:
+    """Token sequences laid end to end."""
 
     tokens: np.ndarray
     """int32 `[total]`."""
     offsets: np.ndarray
     """int64 `[examples + 1]`: example i is `tokens[offsets[i]:offsets[i + 1]]`."""
-    token_types: np.ndarray | None
-    """int8 `[total]`, or None where the tokenizer marks no second text."""
-    labels: np.ndarray
-    """int64 `[examples]`, or float32 where they are numbers."""
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.offsets) - 1
 
     @property
     def lengths(self) -> np.ndarray:
         """Tokens per example, int64 `[examples]`."""
         return np.diff(self.offsets)
 
-    def batch(
-        self,
-        indices: np.ndarray,
-        pad_token_id: int,
-        pad_to_multiple_of: int = 1,
-        padding_side: Literal["left", "right"] = "right",
-    ) -> dict[str, torch.Tensor]:
-        """Return the model's inputs, int64, padded to the longest of the batch.
+    @staticmethod
+    def size_of(batch: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+        """Tokens of a batch, without and with padding."""
+        mask = batch["attention_mask"]
+        return int(mask.sum()), mask.numel()
+
+    def evaluation_batches(self, batch_size: int) -> list[np.ndarray]:
+        """Return index arrays that cover the split once, sequences of like length together."""
+        order = np.argsort(self.lengths, kind="stable")
+        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+@dataclass(frozen=True)
+class EncodedSplit(TokenSequences):
+    """Examples of one split."""
+
+    token_types: np.ndarray | None
+    """int8 `[total]`, or None where the tokenizer marks no second text."""
+    labels: np.ndarray
+    """int64 `[examples]`, or float32 where they are numbers."""
+
+    def batch(self, indices: np.ndarray, pad_token_id: int) -> dict[str, torch.Tensor]:
+        """Return the model's inputs, int64, padded on the right to the longest of the batch.
 
         `input_ids`, `attention_mask` and, where there are any, `token_type_ids` are `[batch, longest]`; `labels` is
-        `[batch]`. `longest` is rounded up to `pad_to_multiple_of`.
+        `[batch]`.
         """
         import torch  # here, because naming and listing tasks should not wait for it
 
         rows = np.asarray(indices)
         starts, lengths = self.offsets[rows], self.lengths[rows]
-        width = -(-int(lengths.max(initial=1)) // pad_to_multiple_of) * pad_to_multiple_of
-        positions = np.arange(width)[None, :]
-        if padding_side == "left":
-            positions = positions - (width - lengths)[:, None]
-        mask = (positions >= 0) & (positions < lengths[:, None])
+        positions = np.arange(int(lengths.max(initial=1)))[None, :]
+        mask = positions < lengths[:, None]
         flat = np.where(mask, starts[:, None] + positions, 0)
         batch = {
             "input_ids": np.where(mask, self.tokens[flat], pad_token_id).astype(np.int64),
@@ -67,17 +75,6 @@ class EncodedSplit:
         if self.token_types is not None:
             batch["token_type_ids"] = np.where(mask, self.token_types[flat], 0).astype(np.int64)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
-
-    @staticmethod
-    def size_of(batch: Mapping[str, torch.Tensor]) -> tuple[int, int]:
-        """Tokens of a batch, without and with padding."""
-        mask = batch["attention_mask"]
-        return int(mask.sum()), mask.numel()
-
-    def evaluation_batches(self, batch_size: int) -> list[np.ndarray]:
-        """Return index arrays that cover the split once, examples of like length together."""
-        order = np.argsort(self.lengths, kind="stable")
-        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def check_length(tokenizer: Any, max_length: int, *, pair: bool, room: int = 1) -> None:
