@@ -110,7 +110,8 @@ def main() -> None:
     )
     print(f"overhead {overhead:.2f} s a cell")
     for name, column in (("driver", 1), ("all processes", 2)):
-        near = {n: [s[column] for s in samples if abs(s[0] - n) <= 10] for n in (20, 100, len(costs) - 10)}
+        meanwhile = [s for s in samples if s[0] < len(costs)]  # afterwards the pool is closed and the report is drawn
+        near = {n: [s[column] for s in meanwhile if abs(s[0] - n) <= 10] for n in (20, 100, len(costs) - 10)}
         at = {n: np.median(values) for n, values in near.items() if values}
         print(f"memory of {name}: " + ", ".join(f"{value:.0f} MB around cell {n}" for n, value in at.items()))
 

@@ -49,7 +49,7 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
             budget=identity.budget,
             device=workspace.device,
         )
-        with metrics, _process_title(f"ray::adapad:cell-{context.job_id}:worker-{context.rank}"):
+        with metrics, _process_name(f"adapad:cell-{context.job_id}:worker-{context.rank}"):
             result = run_cell(
                 context.job_id,
                 identity,
@@ -67,18 +67,23 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
 
 
 @contextmanager
-def _process_title(title: str) -> Iterator[None]:
-    """What `ps` and Ray's dashboard call this process while the block runs.
+def _process_name(name: str) -> Iterator[None]:
+    """What `ps` and Ray's dashboard call this process while the block runs, behind the prefix `ray::`.
 
-    Workers outlive their cells, and an actor's name is for ever: the title is what can say which cell one has now. Ray
-    knows its processes by the prefix `ray::`, and reports memory and CPU of each under its title.
+    Workers outlive their cells, and an actor's name is for ever: the title of the process is what can say which cell it
+    has now. Ray makes it from the class of the actor, anew after each call, so it is the class that is renamed; it is
+    this actor's alone. Ray reports memory and CPU of each process under its title.
     """
-    before = ray._raylet.getproctitle()
-    ray._raylet.setproctitle(title)
+    worker = ray._private.worker.global_worker
+    own_class = type(worker.actors[worker.actor_id])
+    before = own_class.__name__
+    own_class.__name__ = name
+    ray._raylet.setproctitle(f"ray::{name}")
     try:
         yield
     finally:
-        ray._raylet.setproctitle(before)
+        own_class.__name__ = before
+        ray._raylet.setproctitle(f"ray::{before}")
 
 
 def _throttled(context: JobContext) -> Callable[[dict[str, Any]], None]:

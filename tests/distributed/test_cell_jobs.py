@@ -1,7 +1,10 @@
 """Whole cells in worker groups of a real cluster: the number of workers leaves no trace in what they write."""
 
 import filecmp
+import time
+from contextlib import suppress
 
+import psutil
 import pytest
 import ray
 from pool_helpers import finish
@@ -77,3 +80,26 @@ def test_data_parallel_workers_agree_with_one_up_to_rounding(shared, alone, tmp_
         got, expected = result_in(tmp_path / name), result_in(alone / name)
         assert got.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
         assert (got.cost.tokens, got.cost.lane_passes) == (expected.cost.tokens, expected.cost.lane_passes)
+
+
+def titles():
+    """Titles of this process's descendants that name a cell and a worker."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            found |= {word for word in process.cmdline()[:1] if word.startswith("ray::adapad:") and "worker" in word}
+    return found
+
+
+def test_a_process_is_called_by_the_cell_that_it_computes(shared, tmp_path):
+    expected = {f"ray::adapad:cell-named:worker-{rank}" for rank in range(2)}
+    with pool_of(2, shared) as pool:
+        pool.wait_ready()
+        pool.submit("named", payload(MethodCase("lora", COST_PER_RANK, training={"epochs": 60}), tmp_path / "named"))
+        deadline = time.monotonic() + 60
+        while titles() != expected:
+            assert time.monotonic() < deadline, titles()
+        time.sleep(1.5)  # the queue and Ray call the actor twice a second, after which Ray would name it by its class
+        assert titles() == expected
+        assert finish(pool)["named"].status == "done"
+        assert not titles()
