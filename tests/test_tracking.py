@@ -293,8 +293,12 @@ def test_an_interrupt_waits_until_what_is_being_written_is_written(factory, uri,
         write(*arguments)
 
     monkeypatch.setattr(tracker._client, "log_batch", interrupted_write)
-    with pytest.raises(KeyboardInterrupt):
-        tracker.log_cell(result, folder_of(factory, result))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tracker.log_cell(result, folder_of(factory, result))
+    finally:
+        signal.signal(signal.SIGINT, before)
     tracker.close("KILLED")
     (cell,) = [run for run in runs(uri) if CELL in run.data.tags]
     assert cell.info.status == "FINISHED" and cell.data.metrics["parameters"]
@@ -340,6 +344,7 @@ def test_what_a_server_missed_waits_and_is_delivered_once_when_it_is_back(factor
     results = [factory.cell("lora", 41_472, seed, 0.8, adapter=True) for seed in range(4)]
     tracker = Tracker.open(server.uri, "demo", "demo")
     assert tracker.log_cell(results[0], folder_of(factory, results[0]))
+    tracker.retry_seconds = 3600.0  # the server may take long to start
     server.kill()
     with caplog.at_level(logging.WARNING):
         for result in results[1:3]:

@@ -1,5 +1,6 @@
 """What the tests of the pool share."""
 
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import psutil
 
 from adapad_ray.distributed import GroupPool, Outcome
+
+WORKER = r"ray::(RayTrainWorker|adapad:cell-\S+:worker-\d)"
+"""Title of a worker without a cell, and with one."""
 
 
 def finish(pool: GroupPool) -> dict[str, Outcome]:
@@ -25,12 +29,12 @@ def controllers() -> list[psutil.Process]:
 
 
 def processes(title: str) -> list[psutil.Process]:
-    """Processes with `title` in their title among those that this one has started, and no others of the machine."""
+    """Those whose title matches, among the processes that this one has started, and no others of the machine."""
     mine = psutil.Process().children(recursive=True)
     found = []
     for process in mine:
         with suppress(psutil.NoSuchProcess):
-            if title in " ".join(process.cmdline()):
+            if re.search(title, " ".join(process.cmdline())):
                 found.append(process)
     return found
 

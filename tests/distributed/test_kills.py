@@ -6,7 +6,7 @@ import re
 import pytest
 import ray
 import torch
-from pool_helpers import end, finish, processes
+from pool_helpers import WORKER, end, finish, processes
 
 from adapad_ray.distributed import GroupPool, Outcome
 from adapad_ray.distributed.backbone import share_backbone
@@ -51,10 +51,10 @@ def payload(case, folder):
     return {**content, "checkpoint_seconds": 60.0, "checkpoint_rounds": 5}
 
 
-@pytest.mark.parametrize("title", ["RayTrainWorker", "Board"])
-def test_a_cell_survives_the_death_of(title, pair, undisturbed, tmp_path):
+@pytest.mark.parametrize(("name", "title"), [("worker", WORKER), ("board", "ray::Board")], ids=["worker", "board"])
+def test_a_cell_survives_the_death_of(name, title, pair, undisturbed, tmp_path):
     folder = tmp_path / "cell"
-    pair.submit(title, payload(CASE, folder))
+    pair.submit(name, payload(CASE, folder))
     outcome, resumed_at, killed = None, None, False
     while outcome is None:
         for event in pair.poll():
@@ -63,7 +63,7 @@ def test_a_cell_survives_the_death_of(title, pair, undisturbed, tmp_path):
             elif event.attempt == 2 and resumed_at is None:
                 resumed_at = event.data["step"]
             elif not killed and event.data["step"] > STEPS // 3 and (folder / "checkpoint").exists():
-                processes(f"ray::{title}")[0].kill()
+                processes(title)[0].kill()
                 killed = True
     assert (outcome.status, outcome.attempts) == ("done", 2)
     assert resumed_at > STEPS // 6, "the second attempt went on from a checkpoint of the first"
@@ -81,7 +81,7 @@ def test_a_cell_survives_the_death_of(title, pair, undisturbed, tmp_path):
 
 def test_divergence_ends_a_cell_for_all_its_workers_and_none_of_them(pair, tmp_path):
     pair.wait_ready()
-    workers = {process.pid for process in processes("ray::RayTrainWorker")}
+    workers = {process.pid for process in processes(WORKER)}
     wild = MethodCase("adapad", 3 * COST_PER_RANK, config={"local_steps": 50}, training={"learning_rate": 3e38})
     tame = MethodCase("adapad", 3 * COST_PER_RANK, config={"local_steps": 2})
     pair.submit("wild", payload(wild, tmp_path / "wild"))
@@ -91,4 +91,4 @@ def test_divergence_ends_a_cell_for_all_its_workers_and_none_of_them(pair, tmp_p
     assert (outcomes["wild"].status, error.type) == ("failed", "DivergedError")
     assert re.match(r"lane (\d+|reserve), step \d+: ", error.message)
     assert outcomes["tame"].status == "done"
-    assert {process.pid for process in processes("ray::RayTrainWorker")} == workers, "nobody had to be killed"
+    assert {process.pid for process in processes(WORKER)} == workers, "nobody had to be killed"

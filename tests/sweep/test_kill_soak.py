@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +24,11 @@ KILLS = {"driver": 5, "worker": 5, "controller": 2}
 """Of what a sweep of twelve cells with one worker each consists of."""
 RUNS, KILLS_PER_RUN = 5, 5
 """Of sweeps whose cells have two workers each: at least so many runs, and at least their product in kills."""
-TITLES = {"worker": "ray::RayTrainWorker", "board": "ray::Board", "controller": "ray::TrainController"}
+TITLES = {
+    "worker": r"ray::(RayTrainWorker|adapad:cell-\S+:worker-\d)",  # without a cell, and with one
+    "board": "ray::Board",
+    "controller": "ray::TrainController",
+}
 
 
 def write_spec(path: Path, **content: object) -> Path:
@@ -183,10 +188,10 @@ class Family:
             self._known.update(psutil.Process(pid).children(recursive=True))
 
     def members(self, title: str = "") -> list[psutil.Process]:
-        """Those that are alive and have `title` in their title."""
+        """Those that are alive and whose title matches."""
         found = []
         for process in self._known:
             with suppress(psutil.NoSuchProcess):
-                if process.is_running() and title in " ".join(process.cmdline()):
+                if process.is_running() and re.search(title, " ".join(process.cmdline())):
                     found.append(process)
         return sorted(found, key=lambda process: process.pid)
