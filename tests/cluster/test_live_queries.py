@@ -72,7 +72,8 @@ def prometheus(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "budgets": ["4 ranks"],
         "seeds": [0],
         "reference": False,
-        "training": {"epochs": 150, "optimizer": "sgd", "learning_rate": 0.02},
+        # Long enough for two reports of every counter, without which a rate has no value.
+        "training": {"epochs": 600, "optimizer": "sgd", "learning_rate": 0.02},
         "resources": {"workers": 2, "cpus_per_worker": 1},
         "storage": str(shared / "runs"),
         "tracking": f"sqlite:///{shared}/mlflow.db",
