@@ -18,14 +18,16 @@ SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep's 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the file: training.epochs=2")
 ]
-FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A sweep's folder, as `adapad sweep` printed it.")]
+FolderArgument = Annotated[
+    str, typer.Argument(metavar="DIR", help="A sweep's folder or URL, as `adapad sweep` printed it.")
+]
 
 
 @app.command()
 def sweep(
     spec: SpecArgument,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="The sweep's folder; default: <storage>/<name>.")] = None,
+    out: Annotated[str | None, typer.Option(help="The sweep's folder or URL; default: <storage>/<name>.")] = None,
 ) -> None:
     """Run a sweep, or finish it: computes the cells that are missing, then draws the curve."""
     from adapad_ray.sweep.commands import run_sweep

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that a user is meant to read."""
 
 
 class BadRequestError(ValueError):
@@ -6,6 +6,10 @@ class BadRequestError(ValueError):
 
     Raised before anything is started; the command line prints it and exits with code 2.
     """
+
+
+class StorageError(RuntimeError):
+    """A store of results cannot be reached while a sweep is at work; what is finished is kept."""
 
 
 class UnreachableError(BadRequestError):

@@ -15,7 +15,9 @@ from adapad_ray.distributed.exchange import BoardExchange
 from adapad_ray.distributed.jobs import JobContext, SetupContext
 from adapad_ray.distributed.metrics import CellMetrics
 from adapad_ray.results import CellIdentity, CellResult
+from adapad_ray.storage import WorkingFolder, working_folder
 from adapad_ray.training.cell import Workspace, run_cell
+from adapad_ray.training.record import RoundObserver, RoundStats
 
 PROGRESS_SECONDS = 0.5
 
@@ -32,38 +34,60 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
     An earlier attempt may have lost its worker after the result was written: then there is nothing left to do. Only
     rank 0 looks, because two workers may see a shared folder differently; the queue tells the others.
     """
-    folder = Path(payload["folder"])
-    result: CellResult | None
-    if context.rank == 0 and (folder / "result.json").exists():
-        result = CellResult.model_validate_json((folder / "result.json").read_text())
-    else:
-        exchange = None
-        if context.board is not None:
-            exchange = BoardExchange(context.board, context.generation, context.rank, context.world_size)
-        identity = CellIdentity.model_validate(payload["identity"])
-        metrics = CellMetrics(
-            payload.get("sweep", ""),
-            context.job_id,
-            identity.label,
-            context.rank,
-            budget=identity.budget,
-            device=workspace.device,
-        )
-        with metrics, _process_name(f"adapad:cell-{context.job_id}:worker-{context.rank}"):
-            result = run_cell(
-                context.job_id,
-                identity,
-                workspace,
-                folder,
-                base_model=payload["base_model"],
-                checkpoint_seconds=payload["checkpoint_seconds"],
-                checkpoint_rounds=payload["checkpoint_rounds"],
-                progress=_throttled(context) if context.rank == 0 else None,
-                exchange=exchange,
-                observer=metrics,
-                parent=None if identity.parent is None else folder.parent / identity.parent,
-            )
+    with working_folder(payload["folder"]) as place:
+        place.fetch()
+        result = _compute_in(place, workspace, payload, context)
+        place.save()
     return {} if result is None else {"score": result.final.validation[result.metric]}
+
+
+def _compute_in(
+    place: WorkingFolder, workspace: Workspace, payload: dict[str, Any], context: JobContext
+) -> CellResult | None:
+    folder = place.path
+    if context.rank == 0 and (folder / "result.json").exists():
+        return CellResult.model_validate_json((folder / "result.json").read_text())
+    exchange = None
+    if context.board is not None:
+        exchange = BoardExchange(context.board, context.generation, context.rank, context.world_size)
+    identity = CellIdentity.model_validate(payload["identity"])
+    metrics = CellMetrics(
+        payload.get("sweep", ""),
+        context.job_id,
+        identity.label,
+        context.rank,
+        budget=identity.budget,
+        device=workspace.device,
+    )
+    with (
+        _parent_folder(payload["folder"], identity) as parent,
+        metrics,
+        _process_name(f"adapad:cell-{context.job_id}:worker-{context.rank}"),
+    ):
+        return run_cell(
+            context.job_id,
+            identity,
+            workspace,
+            folder,
+            base_model=payload["base_model"],
+            checkpoint_seconds=payload["checkpoint_seconds"],
+            checkpoint_rounds=payload["checkpoint_rounds"],
+            progress=_throttled(context) if context.rank == 0 else None,
+            exchange=exchange,
+            observer=_kept(metrics, place, payload["checkpoint_seconds"]),
+            parent=parent,
+        )
+
+
+@contextmanager
+def _parent_folder(cell: str, identity: CellIdentity) -> Iterator[Path | None]:
+    """The folder of the cell from whose adapter this one is cut, beside its own; None where there is no such."""
+    if identity.parent is None:
+        yield None
+        return
+    with working_folder(f"{cell.rpartition('/')[0]}/{identity.parent}") as place:
+        place.fetch()
+        yield place.path
 
 
 @contextmanager
@@ -84,6 +108,28 @@ def _process_name(name: str) -> Iterator[None]:
     finally:
         own_class.__name__ = before
         ray._raylet.setproctitle(f"ray::{before}")
+
+
+def _kept(observer: RoundObserver, place: WorkingFolder, seconds: float) -> RoundObserver:
+    """Observes, then saves a copy's checkpoint as soon as there is a new one, and the rounds every so many seconds."""
+    if place.store is None:
+        return observer
+    checkpoint, last, saved = place.path / "checkpoint", time.monotonic(), _changed(place.path / "checkpoint")
+
+    def observe(stats: RoundStats) -> None:
+        nonlocal last, saved
+        observer(stats)
+        now, newest = time.monotonic(), _changed(checkpoint)
+        if newest != saved or now - last >= seconds:
+            place.save()
+            last, saved = now, newest
+
+    return observe
+
+
+def _changed(folder: Path) -> int:
+    """When a file of the folder was last replaced, ns; 0 where there is no folder."""
+    return folder.stat().st_mtime_ns if folder.exists() else 0
 
 
 def _throttled(context: JobContext) -> Callable[[dict[str, Any]], None]:

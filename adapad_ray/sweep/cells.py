@@ -31,9 +31,14 @@ class Cell:
             del content["parent"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def within_sweep(self) -> str:
+        """Where its result lies, relative to the sweep's folder."""
+        return f"cells/{self.id}"
+
     def folder(self, sweep: Path) -> Path:
         """Where its result lies."""
-        return sweep / "cells" / self.id
+        return sweep / self.within_sweep
 
 
 def finished(cells: Iterable[Cell], sweep: Path) -> dict[str, CellResult]:

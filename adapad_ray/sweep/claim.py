@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,26 +14,45 @@ from filelock import FileLock, Timeout
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
+from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep.document import read_yaml
+from adapad_ray.sweep.lease import HOLDER, leased
 from adapad_ray.sweep.spec import SweepSpec
 
 SPEC = "spec.yaml"
 """The sweep's file as resolved."""
-LOCK, HOLDER = ".lock", ".launch"
-"""The first is locked by the launch at work, which says in the second who it is. The lock ends with its process."""
+LOCK = ".lock"
+"""Locked by the launch at work, which says in the file `HOLDER` who it is. The lock ends with its process."""
 _FIXED = ("model", "task", "pooling", "dtype")
 """What all cells of a folder share."""
 
 
 @contextmanager
-def claimed(folder: Path, spec: SweepSpec) -> Iterator[None]:
-    """Holds a sweep's folder while the block runs, with `spec` recorded in it.
+def claimed(place: WorkingFolder, spec: SweepSpec) -> Iterator[Callable[[], None]]:
+    """Holds a sweep's place while the block runs, with `spec` recorded in it; a copy of a store is fetched first.
+
+    Gives a check to be called now and then: it raises `BadRequestError` once another launch has taken over.
 
     Raises:
         BadRequestError: another launch holds it, it belongs to a sweep of another model or task, or it cannot be
             written.
     """
-    _check_owner(folder, spec)
+    if place.store is not None:
+        with leased(place.store.url) as check:
+            _check_owner(place, spec)
+            place.fetch()
+            _record(place.path, spec)
+            place.save()
+            yield check
+        return
+    _check_owner(place, spec)
+    with _locked(place.path):
+        _record(place.path, spec)
+        yield lambda: None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,27 +62,37 @@ def claimed(folder: Path, spec: SweepSpec) -> Iterator[None]:
             f"{folder} is in use by {_holder(folder)}: wait until it has ended, or choose another name or --out"
         ) from error
     except OSError as error:
-        raise BadRequestError(f"output folder {folder} cannot be written: {error.strerror}") from error
+        raise _unwritable(folder, error) from error
     try:
         try:
             write_text(folder / HOLDER, f"process {os.getpid()} on {socket.gethostname()} since {_now()}")
-            write_text(folder / SPEC, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
         except OSError as error:
-            raise BadRequestError(f"output folder {folder} cannot be written: {error.strerror}") from error
+            raise _unwritable(folder, error) from error
         yield
     finally:
         lock.release()
 
 
-def _check_owner(folder: Path, spec: SweepSpec) -> None:
-    path = folder / SPEC
-    if not path.exists():
+def _record(folder: Path, spec: SweepSpec) -> None:
+    try:
+        write_text(folder / SPEC, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> BadRequestError:
+    return BadRequestError(f"output folder {folder} cannot be written: {error.strerror}")
+
+
+def _check_owner(place: WorkingFolder, spec: SweepSpec) -> None:
+    text = place.read(SPEC)
+    if text is None:
         return
-    theirs, mine = read_yaml(path.read_text(encoding="utf-8"), str(path)), spec.model_dump(mode="json")
+    theirs, mine = read_yaml(text, place.within(SPEC)), spec.model_dump(mode="json")
     for key in _FIXED:
         if theirs.get(key) != mine[key]:
             raise BadRequestError(
-                f"{folder} belongs to a sweep with {key} {theirs.get(key)!r}, not {mine[key]!r}: "
+                f"{place.place} belongs to a sweep with {key} {theirs.get(key)!r}, not {mine[key]!r}: "
                 "choose another name or --out"
             )
 

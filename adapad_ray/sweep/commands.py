@@ -7,11 +7,13 @@ import errno
 import functools
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec
 
-from adapad_ray.errors import BadRequestError
+from adapad_ray.errors import BadRequestError, StorageError
+from adapad_ray.storage import WorkingFolder, is_url, working_folder
 from adapad_ray.sweep.console import terminal
 from adapad_ray.sweep.spec import load_spec
 
@@ -33,6 +35,10 @@ def _command(run: Callable[P, int]) -> Callable[P, int]:
             message = "adapad: interrupted; finished cells are kept, the same command goes on from here"
             terminal(stderr=True).print(message, markup=False)
             return 130
+        except StorageError as error:
+            message = f"adapad: {error}: finished cells are kept, the same command goes on from here"
+            terminal(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+            return 1
         except OSError as error:
             if error.errno not in _STORAGE_FAULTS:
                 raise
@@ -48,16 +54,16 @@ def _storage_fault(error: OSError) -> str:
 
 
 @_command
-def run_sweep(path: Path, overrides: Sequence[str], out: Path | None) -> int:
+def run_sweep(path: Path, overrides: Sequence[str], out: str | None) -> int:
     """`adapad sweep`."""
     from adapad_ray.distributed import sigterm_as_interrupt
     from adapad_ray.sweep.console import Console
-    from adapad_ray.sweep.runner import Sweep, sweep_folder
+    from adapad_ray.sweep.runner import Sweep, sweep_place
 
     spec = load_spec(path, overrides)
     console = Console()
-    with sigterm_as_interrupt():
-        outcome = Sweep(spec, sweep_folder(spec, out), console).run()
+    with sigterm_as_interrupt(), working_folder(sweep_place(spec, out)) as place:
+        outcome = Sweep(spec, place, console).run()
     if outcome.report is not None:
         console.curve(outcome.report.table, outcome.report.metric)
         console.say("")
@@ -66,9 +72,10 @@ def run_sweep(path: Path, overrides: Sequence[str], out: Path | None) -> int:
         console.say(outcome.report.recommendation.sentence)
     console.failures(outcome.failed)
     console.say(f"\n{outcome.computed} cells computed, {outcome.reused} reused, {len(outcome.failed)} failed.")
-    links: dict[str, str | Path] = {"results": outcome.folder, **outcome.mlflow}
+    links: dict[str, str | Path] = {"results": place.place, **outcome.mlflow}
     if outcome.report is not None:
-        links = {"report": outcome.report.html, "figure": outcome.report.curve_png, **links}
+        files = {"report": outcome.report.html, "figure": outcome.report.curve_png}
+        links = {**{name: place.within(file.name) for name, file in files.items()}, **links}
     console.links(links)
     return 1 if outcome.failed else 0
 
@@ -143,31 +150,34 @@ def submit_sweep(
 
 
 @_command
-def show_report(folder: Path) -> int:
+def show_report(folder: str) -> int:
     """`adapad report`."""
     from adapad_ray.sweep.console import Console
     from adapad_ray.sweep.runner import rebuild_report
 
-    paths = rebuild_report(folder.absolute())
+    with _finished_sweep(folder) as place:
+        paths = rebuild_report(place.path)
+        place.save()
     console = Console()
     console.curve(paths.table, paths.metric)
     for verdict in paths.verdicts:
         console.say(verdict)
     console.say(paths.recommendation.sentence)
-    console.links({"report": paths.html})
+    console.links({"report": place.within(paths.html.name)})
     return 0
 
 
 @_command
-def export_adapter(folder: Path, method: str, budget: str, to: Path, prefix: int | None, seed: int | None) -> int:
+def export_adapter(folder: str, method: str, budget: str, to: Path, prefix: int | None, seed: int | None) -> int:
     """`adapad export`."""
     from adapad_ray.sweep.export import find_adapter
 
-    source, point = find_adapter(folder, method, budget, prefix, seed)
-    _check_empty(to)
-    if not source.is_dir():
-        raise BadRequestError(f"{source} is gone: delete its cell's folder and launch the sweep again")
-    shutil.copytree(source, to, dirs_exist_ok=True)
+    with _finished_sweep(folder) as place:
+        source, point = find_adapter(place.path, method, budget, prefix, seed)
+        _check_empty(to)
+        if not source.is_dir():
+            raise BadRequestError(f"{source} is gone: delete its cell's folder and launch the sweep again")
+        shutil.copytree(source, to, dirs_exist_ok=True)
     terminal().print(
         f"{to}: {point.parameters:,} adapter parameters on {len(point.ranks)} modules, validation "
         + ", ".join(f"{name} {value:.3f}" for name, value in point.validation.items()),
@@ -200,6 +210,13 @@ def compress_adapter(
         soft_wrap=True,
     )
     return 0
+
+
+@contextmanager
+def _finished_sweep(folder: str) -> Iterator[WorkingFolder]:
+    with working_folder(folder if is_url(folder) else str(Path(folder).absolute())) as place:
+        place.fetch()
+        yield place
 
 
 def _check_empty(to: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage
@@ -13,6 +12,7 @@ from adapad_ray.distributed import GroupPool, Outcome, Progress
 from adapad_ray.errors import BadRequestError
 from adapad_ray.report.search import SearchedLabel
 from adapad_ray.results import CellResult
+from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep.cells import Cell, finished
 from adapad_ray.sweep.console import Console
 from adapad_ray.sweep.planner import PlannedCell, Planner, SweepPlan
@@ -34,12 +34,12 @@ class SearchDesk:
         stage: SearchStage,
         planner: Planner,
         storage: BaseStorage,
-        folder: Path,
+        place: WorkingFolder,
         cells: dict[str, Cell],
         payload: Callable[[Cell], Mapping[str, Any]],
         console: Console,
     ) -> None:
-        self._stage, self._planner, self._folder = stage, planner, folder
+        self._stage, self._planner, self._place = stage, planner, place
         self._cells, self._payload, self._console = cells, payload, console
         self.studies: dict[str, SearchStudy] = {}
         """By label."""
@@ -97,7 +97,11 @@ class SearchDesk:
 
     def result(self, cell_id: str) -> CellResult | None:
         """The record of a prepared cell, if it is finished."""
-        return finished([self._cells[cell_id]], self._folder).get(cell_id)
+        cell = self._cells[cell_id]
+        if not (cell.folder(self._place.path) / "result.json").exists():
+            # Tune may hear of a cell's end before this launch does.
+            self._place.fetch(cell.within_sweep)
+        return finished([cell], self._place.path).get(cell_id)
 
     def impossible(self, label: str, number: int, reason: str) -> None:
         """Trial `number` has failed without a cell."""

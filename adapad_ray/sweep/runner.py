@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from adapad_ray.report.page import FailedCell, Gap, ReportPaths, build_report
 from adapad_ray.report.published import PublishedPoint
 from adapad_ray.report.search import SearchedLabel
 from adapad_ray.results import CellResult
+from adapad_ray.storage import WorkingFolder, is_url
 from adapad_ray.sweep.cells import Cell, finished
 from adapad_ray.sweep.claim import claimed
 from adapad_ray.sweep.console import Console
@@ -42,7 +43,7 @@ MANIFEST = "manifest.yaml"
 class SweepOutcome:
     """How a launch ended."""
 
-    folder: Path
+    place: WorkingFolder
     computed: int = 0
     """Cells that this launch computed."""
     reused: int = 0
@@ -53,25 +54,18 @@ class SweepOutcome:
     """How to look at it there, for the terminal."""
 
 
-def sweep_folder(spec: SweepSpec, out: Path | None = None) -> Path:
-    """The sweep's folder: `<storage>/<name>`, or what the command line says.
-
-    Raises:
-        BadRequestError: storage is not a folder of this machine.
-    """
-    if out is None and "://" in spec.storage:
-        raise BadRequestError(
-            f"storage {spec.storage!r} must be a folder that all workers share; URLs are not supported yet"
-        )
-    return (out or Path(spec.storage) / spec.name).absolute()
+def sweep_place(spec: SweepSpec, out: str | None = None) -> str:
+    """The sweep's folder or URL: `<storage>/<name>`, or what the command line says."""
+    place = out or f"{spec.storage.rstrip('/')}/{spec.name}"
+    return place if is_url(place) else str(Path(place).absolute())
 
 
 class Sweep:
     """One launch of a sweep."""
 
-    def __init__(self, spec: SweepSpec, folder: Path, console: Console) -> None:
-        self.spec, self.folder, self.console = spec, folder, console
-        self.outcome = SweepOutcome(folder)
+    def __init__(self, spec: SweepSpec, place: WorkingFolder, console: Console) -> None:
+        self.spec, self.place, self.folder, self.console = spec, place, place.path, console
+        self.outcome = SweepOutcome(place)
         self.loaded: LoadedGrounds = load_grounds(spec)
         self.planner = Planner(spec, self.loaded.grounds)
         self.plan: SweepPlan = self.planner.plan()
@@ -79,6 +73,7 @@ class Sweep:
         self.results: dict[str, CellResult] = {}
         self.desk: SearchDesk | None = None
         """Of `mode: search`."""
+        self._check_claim: Callable[[], None] = lambda: None
         self._reasons: dict[str, str] = {}
         self._metrics = SweepMetrics(spec.name, self.cells, self.results, self._reasons)
         self._winners: Winners = {}
@@ -90,7 +85,8 @@ class Sweep:
         Raises:
             BadRequestError: the request cannot be met; nothing was started.
         """
-        with claimed(self.folder, self.spec):
+        with claimed(self.place, self.spec) as check:
+            self._check_claim = check
             tracker = self._tracker()
             try:
                 self._open_search()
@@ -191,9 +187,9 @@ class Sweep:
 
     def _open_search(self) -> None:
         if self.spec.search is not None:
-            storage, folder = self._storage, self.folder
+            storage = self._storage
             self.desk = SearchDesk(
-                self.spec.search, self.planner, storage, folder, self.cells, self._payload, self.console
+                self.spec.search, self.planner, storage, self.place, self.cells, self._payload, self.console
             )
 
     @cached_property
@@ -211,11 +207,13 @@ class Sweep:
                     remaining.discard(event.job_id)
 
     def _on_event(self, event: Progress | Outcome, tracker: Tracker) -> None:
+        self._check_claim()
         self._metrics.observe(event)
         cell = self.cells[event.job_id]
         if not isinstance(event, Outcome):
             self.console.progress(cell.identity, event.data)
         elif event.status == "done":
+            self.place.fetch(cell.within_sweep)
             result = self.results[cell.id] = finished([cell], self.folder)[cell.id]
             self.outcome.computed += 1
             tracker.log_cell(result, cell.folder(self.folder))
@@ -224,12 +222,14 @@ class Sweep:
             assert event.error is not None
             self._reasons[cell.id] = f"{event.error.type}: {event.error.message}"
             self.console.failed(cell.identity, self._reasons[cell.id])
+        if isinstance(event, Outcome):
+            self.place.save()
 
     def _payload(self, cell: Cell) -> dict[str, Any]:
         return {
             "sweep": self.spec.name,
             "identity": cell.identity.model_dump(mode="json"),
-            "folder": str(cell.folder(self.folder)),
+            "folder": self.place.within(cell.within_sweep),
             "base_model": self.spec.model,
             "checkpoint_seconds": self.spec.checkpoint.seconds,
             "checkpoint_rounds": self.spec.checkpoint.rounds,
@@ -276,6 +276,7 @@ class Sweep:
             self.outcome.report = rebuild_report(self.folder, manifest)
             digest = hashlib.sha256("".join(sorted(results)).encode()).hexdigest()
             tracker.log_report(self.outcome.report.table, self.outcome.report.files, digest)
+        self.place.save()
         tracker.close("FAILED" if self.outcome.failed else "FINISHED")
         self.outcome.mlflow = tracker.how_to_look
         return self.outcome

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import adapad_ray
 from adapad_ray.errors import BadRequestError
+from adapad_ray.storage import check_url
 from adapad_ray.sweep import launch
 from adapad_ray.sweep.spec import SweepSpec, load_spec
 from adapad_ray.tasks import DataSource
@@ -29,6 +30,8 @@ from adapad_ray.tasks import DataSource
 LARGEST_UPLOAD = 100 * 2**20
 """Bytes that travel with a job. Ours: the cluster's head keeps them in its memory."""
 _OLDEST_PYTHON = (3, 11)
+_OF_A_NODE = ("", "file", "local")
+"""Schemes of places that another node has not, or not the same."""
 _DISTRIBUTION = "adapad-ray"
 
 
@@ -105,14 +108,17 @@ def _check_size(files: Sequence[Path]) -> None:
 
 
 def _check_places(spec: SweepSpec, shared: Sequence[Path]) -> None:
-    if "://" in spec.storage:
-        raise BadRequestError(f"storage {spec.storage!r} is a URL, which is not supported yet: use a shared folder")
-    if not Path(spec.storage).is_absolute():
-        raise BadRequestError(
-            f"storage {spec.storage!r} would vanish with the job's temporary folder: pass storage=/mnt/shared/runs, "
-            "say, and --shared /mnt/shared, a folder that every node has under this path"
-        )
-    _check_shared(f"storage {spec.storage!r}", Path(spec.storage), shared)
+    if urlsplit(spec.storage).scheme not in _OF_A_NODE:
+        check_url(spec.storage)
+    else:
+        folder = Path(urlsplit(spec.storage).path)
+        if not folder.is_absolute():
+            raise BadRequestError(
+                f"storage {spec.storage!r} would vanish with the job's temporary folder: pass a URL of a store, such "
+                "as storage=s3://bucket/runs, or storage=/mnt/shared/runs, say, and --shared /mnt/shared, a folder "
+                "that every node has under this path"
+            )
+        _check_shared(f"storage {spec.storage!r}", folder, shared)
     model = Path(spec.model).expanduser()
     if model.is_absolute() or model.is_dir():
         _check_shared(f"model folder {spec.model!r}", model.absolute(), shared)

@@ -189,6 +189,7 @@ class LaneTrainer:
         if self.observer is not None:
             self.observer(self._stats(clock, movement, tokens, compute))
         self._round_losses, self._round_tokens = {}, 0
+        clock.begin_round()
 
     def _check_finite(self) -> None:
         """What is not finite is never published: a lane that reads it would be blamed for it, or another worker."""
@@ -427,14 +428,17 @@ class _Clock:
         return time.perf_counter() - self._round_began - exchanged
 
     def traffic(self) -> dict[str, Any]:
-        """What the exchange has cost since the last call; the next round begins."""
+        """What the exchange has cost since the last call."""
         totals: dict[str, Any] = {}
         for before, now in zip(self._traffic, self._channels(), strict=True):
             for name, value in vars(now).items():
                 totals[name] = totals.get(name, 0) + value - getattr(before, name)
         self._traffic = [Traffic(**vars(t)) for t in self._channels()]
-        self._round_began = time.perf_counter()
         return totals
+
+    def begin_round(self) -> None:
+        """From here on is the next round's computing; whoever observed the last one was not."""
+        self._round_began = time.perf_counter()
 
 
 def _by_kind(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -2,12 +2,10 @@
 
 import filecmp
 import time
-from contextlib import suppress
 
-import psutil
 import pytest
 import ray
-from pool_helpers import finish
+from pool_helpers import finish, processes
 
 from adapad_ray.distributed import GroupPool
 from adapad_ray.distributed.backbone import share_backbone
@@ -83,12 +81,7 @@ def test_data_parallel_workers_agree_with_one_up_to_rounding(shared, alone, tmp_
 
 
 def titles():
-    """Titles of this process's descendants that name a cell and a worker."""
-    found = set()
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            found |= {word for word in process.cmdline()[:1] if word.startswith("ray::adapad:") and "worker" in word}
-    return found
+    return {process.cmdline()[0] for process in processes(r"adapad:cell-\S+:worker-\d")}
 
 
 def test_a_process_is_called_by_the_cell_that_it_computes(shared, tmp_path):

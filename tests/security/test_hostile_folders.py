@@ -19,6 +19,7 @@ from test_hostile_adapters import CANARY, Program
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models import load_backbone
 from adapad_ray.results import CellResult, Point
+from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep.claim import claimed
 from adapad_ray.sweep.spec import parse_spec
 
@@ -83,7 +84,8 @@ def test_the_recorded_spec_of_a_stranger_is_no_bomb(tmp_path):
     lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)), "model: *a9"]
     (tmp_path / "spec.yaml").write_text("\n".join(lines))
     mine = parse_spec({"name": "mine", "model": "m", "task": "t", "methods": {"lora": {}}, "budgets": [1]})
-    with bounded_memory(), pytest.raises(BadRequestError) as caught, claimed(tmp_path, mine):
+    place = WorkingFolder(str(tmp_path), tmp_path)
+    with bounded_memory(), pytest.raises(BadRequestError) as caught, claimed(place, mine):
         pass
     check_sentence(caught.value)
 
@@ -91,5 +93,5 @@ def test_the_recorded_spec_of_a_stranger_is_no_bomb(tmp_path):
 def test_what_a_sweep_records_is_read_back(tmp_path):
     mine = parse_spec({"name": "mine", "model": "m", "task": "t", "methods": {"lora": {}}, "budgets": [1]})
     for _ in range(2):
-        with claimed(tmp_path, mine):
+        with claimed(WorkingFolder(str(tmp_path), tmp_path), mine):
             assert yaml.safe_load((tmp_path / "spec.yaml").read_text())["model"] == "m"

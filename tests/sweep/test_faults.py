@@ -16,7 +16,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 from sweep_helpers import COMMAND, adapad, assert_logged_once, lasting, launch
 
-from adapad_ray.sweep.claim import HOLDER
+from adapad_ray.sweep.lease import HOLDER
 
 pytestmark = pytest.mark.xdist_group("clusters")
 
@@ -89,6 +89,12 @@ def test_of_two_launches_the_second_is_refused_and_sigterm_ends_the_first_with_w
 
     done = lasting(folder)
     assert 0 < len(done) < 6
+    last = launch(spec_file, place)
+    output, _ = last.communicate(timeout=300)
+    assert last.returncode == 0, output
+    assert f"{6 - len(done)} cells computed, {len(done)} reused, 0 failed" in output
+    assert lasting(folder).items() >= done.items()
+    assert_logged_once(uri, "faults", set(lasting(folder)))
 
 
 @needs_own_mounts

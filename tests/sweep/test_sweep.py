@@ -238,7 +238,8 @@ def test_a_compute_matched_label_trains_for_as_many_passes_as_the_one_it_follows
         (["model=/nowhere/at-all"], "/nowhere/at-all"),
         (["task.train=/nowhere/a.csv"], "/nowhere/a.csv"),
         (["training.max_length=1000"], "max_length is 1,000"),
-        (["storage=s3://bucket/runs"], "s3://bucket/runs"),
+        (["storage=nfs4://host/runs"], "nfs4://host/runs"),
+        (["storage=sftp://ann:secret@host/runs"], "storage holds a password"),
     ],
     ids=lambda value: str(value)[:30],
 )

@@ -1,0 +1,173 @@
+"""Copies of what lies under a URL, against a real store of files and a server that speaks S3."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import fsspec
+import pytest
+
+from adapad_ray.errors import BadRequestError, StorageError
+from adapad_ray.storage import Store, WorkingFolder, working_folder
+from adapad_ray.sweep import lease
+from adapad_ray.sweep.lease import HOLDER, leased
+
+
+def content(url: str) -> dict[str, bytes]:
+    """What lies below a URL, read with fsspec alone."""
+    files, root = fsspec.url_to_fs(url)
+    files.invalidate_cache()
+    return {path.removeprefix(f"{root}/"): files.cat_file(path) for path in files.find(root)}
+
+
+@pytest.fixture(params=["file", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path) -> str:
+    if request.param == "file":
+        return f"file://{tmp_path}/store/runs/mine"
+    return f"{request.getfixturevalue('bucket')}/runs/mine"
+
+
+def put(folder: WorkingFolder, name: str, text: str) -> None:
+    path = folder.path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_what_one_machine_saves_another_fetches(url):
+    with working_folder(url) as mine, working_folder(url) as yours:
+        put(mine, "spec.yaml", "a")
+        put(mine, "cells/1/result.json", "b")
+        put(mine, "cells/2/result.json", "c")
+        mine.save()
+        yours.fetch("cells/1")
+        assert not (yours.path / "cells/2").exists()
+        yours.fetch()
+        assert (yours.path / "cells/2/result.json").read_text() == "c"
+        assert yours.read("spec.yaml") == "a"
+        assert yours.read("nothing") is None
+        put(yours, "cells/1/result.json", "changed")
+        yours.save()
+        mine.fetch("cells/1")
+        assert (mine.path / "cells/1/result.json").read_text() == "changed"
+    assert content(url) == {"spec.yaml": b"a", "cells/1/result.json": b"changed", "cells/2/result.json": b"c"}
+
+
+def test_only_what_has_changed_travels_in_the_order_of_writing(url, monkeypatch):
+    sent = []
+    send = Store.send
+    monkeypatch.setattr(Store, "send", lambda self, path, name: (sent.append(name), send(self, path, name)))
+    with working_folder(url) as place:
+        for at, name in enumerate(["b", "cells/1/adapter/weights", "a"]):
+            put(place, name, "first")
+            os.utime(place.path / name, (1000 + at, 1000 + at))
+        place.save()
+        assert sent == ["b", "cells/1/adapter/weights", "a"]
+        place.save()
+        put(place, "b", "second")
+        place.save()
+        assert sent[3:] == ["b"]
+
+
+def test_what_was_removed_here_is_removed_there_and_nothing_else(url):
+    with working_folder(url) as place, working_folder(url) as other:
+        put(place, "checkpoint/state", "1")
+        put(place, "result.json", "2")
+        place.save()
+        put(other, "rounds/worker-1.jsonl", "3")
+        other.save()
+        (place.path / "checkpoint/state").unlink()
+        place.save()
+    assert content(url) == {"result.json": b"2", "rounds/worker-1.jsonl": b"3"}
+
+
+def test_hidden_files_stay_where_they_are(url):
+    with working_folder(url) as place:
+        place.store.write(HOLDER, b"theirs")
+        put(place, ".result.17.json", "half")
+        place.fetch()
+        place.save()
+        assert not (place.path / HOLDER).exists()
+    assert content(url) == {HOLDER: b"theirs"}
+
+
+def test_a_copy_is_gone_when_it_is_not_needed_any_more(url):
+    with working_folder(url) as place:
+        put(place, "a", "1")
+    assert not place.path.exists()
+
+
+def test_a_folder_is_worked_on_as_it_is(tmp_path):
+    with working_folder(str(tmp_path)) as place:
+        put(place, "a/b", "1")
+        place.fetch()
+        place.save()
+        assert (place.path, place.within("a", "b")) == (tmp_path, str(tmp_path / "a" / "b"))
+        assert place.read("a/b") == "1"
+    assert (tmp_path / "a" / "b").exists()
+
+
+def test_a_name_that_leads_out_of_the_copy_is_refused(bucket, tmp_path):
+    files, root = fsspec.url_to_fs(bucket)
+    files.pipe_file(f"{root}/runs/evil/../../../escaped", b"x")
+    with working_folder(f"{bucket}/runs/evil") as place, pytest.raises(StorageError, match="leads out of it"):
+        place.fetch()
+
+
+def test_a_bucket_that_is_not_there_is_not_made(bucket):
+    with (
+        pytest.raises(BadRequestError, match=r"no-such-bucket/runs/mine.* cannot be reached"),
+        leased("s3://no-such-bucket/runs/mine"),
+    ):
+        pass
+    files, _ = fsspec.url_to_fs(bucket)
+    assert "no-such-bucket" not in files.ls("")
+
+
+def test_a_place_that_is_held_is_refused_until_it_is_free(url):
+    with leased(url) as check:
+        check()
+        with pytest.raises(BadRequestError, match=rf"in use by process {os.getpid()} on "), leased(url):
+            pass
+    assert content(url) == {}
+    with leased(url):
+        pass
+
+
+def _held_by(url: str, *, process: int, host: str, seconds_ago: float) -> None:
+    holder = {"token": "other", "host": host, "process": process, "time": time.time() - seconds_ago}
+    Store(url).write(HOLDER, json.dumps(holder).encode())
+
+
+def test_a_launch_that_was_killed_is_forgotten(url):
+    _held_by(url, process=4, host="elsewhere", seconds_ago=20)
+    with pytest.raises(BadRequestError, match=r"process 4 on elsewhere, which wrote 2\d s ago"), leased(url):
+        pass
+    _held_by(url, process=4, host="elsewhere", seconds_ago=lease.SILENCE_SECONDS + 1)
+    with leased(url):
+        pass
+    _held_by(url, process=2**22 + 1, host=lease.socket.gethostname(), seconds_ago=1)  # above Linux's largest
+    with leased(url):
+        pass
+
+
+def test_damaged_signs_of_life_hold_nothing(url):
+    Store(url).write(HOLDER, b"\xff{")
+    with leased(url):
+        pass
+
+
+def test_who_was_taken_over_hears_of_it(url, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+    with leased(url) as check:
+        before = Store(url).read(HOLDER)
+        while Store(url).read(HOLDER) == before:
+            time.sleep(0.02)
+        deadline = time.monotonic() + 60
+        with pytest.raises(BadRequestError, match="taken over by process 4 on elsewhere"):
+            while time.monotonic() < deadline:
+                _held_by(url, process=4, host="elsewhere", seconds_ago=0)  # again: a beat may have been on its way
+                check()
+                time.sleep(0.1)
+    assert HOLDER in content(url), "it is another's now"
