@@ -2,6 +2,7 @@
 
 import filecmp
 import time
+from pathlib import Path
 
 import pytest
 import ray
@@ -12,6 +13,7 @@ from adapad_ray.distributed.backbone import share_backbone
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.results import CellResult
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
+from adapad_ray.training.rounds import load_rounds
 
 pytestmark = pytest.mark.xdist_group("clusters")
 
@@ -61,12 +63,28 @@ def test_several_workers_write_what_one_writes(workers, shared, alone, tmp_path)
             pool.submit(name, payload(CASES[name], tmp_path / name))
         assert {outcome.status for outcome in finish(pool).values()} == {"done"}
     for name in ("synchronous", "stale"):
-        got, expected = result_in(tmp_path / name), result_in(alone / name)
-        assert got.cost.workers == workers
-        fields = ("points", "train_loss", "growth", "budget_remainder")
-        assert {f: getattr(got, f) for f in fields} == {f: getattr(expected, f) for f in fields}
-        for file in ("predictions.safetensors", "adapter/adapter_model.safetensors"):
-            assert filecmp.cmp(tmp_path / name / file, alone / name / file, shallow=False)
+        assert result_in(tmp_path / name).cost.workers == workers
+        assert_same_cell(tmp_path / name, alone / name)
+
+
+def test_workers_without_a_common_folder_write_what_one_writes(shared, alone, tmp_path):
+    """Each works in a copy of its own, and only the store holds all of the cell."""
+    case, store = CASES["synchronous"], tmp_path / "store"
+    with pool_of(2, shared) as pool:
+        pool.submit("remote", payload(case, f"file://{store}", checkpoint_rounds=1, checkpoint_seconds=0.1))
+        assert finish(pool)["remote"].status == "done"
+    assert_same_cell(store, alone / "synchronous")
+    assert {rank: len(rounds) for rank, rounds in load_rounds(store).items()} == dict.fromkeys(
+        range(2), len(load_rounds(alone / "synchronous")[0])
+    )
+    assert not (store / "checkpoint" / "checkpoint.safetensors").exists()
+
+
+def assert_same_cell(got: Path, expected: Path) -> None:
+    fields = {"points", "train_loss", "growth", "budget_remainder"}
+    assert result_in(got).model_dump(include=fields) == result_in(expected).model_dump(include=fields)
+    for file in ("predictions.safetensors", "adapter/adapter_model.safetensors"):
+        assert filecmp.cmp(got / file, expected / file, shallow=False)
 
 
 def test_data_parallel_workers_agree_with_one_up_to_rounding(shared, alone, tmp_path):

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import fsspec
+import optuna
 import pytest
 import yaml
 from peft import PeftModel
@@ -30,10 +31,10 @@ def spec_file(tmp_path: Path, tiny_model: Path, reviews: Path, bucket: str) -> P
         "task": {"train": str(reviews), "text": "review", "label": "stars"},
         "methods": {"lora": {}, "adapad": {"local_steps": 2}, "para": {}},
         "budgets": [RANK_1],
-        "seeds": [0, 1],
+        "seeds": [0],
         "reference": False,
-        "training": {"epochs": 8, "max_length": 32, "learning_rate": 5e-3},
-        "checkpoint": {"rounds": 1},
+        "training": {"epochs": 4, "max_length": 32, "learning_rate": 5e-3},
+        "checkpoint": {"rounds": 8},
         "storage": f"{bucket}/runs",
         "tracking": f"sqlite:///{tmp_path}/mlflow.db",
     }
@@ -91,3 +92,19 @@ def test_a_sweep_in_a_store_is_the_sweep_in_a_folder(spec_file: Path, tmp_path: 
     assert code == 0, output
     backbone = load_backbone(str(yaml.safe_load(spec_file.read_text())["model"]), num_labels=3, pooling="mean")
     assert PeftModel.from_pretrained(backbone.model, exported).peft_config["default"].r == 1
+
+
+def test_a_search_keeps_its_studies_in_the_store(spec_file: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    search = {"trials": 4, "rerun": 1, "space": {"budget": {"choice": [RANK_1, 2 * RANK_1]}}}
+    content = yaml.safe_load(spec_file.read_text()) | {"mode": "search", "search": search, "name": "searched"}
+    content |= {"methods": {"lora": {}}, "storage": f"file://{store}", "training": {"epochs": 1, "max_length": 32}}
+    spec_file.write_text(yaml.safe_dump(content))
+    code, output = adapad("sweep", spec_file)
+    assert code == 0, output
+    database = f"sqlite:///{store}/searched/optuna.db"
+    (name,) = optuna.get_all_study_names(database)
+    trials = optuna.load_study(study_name=name, storage=database).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 4
+    code, output = adapad("sweep", spec_file)
+    assert code == 0 and "nothing to compute" in output
