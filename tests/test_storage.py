@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 
 import fsspec
@@ -54,32 +55,82 @@ def test_what_one_machine_saves_another_fetches(url):
     assert content(url) == {"spec.yaml": b"a", "cells/1/result.json": b"changed", "cells/2/result.json": b"c"}
 
 
-def test_only_what_has_changed_travels_in_the_order_of_writing(url, monkeypatch):
+def test_only_what_has_changed_travels_and_the_record_last(url, monkeypatch):
     sent = []
     send = Store.send
     monkeypatch.setattr(Store, "send", lambda self, path, name: (sent.append(name), send(self, path, name)))
     with working_folder(url) as place:
-        for at, name in enumerate(["b", "cells/1/adapter/weights", "a"]):
+        names = ["result.json", "checkpoint/state", "adapter/weights", "rounds/worker-0.jsonl"]
+        for name in names:
             put(place, name, "first")
-            os.utime(place.path / name, (1000 + at, 1000 + at))
         place.save()
-        assert sent == ["b", "cells/1/adapter/weights", "a"]
+        assert sent[2:] == ["checkpoint/state", "result.json"] and set(sent) == set(names)
         place.save()
-        put(place, "b", "second")
+        put(place, "rounds/worker-0.jsonl", "second")
         place.save()
-        assert sent[3:] == ["b"]
+        assert sent[4:] == ["rounds/worker-0.jsonl"]
 
 
-def test_what_was_removed_here_is_removed_there_and_nothing_else(url):
+def test_a_checkpoint_that_was_removed_here_is_removed_there_and_nothing_else_is(url):
     with working_folder(url) as place, working_folder(url) as other:
         put(place, "checkpoint/state", "1")
         put(place, "result.json", "2")
         place.save()
+        other.fetch(checkpoints=True)
+        assert (other.path / "checkpoint/state").read_text() == "1"
         put(other, "rounds/worker-1.jsonl", "3")
         other.save()
         (place.path / "checkpoint/state").unlink()
+        (place.path / "result.json").unlink()
         place.save()
     assert content(url) == {"result.json": b"2", "rounds/worker-1.jsonl": b"3"}
+
+
+def test_checkpoints_come_only_to_who_asks_for_them(url):
+    with working_folder(url) as worker, working_folder(url) as launch:
+        put(worker, "cells/1/checkpoint/state", "1")
+        worker.save()
+        launch.fetch()
+        assert not list(launch.path.rglob("state"))
+        launch.save()
+    assert content(url) == {"cells/1/checkpoint/state": b"1"}
+
+
+def test_a_copy_that_somebody_has_removed_takes_nothing_with_it(url):
+    with working_folder(url) as place:
+        put(place, "cells/1/result.json", "1")
+        place.save()
+        shutil.rmtree(place.path)
+        with pytest.raises(StorageError, match="is gone"):
+            place.save()
+    assert content(url) == {"cells/1/result.json": b"1"}
+
+
+def test_what_other_tools_leave_for_empty_folders_is_no_file(bucket, tmp_path):
+    files, root = fsspec.url_to_fs(bucket)
+    for name in ("runs/mine/", "runs/mine/cells/", "runs/mine/cells/1/result.json"):
+        files.pipe_file(f"{root}/{name}", b"" if name.endswith("/") else b"1")
+    with working_folder(f"{bucket}/runs/mine") as place:
+        place.fetch()
+        assert [path.name for path in place.path.rglob("*") if path.is_file()] == ["result.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    store = Store(f"file://{tmp_path}/store")
+    store.write("state", b"old")
+    broken = type(store._files)
+    monkeypatch.setattr(broken, "mv", lambda *_: (_ for _ in ()).throw(OSError("the line is cut")))
+    with pytest.raises(StorageError, match=r"state cannot be reached .OSError: the line is cut"):
+        store.write("state", b"new")
+    assert store.read("state") == b"old"
+
+
+@pytest.mark.parametrize(
+    "url", ["file://runs", "simplecache::s3://bucket/runs", "memory://runs", "s3://", "s3://[x", "nfs4://host/runs"]
+)
+def test_what_is_not_the_same_place_everywhere_is_refused(url):
+    with pytest.raises(BadRequestError, match="storage '"):
+        Store(url)
 
 
 def test_hidden_files_stay_where_they_are(url):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from adapad_ray.distributed.backbone import open_backbone
 from adapad_ray.distributed.exchange import BoardExchange
 from adapad_ray.distributed.jobs import JobContext, SetupContext
 from adapad_ray.distributed.metrics import CellMetrics
+from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.storage import WorkingFolder, working_folder
 from adapad_ray.training.cell import Workspace, run_cell
+from adapad_ray.training.exchange import AttemptLostError
 from adapad_ray.training.record import RoundObserver, RoundStats
 
 PROGRESS_SECONDS = 0.5
@@ -33,12 +35,29 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
 
     An earlier attempt may have lost its worker after the result was written: then there is nothing left to do. Only
     rank 0 looks, because two workers may see a shared folder differently; the queue tells the others.
+
+    Raises:
+        AttemptLostError: another worker of this cell is gone, or the store of a URL cannot be reached: worth a further
+            attempt.
     """
-    with working_folder(payload["folder"]) as place:
-        place.fetch()
+    with _opened(payload["folder"]) as place:
+        place.fetch(checkpoints=True)
         result = _compute_in(place, workspace, payload, context)
         place.save()
     return {} if result is None else {"score": result.final.validation[result.metric]}
+
+
+@contextmanager
+def _opened(place: str) -> Iterator[WorkingFolder]:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(working_folder(place))
+        except BadRequestError as error:  # this node's fault, not the cell's
+            raise AttemptLostError(str(error)) from error
+        try:
+            yield folder
+        except StorageError as error:
+            raise AttemptLostError(str(error)) from error
 
 
 def _compute_in(
@@ -74,7 +93,8 @@ def _compute_in(
             checkpoint_rounds=payload["checkpoint_rounds"],
             progress=_throttled(context) if context.rank == 0 else None,
             exchange=exchange,
-            observer=_kept(metrics, place, payload["checkpoint_seconds"]),
+            # Rank 0 alone knows when there is a checkpoint. The rounds of others are not to be much behind it.
+            observer=_kept(metrics, place, min(payload["checkpoint_seconds"], 60.0 if context.rank == 0 else 5.0)),
             parent=parent,
         )
 
@@ -85,7 +105,7 @@ def _parent_folder(cell: str, identity: CellIdentity) -> Iterator[Path | None]:
     if identity.parent is None:
         yield None
         return
-    with working_folder(f"{cell.rpartition('/')[0]}/{identity.parent}") as place:
+    with _opened(f"{cell.rpartition('/')[0]}/{identity.parent}") as place:
         place.fetch()
         yield place.path
 
@@ -121,7 +141,8 @@ def _kept(observer: RoundObserver, place: WorkingFolder, seconds: float) -> Roun
         observer(stats)
         now, newest = time.monotonic(), _changed(checkpoint)
         if newest != saved or now - last >= seconds:
-            place.save()
+            with suppress(StorageError):  # the next time, or the last, tries again
+                place.save()
             last, saved = now, newest
 
     return observe

@@ -155,7 +155,7 @@ def show_report(folder: str) -> int:
     from adapad_ray.sweep.console import Console
     from adapad_ray.sweep.runner import rebuild_report
 
-    with _finished_sweep(folder) as place:
+    with _copy_of(folder) as place:
         paths = rebuild_report(place.path)
         place.save()
     console = Console()
@@ -172,7 +172,7 @@ def export_adapter(folder: str, method: str, budget: str, to: Path, prefix: int 
     """`adapad export`."""
     from adapad_ray.sweep.export import find_adapter
 
-    with _finished_sweep(folder) as place:
+    with _copy_of(folder) as place:
         source, point = find_adapter(place.path, method, budget, prefix, seed)
         _check_empty(to)
         if not source.is_dir():
@@ -213,7 +213,7 @@ def compress_adapter(
 
 
 @contextmanager
-def _finished_sweep(folder: str) -> Iterator[WorkingFolder]:
+def _copy_of(folder: str) -> Iterator[WorkingFolder]:
     with working_folder(folder if is_url(folder) else str(Path(folder).absolute())) as place:
         place.fetch()
         yield place

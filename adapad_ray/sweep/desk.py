@@ -9,7 +9,7 @@ from typing import Any
 from optuna.storages import BaseStorage
 
 from adapad_ray.distributed import GroupPool, Outcome, Progress
-from adapad_ray.errors import BadRequestError
+from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.report.search import SearchedLabel
 from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder
@@ -93,15 +93,13 @@ class SearchDesk:
         """
         cell = self._planner.search_cell(label, point)
         self._cells[cell.id] = cell
+        with suppress(StorageError):  # the next end of a cell says so
+            self._place.save()  # the trial, whose parameters no other launch would draw again
         return cell.id, self._payload(cell)
 
     def result(self, cell_id: str) -> CellResult | None:
         """The record of a prepared cell, if it is finished."""
-        cell = self._cells[cell_id]
-        if not (cell.folder(self._place.path) / "result.json").exists():
-            # Tune may hear of a cell's end before this launch does.
-            self._place.fetch(cell.within_sweep)
-        return finished([cell], self._place.path).get(cell_id)
+        return finished([self._cells[cell_id]], self._place.path).get(cell_id)
 
     def impossible(self, label: str, number: int, reason: str) -> None:
         """Trial `number` has failed without a cell."""

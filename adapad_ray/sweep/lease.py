@@ -52,7 +52,7 @@ def leased(url: str) -> Iterator[Callable[[], None]]:
     """Holds the place while the block runs; gives a check that raises `BadRequestError` once another launch has it.
 
     Two launches that begin in the same moment may both get it; then the first to write is refused at its next sign of
-    life. Cells are written whole and are the same for both, so this costs time and nothing else.
+    life. Cells are written whole and are the same for both; of a search's studies the last to write wins.
 
     Raises:
         BadRequestError: another launch holds it, or the store cannot be read and written.
@@ -86,9 +86,10 @@ def leased(url: str) -> Iterator[Callable[[], None]]:
         yield check
     finally:
         ended.set()
-        thread.join()
-        if not taken_by:
-            with suppress(StorageError):  # forgotten soon anyway
+        thread.join(BEAT_SECONDS)  # a store that hangs is not to hang the launch
+        with suppress(StorageError):  # it is forgotten soon anyway
+            holder = _read(store)
+            if holder is not None and holder.token == token:
                 store.remove(HOLDER)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from optuna.storages import RDBStorage
 from adapad_ray.distributed import GroupPool, Outcome, Progress, available_groups, connect
 from adapad_ray.distributed.backbone import share_backbone
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
-from adapad_ray.errors import BadRequestError
+from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.files import write_text
 from adapad_ray.report.page import FailedCell, Gap, ReportPaths, build_report
 from adapad_ray.report.published import PublishedPoint
@@ -56,8 +57,11 @@ class SweepOutcome:
 
 def sweep_place(spec: SweepSpec, out: str | None = None) -> str:
     """The sweep's folder or URL: `<storage>/<name>`, or what the command line says."""
-    place = out or f"{spec.storage.rstrip('/')}/{spec.name}"
-    return place if is_url(place) else str(Path(place).absolute())
+    if out is not None:
+        return out if is_url(out) else str(Path(out).absolute())
+    if is_url(spec.storage):
+        return f"{spec.storage.rstrip('/')}/{spec.name}"
+    return str((Path(spec.storage) / spec.name).absolute())
 
 
 class Sweep:
@@ -83,7 +87,8 @@ class Sweep:
         """Computes what is missing, reports, and returns how it went.
 
         Raises:
-            BadRequestError: the request cannot be met; nothing was started.
+            BadRequestError: the request cannot be met, and nothing was started; or another launch has taken over.
+            StorageError: the store of a URL cannot be reached; what is finished is kept.
         """
         with claimed(self.place, self.spec) as check:
             self._check_claim = check
@@ -98,6 +103,9 @@ class Sweep:
                 return self._conclude(tracker)
             except BaseException as reason:
                 tracker.close("KILLED", type(reason).__name__)
+                with suppress(BadRequestError, StorageError):
+                    check()
+                    self.place.save()  # what the studies have heard since a cell ended
                 raise
 
     def _all_finished(self) -> bool:
@@ -276,6 +284,7 @@ class Sweep:
             self.outcome.report = rebuild_report(self.folder, manifest)
             digest = hashlib.sha256("".join(sorted(results)).encode()).hexdigest()
             tracker.log_report(self.outcome.report.table, self.outcome.report.files, digest)
+        self._check_claim()
         self.place.save()
         tracker.close("FAILED" if self.outcome.failed else "FINISHED")
         self.outcome.mlflow = tracker.how_to_look

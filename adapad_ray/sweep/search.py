@@ -264,8 +264,11 @@ class _StudySearch(Searcher):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the studies: the values of the finished cell, or the failure of its configuration."""
-        cell_id = self._cell_of.pop(trial_id)
-        finished, outcome = self._desk.result(cell_id), self._news.outcome(cell_id)
+        cell_id = self._cell_of.pop(trial_id, None)
+        if cell_id is None:  # Tune calls again where the first call failed
+            return
+        outcome = self._news.outcome(cell_id)
+        finished = self._desk.result(cell_id)
         for study, number in self._waiting.pop(cell_id):
             if finished is not None:
                 _complete(study, number, finished)
@@ -298,12 +301,8 @@ class _News(tune.Callback):  # type: ignore[misc]
         return {}
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Tune's hook. Tune wraps what is raised here; `error` keeps the original."""
-        try:
-            self._forward(timeout=0.0)
-        except Exception as error:
-            self.error = error
-            raise
+        """Tune's hook."""
+        self._forward(timeout=0.0)
 
     def outcome(self, cell_id: str) -> Outcome | None:
         """How a cell ended whose trial has ended; None if it never reached the queue."""
@@ -323,11 +322,18 @@ class _News(tune.Callback):  # type: ignore[misc]
         return {cell_id: self._outcomes[cell_id] for cell_id in cell_ids}
 
     def _forward(self, timeout: float) -> None:
-        for event in self._pool.poll(timeout):
-            if isinstance(event, Outcome):
-                self._outcomes[event.job_id] = event
-            if self._on_event is not None:
-                self._on_event(event)
+        """Hands on what is new. Tune wraps what is raised here, or swallows it: `error` keeps it for the next call."""
+        if self.error is not None:
+            raise self.error
+        try:
+            for event in self._pool.poll(timeout):
+                if isinstance(event, Outcome):
+                    self._outcomes[event.job_id] = event
+                if self._on_event is not None:
+                    self._on_event(event)
+        except Exception as error:
+            self.error = error
+            raise
 
 
 @contextmanager

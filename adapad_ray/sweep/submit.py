@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import adapad_ray
 from adapad_ray.errors import BadRequestError
-from adapad_ray.storage import check_url
+from adapad_ray.storage import OF_A_NODE, check_url, is_url
 from adapad_ray.sweep import launch
 from adapad_ray.sweep.spec import SweepSpec, load_spec
 from adapad_ray.tasks import DataSource
@@ -30,8 +30,6 @@ from adapad_ray.tasks import DataSource
 LARGEST_UPLOAD = 100 * 2**20
 """Bytes that travel with a job. Ours: the cluster's head keeps them in its memory."""
 _OLDEST_PYTHON = (3, 11)
-_OF_A_NODE = ("", "file", "local")
-"""Schemes of places that another node has not, or not the same."""
 _DISTRIBUTION = "adapad-ray"
 
 
@@ -108,10 +106,12 @@ def _check_size(files: Sequence[Path]) -> None:
 
 
 def _check_places(spec: SweepSpec, shared: Sequence[Path]) -> None:
-    if urlsplit(spec.storage).scheme not in _OF_A_NODE:
+    scheme = ""
+    if is_url(spec.storage):
         check_url(spec.storage)
-    else:
-        folder = Path(urlsplit(spec.storage).path)
+        scheme = urlsplit(spec.storage).scheme
+    if not scheme or scheme in OF_A_NODE:
+        folder = Path(spec.storage.removeprefix(f"{scheme}://"))
         if not folder.is_absolute():
             raise BadRequestError(
                 f"storage {spec.storage!r} would vanish with the job's temporary folder: pass a URL of a store, such "
