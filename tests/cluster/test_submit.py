@@ -106,7 +106,7 @@ def test_the_exit_code_of_a_bad_request_on_the_cluster_is_the_terminals(first, h
 def test_neither_the_submitting_shell_nor_a_second_node_is_missed(first, head, spec, shared):
     """Both are killed while cells run on both nodes; the job ends with every cell."""
     node = head.add_node(cpus=2)
-    process = head.submit(spec, "name=robust", "training.epochs=60", "seeds=[0,1,2]", "--shared", shared)
+    process = head.submit(spec, "name=robust", "training.epochs=300", "seeds=[0,1,2]", "--shared", shared)
     assert process.stdout is not None
     job = next(line for line in process.stdout if line.startswith("job ")).split()[1]
     folder = shared / "runs" / "robust" / "cells"
