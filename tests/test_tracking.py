@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from adapad_ray.results import WorkerCost
 from adapad_ray.tracking import CELL, KILLED, PARENT, POINTS_PER_SERIES, REASON, REPORT, SWEEP, Tracker, tracking_uri
 from adapad_ray.training.record import RoundStats
 from adapad_ray.training.rounds import RoundLog
+from tests.ports import free_port
 from tests.report.factory import SweepFactory
 
 
@@ -245,9 +245,7 @@ def test_the_environment_wins(monkeypatch, tmp_path):
 
 
 def test_a_server_that_is_away_is_a_bad_request_within_seconds():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     start = time.monotonic()
     with pytest.raises(BadRequestError, match=f"http://127.0.0.1:{port} cannot be used") as caught:
         Tracker.open(f"http://user:secret@127.0.0.1:{port}", "demo", "demo")
@@ -308,9 +306,7 @@ class Server:
     """A real `mlflow server` on a free port, which can be killed and started again."""
 
     def __init__(self, folder):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.uri, self._folder = f"http://127.0.0.1:{self.port}", folder
 
     def start(self):

@@ -16,7 +16,7 @@ from adapad_ray.distributed.jobs import JobContext, SetupContext
 from adapad_ray.distributed.metrics import CellMetrics
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.results import CellIdentity, CellResult
-from adapad_ray.storage import WorkingFolder, working_folder
+from adapad_ray.storage import CHECKPOINT, RECORD, WorkingFolder, working_folder
 from adapad_ray.training.cell import Workspace, run_cell
 from adapad_ray.training.exchange import AttemptLostError
 from adapad_ray.training.record import RoundObserver, RoundStats
@@ -64,8 +64,8 @@ def _compute_in(
     place: WorkingFolder, workspace: Workspace, payload: dict[str, Any], context: JobContext
 ) -> CellResult | None:
     folder = place.path
-    if context.rank == 0 and (folder / "result.json").exists():
-        return CellResult.model_validate_json((folder / "result.json").read_text())
+    if context.rank == 0 and (folder / RECORD).exists():
+        return CellResult.model_validate_json((folder / RECORD).read_text())
     exchange = None
     if context.board is not None:
         exchange = BoardExchange(context.board, context.generation, context.rank, context.world_size)
@@ -134,7 +134,8 @@ def _kept(observer: RoundObserver, place: WorkingFolder, seconds: float) -> Roun
     """Observes, then saves a copy's checkpoint as soon as there is a new one, and the rounds every so many seconds."""
     if place.store is None:
         return observer
-    checkpoint, last, saved = place.path / "checkpoint", time.monotonic(), _changed(place.path / "checkpoint")
+    checkpoint, last = place.path / CHECKPOINT, time.monotonic()
+    saved = _changed(checkpoint)
 
     def observe(stats: RoundStats) -> None:
         nonlocal last, saved

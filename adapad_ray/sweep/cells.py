@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.results import CellIdentity, CellResult
+from adapad_ray.storage import RECORD
 
 _NAMES_FOR_PEOPLE = {"model", "task", "label"}
 """Fields of the identity that do not enter the hash: digests say which model and data; a label may be renamed."""
@@ -49,7 +50,7 @@ def finished(cells: Iterable[Cell], sweep: Path) -> dict[str, CellResult]:
     """
     results = {}
     for cell in cells:
-        path = cell.folder(sweep) / "result.json"
+        path = cell.folder(sweep) / RECORD
         if path.exists():
             try:
                 results[cell.id] = CellResult.model_validate_json(path.read_text())

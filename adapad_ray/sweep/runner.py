@@ -44,7 +44,6 @@ MANIFEST = "manifest.yaml"
 class SweepOutcome:
     """How a launch ended."""
 
-    place: WorkingFolder
     computed: int = 0
     """Cells that this launch computed."""
     reused: int = 0
@@ -69,7 +68,7 @@ class Sweep:
 
     def __init__(self, spec: SweepSpec, place: WorkingFolder, console: Console) -> None:
         self.spec, self.place, self.folder, self.console = spec, place, place.path, console
-        self.outcome = SweepOutcome(place)
+        self.outcome = SweepOutcome()
         self.loaded: LoadedGrounds = load_grounds(spec)
         self.planner = Planner(spec, self.loaded.grounds)
         self.plan: SweepPlan = self.planner.plan()

@@ -140,9 +140,10 @@ def _run_tune(pool: GroupPool, searcher: Searcher, news: _News, name: str, trial
         try:
             tuner.fit()
         except tune.TuneError:
-            if news.error is not None:
-                raise news.error from None
-            raise
+            if news.error is None:
+                raise
+        if news.error is not None:  # Tune swallows what the end of its last trial raises
+            raise news.error
 
 
 def _evaluate(config: dict[str, Any], *, queue: ray.actor.ActorHandle) -> None:

@@ -30,6 +30,7 @@ from adapad_ray.methods import METHODS
 from adapad_ray.methods.base import Deployable, Method, Setting
 from adapad_ray.models import Backbone, initialise_head
 from adapad_ray.results import CellIdentity, CellResult, Cost, Point
+from adapad_ray.storage import CHECKPOINT, RECORD
 from adapad_ray.targets import target_modules
 from adapad_ray.tasks import TYPES, TaskData
 from adapad_ray.training.checkpoint import Checkpoint
@@ -166,7 +167,7 @@ def run_cell(
             replicas=Replicas(exchange.rank, exchange.workers) if method.parallel == "data" else None,
             observer=note,
         )
-        checkpoint = folder / "checkpoint"
+        checkpoint = folder / CHECKPOINT
         saved = _latest_checkpoint(checkpoint, exchange)
         if saved is None:
             trainer.start()
@@ -216,7 +217,7 @@ def run_cell(
         log.close()
     evaluation.save_predictions()
     write_component_errors(folder / COMPONENT_ERRORS, record.probes, method.local_steps, trainer.total_steps)
-    write_text(folder / "result.json", result.model_dump_json(indent=1))
+    write_text(folder / RECORD, result.model_dump_json(indent=1))
     Checkpoint.remove(checkpoint)
     return result
 
@@ -228,7 +229,7 @@ def _inherit(method: Method[Any], parent: Path | None) -> CellResult | None:
     if parent is None:
         raise ValueError(f"{method.name} cuts the adapter of another cell: pass that cell's folder")
     method.inherit(load_adapter(parent / "adapter"))
-    return CellResult.model_validate_json((parent / "result.json").read_text())
+    return CellResult.model_validate_json((parent / RECORD).read_text())
 
 
 def _of_parent(own: Cost, parent: Cost) -> Cost:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,15 +13,11 @@ from pathlib import Path
 
 import psutil
 
+from tests.ports import free_port
+
 TOKEN = "5ec2e7" * 8
 REPOSITORY = Path(__file__).parents[2]
 ADAPAD = [sys.executable, "-c", "from adapad_ray.cli import app; app()"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 150.0) -> None:

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusters import REPOSITORY, TOKEN, Head, answers, free_port, wait_until
+from clusters import REPOSITORY, TOKEN, Head, answers, wait_until
+
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="session")

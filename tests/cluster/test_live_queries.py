@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from clusters import Head, free_port, wait_until
+from clusters import Head, wait_until
 
 from dashboards import generate
 from dashboards.panels import DASHBOARDS
 from dashboards.rules import ALERTS, RECORDINGS
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.xdist_group("clusters"),

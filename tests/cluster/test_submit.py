@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from clusters import Head, free_port, wait_until
+from clusters import Head, wait_until
 
 from adapad_ray.report.curves import load_results
+from tests.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("clusters")
 
