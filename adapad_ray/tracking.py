@@ -55,6 +55,8 @@ VALUE_LENGTH = 500
 RUNS_IN_LINK = 100
 POINTS_PER_SERIES = 250
 """Most points of a series of rounds: as many as a chart can show."""
+LONGEST_LINK = 2000
+"""Characters of an address that is printed to a terminal."""
 
 
 def tracking_uri(configured: str) -> str:
@@ -157,9 +159,13 @@ class Tracker:
         """The comparison of the curve's runs; of a database, once `how_to_look` serves it."""
         cells = [run.info.run_id for run in self._children.values() if run.data.tags.get("stage") == "curve"]
         if len(cells) < 2:
-            return f"{self._server}/#/experiments/{self.experiment_id}"
+            return self._experiment_url
         runs, experiments = json.dumps(cells[:RUNS_IN_LINK]), json.dumps([self.experiment_id])
         return f"{self._server}/#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}"
+
+    @property
+    def _experiment_url(self) -> str:
+        return f"{self._server}/#/experiments/{self.experiment_id}"
 
     @property
     def how_to_look(self) -> dict[str, str]:
@@ -168,6 +174,8 @@ class Tracker:
         links = {} if _is_server(self.uri) else {"MLflow": serve}
         if self.curve_url is not None:
             links["its curve"] = self.curve_url
+        if len(self.comparison_url) > LONGEST_LINK:  # the report has it
+            return links | {"its runs": self._experiment_url}
         return links | {"its comparison": self.comparison_url}
 
     @property

@@ -366,7 +366,7 @@ def test_a_deleted_experiment_is_named(uri):
         Tracker.open(uri, "gone", "gone")
 
 
-def test_where_to_look(factory, uri):
+def test_where_to_look(factory, uri, monkeypatch):
     tracker = Tracker.open(uri, "demo", "demo")
     for seed in range(2):
         result = factory.cell("lora", 41_472, seed, 0.8)
@@ -378,6 +378,10 @@ def test_where_to_look(factory, uri):
     assert f"plot_metric_keys={quote(json.dumps(['curve/lora']))}&" in tracker.how_to_look["its curve"]
     tracker.uri = "http://user:secret@localhost:5000"
     assert tracker.comparison_url.startswith("http://localhost:5000/#/compare-runs?runs=%5B%22")
+    assert tracker.how_to_look["its comparison"] == tracker.comparison_url
+    monkeypatch.setattr("adapad_ray.tracking.LONGEST_LINK", 100)  # as with very many runs
+    assert tracker.how_to_look["its runs"] == f"http://localhost:5000/#/experiments/{tracker.experiment_id}"
+    assert "its comparison" not in tracker.how_to_look
 
 
 def test_artifacts_stand_beside_the_database_and_nothing_is_printed(factory, tmp_path, capfd):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -18,6 +19,7 @@ from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep.document import read_yaml
 from adapad_ray.sweep.lease import HOLDER, leased
 from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.tasks import parse_source
 
 SPEC = "spec.yaml"
 """The sweep's file as resolved."""
@@ -90,11 +92,27 @@ def _check_owner(place: WorkingFolder, spec: SweepSpec) -> None:
         return
     theirs, mine = read_yaml(text, place.within(SPEC)), spec.model_dump(mode="json")
     for key in _FIXED:
-        if theirs.get(key) != mine[key]:
+        if (recorded := _with_defaults(theirs.get(key))) != mine[key]:
             raise BadRequestError(
-                f"{place.place} belongs to a sweep with {key} {theirs.get(key)!r}, not {mine[key]!r}: "
+                f"{place.place} belongs to a sweep with {_difference(key, recorded, mine[key])}: "
                 "choose another name or --out"
             )
+
+
+def _with_defaults(recorded: Any) -> Any:
+    """A recorded task with the fields that later versions added: an upgrade does not part a sweep from its folder."""
+    if isinstance(recorded, Mapping):
+        with suppress(BadRequestError):
+            return parse_source(recorded).model_dump(mode="json")
+    return recorded
+
+
+def _difference(name: str, theirs: Any, mine: Any) -> str:
+    """`task.train 'a.csv', not 'b.csv'`: of two mappings the first field that differs."""
+    if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
+        field = next(field for field in [*mine, *theirs] if theirs.get(field) != mine.get(field))
+        return _difference(f"{name}.{field}", theirs.get(field), mine.get(field))
+    return f"{name} {theirs!r}, not {mine!r}"
 
 
 def _holder(folder: Path) -> str:

@@ -1,0 +1,135 @@
+"""Table, figure and verdicts of the study in `glue.yaml`, from the folders of its sweeps.
+
+    python benchmarks/glue.py runs/glue-cola runs/glue-rte runs/glue-sst2 runs/glue-mrpc --figure docs/glue-study
+
+Prints one Markdown table per task, the mean over tasks, and what the comparisons of all tasks show: every task's report
+is a family of its own at 5 %. Draws one panel per task.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from adapad_ray.report.curves import Curves, load_results
+from adapad_ray.report.differences import LabelDifference, label_differences
+from adapad_ray.report.figures import GREY, LIGHT, STYLE, save_figure
+from adapad_ray.report.recommendation import FROZEN
+from adapad_ray.results import CellResult
+from adapad_ray.sweep.runner import Manifest
+
+SHOWN = {"adapad/exact": "#D55E00", "adapad/interleaved": "#CC79A7", "lora": "#0072B2", "para": "#009E73"}
+"""Labels with a colour of their own; the others are grey."""
+
+
+def main() -> None:
+    """Prints the tables and verdicts; writes the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--figure", type=Path, help="stem of the figure's files")
+    arguments = parser.parse_args()
+
+    points, verdicts = {}, []
+    for folder in arguments.folders:
+        results = load_results(folder, Manifest.load(folder).labels)
+        curves = Curves(results, folder)
+        task = folder.name.removeprefix("glue-")
+        points[task] = curves.table().query("kind == 'final'")
+        print(f"\n**{task}** ({curves.metric})\n\n{task_table(points[task], tuned_rates(results))}")
+        verdicts += verdict(task, label_differences(curves))
+    print(f"\n**Mean over tasks**\n\n{mean_table(points)}\n")
+    print("\n".join(verdicts))
+    if arguments.figure is not None:
+        save_figure(figure(points), arguments.figure)
+
+
+def task_table(rows: pd.DataFrame, rates: dict[str, float]) -> str:
+    """One row per label: mean and 95 % interval at every budget, in percent."""
+    cells = rows.assign(
+        budget=[f"{budget:,}" if pd.notna(budget) else "without" for budget in rows["budget"]],
+        score=[
+            f"{100 * mean:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+            for mean, low, high in zip(rows["test_mean"], rows["test_low"], rows["test_high"], strict=True)
+        ],
+    )
+    table = _wide(cells, "score").fillna("–")
+    table["rate"] = [f"{rates[label]:g}" for label in table.index]
+    flops = rows.groupby("label")["train_flops"].max()
+    table["TFLOP, most"] = [f"{flops[label] / 1e12:.1f}" for label in table.index]
+    return _markdown(table)
+
+
+def mean_table(points: dict[str, pd.DataFrame]) -> str:
+    """One row per label: the unweighted mean of the tasks' metrics at every budget, in percent."""
+    every = pd.concat(points.values())
+    every["budget"] = [f"{budget:,}" if pd.notna(budget) else "without" for budget in every["budget"]]
+    means = every.groupby(["label", "budget"], as_index=False)["test_mean"].mean()
+    return _markdown(_wide(means, "test_mean").map(lambda mean: "–" if pd.isna(mean) else f"{100 * mean:.1f}"))
+
+
+def tuned_rates(results: list[CellResult]) -> dict[str, float]:
+    """The learning rate that the tune stage chose for every label."""
+    return {r.identity.label: r.identity.training["learning_rate"] for r in results if r.identity.stage == "curve"}
+
+
+def verdict(task: str, differences: list[LabelDifference]) -> list[str]:
+    """How many comparisons show a difference, and who wins and loses them."""
+    judged = [difference for difference in differences if difference.judged]
+    shown = [difference for difference in judged if difference.distinguishable]
+    lines = [f"{task}: {len(shown)} of {len(judged)} comparisons show a difference"]
+    wins = Counter((d.winner, d.second if d.winner == d.first else d.first) for d in shown)
+    return lines + [f"  {winner} before {loser} ({count} of 5)" for (winner, loser), count in sorted(wins.items())]
+
+
+def figure(points: dict[str, pd.DataFrame]) -> Figure:
+    """One panel per task: test metric against deployed parameters, with 95 % intervals of the coloured labels."""
+    with rc_context(STYLE):
+        drawn = Figure(figsize=(11, 7.6), layout="constrained")
+        panels = drawn.subplots(2, (len(points) + 1) // 2, squeeze=False).flat
+        for axes, (task, rows) in zip(panels, points.items(), strict=False):
+            draw_task(axes, task, rows)
+        handles, labels = drawn.axes[0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    return drawn
+
+
+def draw_task(axes: Axes, task: str, rows: pd.DataFrame) -> None:
+    """The curves of one task."""
+    adapted = rows[rows["budget"].notna()]
+    for label, of in sorted(adapted.groupby("label"), key=lambda group: group[0] in SHOWN):
+        curve, colour = of.sort_values("parameters"), SHOWN.get(label)
+        style = {"color": colour or LIGHT, "linewidth": 2 if colour else 1, "label": label if colour else None}
+        axes.plot(curve["parameters"], 100 * curve["test_mean"], marker="o", markersize=4, **style)
+        if colour:
+            band = (100 * curve["test_low"], 100 * curve["test_high"])
+            axes.fill_between(curve["parameters"], *band, color=colour, alpha=0.08, linewidth=0)
+    axes.plot([], [], color=LIGHT, label="the other methods")
+    for label, line, name in ((FROZEN, "--", "frozen, trained head"), ("full", ":", "full fine-tuning")):
+        for mean in rows.loc[rows["label"] == label, "test_mean"]:
+            axes.axhline(100 * mean, color=GREY, linestyle=line, linewidth=1.2, label=name)
+    axes.set_title(task, loc="left", fontweight="bold")
+    axes.set_xlabel("deployed adapter parameters")
+    axes.set_ylabel("test metric × 100")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k")
+
+
+def _wide(rows: pd.DataFrame, values: str) -> pd.DataFrame:
+    """Labels down, budgets across, small ones first."""
+    wide = rows.pivot(index="label", columns="budget", values=values)
+    return wide[sorted(wide.columns, key=lambda budget: int(budget.replace(",", "")) if budget[0].isdigit() else -1)]
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    header = ["label", *table.columns]
+    lines = [header, ["---"] * len(header), *table.itertuples()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
