@@ -1,6 +1,6 @@
 """PARA against PEFT's own conversion, on the parents of a finished sweep: accuracy at equal rank, and seconds.
 
-    python benchmarks/conversion.py runs/glue-cola benchmarks/glue.yaml name=glue-cola task.train=… (as it was swept)
+    python benchmarks/conversion.py runs/glue-sst2 benchmarks/glue.yaml name=glue-sst2 task.train=… (as it was swept)
 
 For every seed whose budget was cut by `para` the trained parent is loaded by PEFT, cut by `peft.convert_to_lora` to the
 same rank on every module, as `para` with `cut: uniform` does it, saved, loaded again and evaluated on the sweep's test
@@ -13,6 +13,7 @@ import argparse
 import json
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -38,7 +39,9 @@ def convert(backbone: Backbone, parent: Path, rank: int, to: Path) -> float:
     """Writes PEFT's conversion of the adapter in `parent`, its head included, and returns the seconds it took."""
     model = peft.PeftModel.from_pretrained(backbone.model, parent)
     start = time.perf_counter()
-    config, weights = peft.convert_to_lora(model, rank=rank)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # for each module, that a LoRA need not be converted
+        config, weights = peft.convert_to_lora(model, rank=rank)
     seconds = time.perf_counter() - start
     head = {name: value for name, value in load_file(parent / WEIGHTS).items() if ".lora_" not in name}
     config.save_pretrained(to)

@@ -54,7 +54,7 @@ def task_table(rows: pd.DataFrame, rates: dict[str, float]) -> str:
     cells = rows.assign(
         budget=[f"{budget:,}" if pd.notna(budget) else "without" for budget in rows["budget"]],
         score=[
-            f"{100 * mean:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+            f"{_percent(mean)} ({_percent(low)} to {_percent(high)})"
             for mean, low, high in zip(rows["test_mean"], rows["test_low"], rows["test_high"], strict=True)
         ],
     )
@@ -70,7 +70,7 @@ def mean_table(points: dict[str, pd.DataFrame]) -> str:
     every = pd.concat(points.values())
     every["budget"] = [f"{budget:,}" if pd.notna(budget) else "without" for budget in every["budget"]]
     means = every.groupby(["label", "budget"], as_index=False)["test_mean"].mean()
-    return _markdown(_wide(means, "test_mean").map(lambda mean: "–" if pd.isna(mean) else f"{100 * mean:.1f}"))
+    return _markdown(_wide(means, "test_mean").map(lambda mean: "–" if pd.isna(mean) else _percent(mean)))
 
 
 def tuned_rates(results: list[CellResult]) -> dict[str, float]:
@@ -123,6 +123,10 @@ def _wide(rows: pd.DataFrame, values: str) -> pd.DataFrame:
     """Labels down, budgets across, small ones first."""
     wide = rows.pivot(index="label", columns="budget", values=values)
     return wide[sorted(wide.columns, key=lambda budget: int(budget.replace(",", "")) if budget[0].isdigit() else -1)]
+
+
+def _percent(share: float) -> str:
+    return f"{round(100 * share, 1) + 0:.1f}"  # without it a tiny negative number is -0.0
 
 
 def _markdown(table: pd.DataFrame) -> str:
