@@ -2,8 +2,8 @@
 
     python benchmarks/glue.py runs/glue-cola runs/glue-rte runs/glue-sst2 runs/glue-mrpc --figure docs/glue-study
 
-Prints one Markdown table per task, the mean over tasks, and what the comparisons of all tasks show: every task's report
-is a family of its own at 5 %. Draws one panel per task.
+Prints one Markdown table per task and what the comparisons of all tasks show: every task is a family of its own at 5 %.
+Draws one panel per task, of the height of its means.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from adapad_ray.report.recommendation import FROZEN
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.runner import Manifest
 
-SHOWN = {"adapad/exact": "#D55E00", "adapad/interleaved": "#CC79A7", "lora": "#0072B2", "para": "#009E73"}
+SHOWN = {
+    "adapad/exact": "#D55E00",
+    "adapad/joint": "#8C6D00",
+    "adapad/interleaved": "#CC79A7",
+    "lora": "#0072B2",
+    "para": "#009E73",
+}
 """Labels with a colour of their own; the others are grey."""
 
 
@@ -43,8 +49,7 @@ def main() -> None:
         points[task] = curves.table().query("kind == 'final'")
         print(f"\n**{task}** ({curves.metric})\n\n{task_table(points[task], tuned_rates(results))}")
         verdicts += verdict(task, label_differences(curves))
-    print(f"\n**Mean over tasks**\n\n{mean_table(points)}\n")
-    print("\n".join(verdicts))
+    print("", *verdicts, sep="\n")
     if arguments.figure is not None:
         save_figure(figure(points), arguments.figure)
 
@@ -63,14 +68,6 @@ def task_table(rows: pd.DataFrame, rates: dict[str, float]) -> str:
     flops = rows.groupby("label")["train_flops"].max()
     table["TFLOP, most"] = [f"{flops[label] / 1e12:.1f}" for label in table.index]
     return _markdown(table)
-
-
-def mean_table(points: dict[str, pd.DataFrame]) -> str:
-    """One row per label: the unweighted mean of the tasks' metrics at every budget, in percent."""
-    every = pd.concat(points.values())
-    every["budget"] = [f"{budget:,}" if pd.notna(budget) else "without" for budget in every["budget"]]
-    means = every.groupby(["label", "budget"], as_index=False)["test_mean"].mean()
-    return _markdown(_wide(means, "test_mean").map(lambda mean: "–" if pd.isna(mean) else _percent(mean)))
 
 
 def tuned_rates(results: list[CellResult]) -> dict[str, float]:
@@ -95,7 +92,7 @@ def figure(points: dict[str, pd.DataFrame]) -> Figure:
         for axes, (task, rows) in zip(panels, points.items(), strict=False):
             draw_task(axes, task, rows)
         handles, labels = drawn.axes[0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+        drawn.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return drawn
 
 
@@ -113,6 +110,8 @@ def draw_task(axes: Axes, task: str, rows: pd.DataFrame) -> None:
     for label, line, name in ((FROZEN, "--", "frozen, trained head"), ("full", ":", "full fine-tuning")):
         for mean in rows.loc[rows["label"] == label, "test_mean"]:
             axes.axhline(100 * mean, color=GREY, linestyle=line, linewidth=1.2, label=name)
+    low, high = 100 * rows["test_mean"].min(), 100 * rows["test_mean"].max()
+    axes.set_ylim(low - 0.2 * (high - low) - 0.1, high + 0.2 * (high - low) + 0.1)
     axes.set_title(task, loc="left", fontweight="bold")
     axes.set_xlabel("deployed adapter parameters")
     axes.set_ylabel("test metric × 100")
