@@ -9,7 +9,6 @@ Draws one panel per task, of the height of its means.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -18,19 +17,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adapad_ray.report.curves import Curves, load_results
-from adapad_ray.report.differences import LabelDifference, label_differences
-from adapad_ray.report.figures import GREY, LIGHT, STYLE, save_figure
+from adapad_ray.report.differences import conclusions, label_differences
+from adapad_ray.report.figures import GREY, LIGHT, PALETTE, STYLE, save_figure
 from adapad_ray.report.recommendation import FROZEN
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.runner import Manifest
 
-SHOWN = {
-    "adapad/exact": "#D55E00",
-    "adapad/joint": "#8C6D00",
-    "adapad/interleaved": "#CC79A7",
-    "lora": "#0072B2",
-    "para": "#009E73",
-}
+SHOWN = dict(zip(("lora", "adapad/exact", "para", "adapad/interleaved", "adapad/joint"), PALETTE, strict=False))
 """Labels with a colour of their own; the others are grey."""
 
 
@@ -48,7 +41,7 @@ def main() -> None:
         task = folder.name.removeprefix("glue-")
         points[task] = curves.table().query("kind == 'final'")
         print(f"\n**{task}** ({curves.metric})\n\n{task_table(points[task], tuned_rates(results))}")
-        verdicts += verdict(task, label_differences(curves))
+        verdicts.append(f"{task}: {' '.join(conclusions(label_differences(curves)))}")
     print("", *verdicts, sep="\n")
     if arguments.figure is not None:
         save_figure(figure(points), arguments.figure)
@@ -57,13 +50,14 @@ def main() -> None:
 def task_table(rows: pd.DataFrame, rates: dict[str, float]) -> str:
     """One row per label: mean and 95 % interval at every budget, in percent."""
     cells = rows.assign(
-        budget=[f"{budget:,}" if pd.notna(budget) else "without" for budget in rows["budget"]],
+        budget=rows["budget"].fillna(0),
         score=[
             f"{_percent(mean)} ({_percent(low)} to {_percent(high)})"
             for mean, low, high in zip(rows["test_mean"], rows["test_low"], rows["test_high"], strict=True)
         ],
     )
-    table = _wide(cells, "score").fillna("–")
+    table = cells.pivot(index="label", columns="budget", values="score").fillna("–")
+    table.columns = [f"{budget:,}" if budget else "without" for budget in table.columns]
     table["rate"] = [f"{rates[label]:g}" for label in table.index]
     flops = rows.groupby("label")["train_flops"].max()
     table["TFLOP, most"] = [f"{flops[label] / 1e12:.1f}" for label in table.index]
@@ -73,15 +67,6 @@ def task_table(rows: pd.DataFrame, rates: dict[str, float]) -> str:
 def tuned_rates(results: list[CellResult]) -> dict[str, float]:
     """The learning rate that the tune stage chose for every label."""
     return {r.identity.label: r.identity.training["learning_rate"] for r in results if r.identity.stage == "curve"}
-
-
-def verdict(task: str, differences: list[LabelDifference]) -> list[str]:
-    """How many comparisons show a difference, and who wins and loses them."""
-    judged = [difference for difference in differences if difference.judged]
-    shown = [difference for difference in judged if difference.distinguishable]
-    lines = [f"{task}: {len(shown)} of {len(judged)} comparisons show a difference"]
-    wins = Counter((d.winner, d.second if d.winner == d.first else d.first) for d in shown)
-    return lines + [f"  {winner} before {loser} ({count} of 5)" for (winner, loser), count in sorted(wins.items())]
 
 
 def figure(points: dict[str, pd.DataFrame]) -> Figure:
@@ -116,12 +101,6 @@ def draw_task(axes: Axes, task: str, rows: pd.DataFrame) -> None:
     axes.set_xlabel("deployed adapter parameters")
     axes.set_ylabel("test metric × 100")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k")
-
-
-def _wide(rows: pd.DataFrame, values: str) -> pd.DataFrame:
-    """Labels down, budgets across, small ones first."""
-    wide = rows.pivot(index="label", columns="budget", values=values)
-    return wide[sorted(wide.columns, key=lambda budget: int(budget.replace(",", "")) if budget[0].isdigit() else -1)]
 
 
 def _percent(share: float) -> str:
