@@ -21,6 +21,7 @@ from adapad_ray.files import atomic_path
 from adapad_ray.report.metrics import item_metric
 from adapad_ray.report.statistics import Estimate, estimate, item_weights, pareto_front
 from adapad_ray.results import CellResult, Point
+from adapad_ray.storage import RECORD
 
 Array = NDArray[np.float64]
 Split = Literal["validation", "test"]
@@ -80,7 +81,7 @@ def load_results(folder: Path | str, cells: Mapping[str, str] | None = None) -> 
     Raises `BadRequestError` for a damaged record and for a folder without any.
     """
     results = []
-    for path in sorted(Path(folder).glob("cells/*/result.json")):
+    for path in sorted(Path(folder).glob(f"cells/*/{RECORD}")):
         if cells is not None and path.parent.name not in cells:
             continue
         try:
