@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+from pool_helpers import end
 
 from adapad_ray.distributed import GroupPool, connect
 
@@ -21,7 +22,7 @@ def cluster() -> Iterator[None]:
     os.environ["PYTHONPATH"] = os.pathsep.join([here, package] + ([path] if path else []))
     sys.path.insert(0, here)
     try:
-        with connect(num_cpus=2, object_store_memory=80_000_000):
+        with connect(num_cpus=2, object_store_memory=160_000_000):
             yield
     finally:
         if path is None:
@@ -35,6 +36,7 @@ def pool(cluster: None) -> Iterator[GroupPool]:
     """Two groups of one worker; a job may start twice. They hold both CPUs, so each module has its own."""
     import pool_jobs
 
+    assert end("TrainController"), "a controller outlived the pool of another module"
     shared = {"numbers": ray.put(np.arange(3))}
     with GroupPool(pool_jobs.set_up, pool_jobs.run, groups=2, shared=shared, max_attempts=2, name="test") as pool:
         pool.wait_ready()

@@ -21,12 +21,12 @@ pytestmark = pytest.mark.xdist_group("clusters")
 
 
 def large_backbone() -> Backbone:
-    """The tiny backbone's structure at sixteen times its width, with a longer vocabulary: 42 MB."""
+    """The tiny backbone's structure at sixteen times its width, more layers and a longer vocabulary: 92 MB."""
     config = transformers.BertConfig(
         vocab_size=8000,
         hidden_size=512,
         intermediate_size=2048,
-        num_hidden_layers=2,
+        num_hidden_layers=6,
         num_attention_heads=2,
         max_position_embeddings=16,
         num_labels=2,

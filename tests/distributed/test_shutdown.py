@@ -6,7 +6,7 @@ from pathlib import Path
 import pool_jobs
 import pytest
 import ray
-from pool_helpers import controllers, finish, pid_in
+from pool_helpers import controllers, end, finish, pid_in
 
 from adapad_ray.distributed import GroupPool, PoolError
 
@@ -53,6 +53,7 @@ def test_a_controller_that_is_killed_while_its_workers_start_leaves_their_resour
 
 
 def test_a_pool_that_is_closed_while_it_starts_gives_its_resources_back(cluster):
+    assert end("TrainController"), "a controller outlived the pool of another test"
     with GroupPool(pool_jobs.set_up, pool_jobs.run, name="brief") as pool:
         while not controllers():
             time.sleep(0.1)
