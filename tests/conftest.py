@@ -1,7 +1,7 @@
 """A tiny real model and a small real-looking task on disk, for tests of the whole chain.
 
-Modules that start a Ray cluster belong to the xdist group `clusters` and so run in one process: two clusters at once
-would only wait for each other.
+Modules that start a Ray cluster belong to one of two xdist groups and so run in two processes, one cluster at a time
+in each: more at once would only wait for each other. `clusters` has those that measure or kill, `more-clusters` others.
 """
 
 from __future__ import annotations

@@ -56,23 +56,37 @@ def alone(shared, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("workers", [2, 4])
-def test_several_workers_write_what_one_writes(workers, shared, alone, tmp_path):
-    with pool_of(workers, shared) as pool:
-        for name in ("synchronous", "stale"):
-            pool.submit(name, payload(CASES[name], tmp_path / name))
-        assert {outcome.status for outcome in finish(pool).values()} == {"done"}
+def test_four_workers_write_what_one_writes(shared, alone, tmp_path):
+    with pool_of(4, shared) as pool:
+        assert_same_as_alone(pool, 4, alone, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pair(shared):
+    """A group of two workers, for the rest of this module: it holds both CPUs."""
+    with pool_of(2, shared) as pool:
+        pool.wait_ready()
+        yield pool
+
+
+def test_two_workers_write_what_one_writes(pair, alone, tmp_path):
+    assert_same_as_alone(pair, 2, alone, tmp_path)
+
+
+def assert_same_as_alone(pool: GroupPool, workers: int, alone: Path, folder: Path) -> None:
     for name in ("synchronous", "stale"):
-        assert result_in(tmp_path / name).cost.workers == workers
-        assert_same_cell(tmp_path / name, alone / name)
+        pool.submit(name, payload(CASES[name], folder / name))
+    assert {outcome.status for outcome in finish(pool).values()} == {"done"}
+    for name in ("synchronous", "stale"):
+        assert result_in(folder / name).cost.workers == workers
+        assert_same_cell(folder / name, alone / name)
 
 
-def test_workers_without_a_common_folder_write_what_one_writes(shared, alone, tmp_path):
+def test_workers_without_a_common_folder_write_what_one_writes(pair, alone, tmp_path):
     """Each works in a copy of its own, and only the store holds all of the cell."""
     case, store = CASES["synchronous"], tmp_path / "store"
-    with pool_of(2, shared) as pool:
-        pool.submit("remote", payload(case, f"file://{store}", checkpoint_rounds=1, checkpoint_seconds=0.1))
-        assert finish(pool)["remote"].status == "done"
+    pair.submit("remote", payload(case, f"file://{store}", checkpoint_rounds=1, checkpoint_seconds=0.1))
+    assert finish(pair)["remote"].status == "done"
     assert_same_cell(store, alone / "synchronous")
     assert {rank: len(rounds) for rank, rounds in load_rounds(store).items()} == dict.fromkeys(
         range(2), len(load_rounds(alone / "synchronous")[0])
@@ -87,11 +101,10 @@ def assert_same_cell(got: Path, expected: Path) -> None:
         assert filecmp.cmp(got / file, expected / file, shallow=False)
 
 
-def test_data_parallel_workers_agree_with_one_up_to_rounding(shared, alone, tmp_path):
-    with pool_of(2, shared) as pool:
-        for name in ("joint", "nested"):
-            pool.submit(name, payload(CASES[name], tmp_path / name))
-        assert {outcome.status for outcome in finish(pool).values()} == {"done"}
+def test_data_parallel_workers_agree_with_one_up_to_rounding(pair, alone, tmp_path):
+    for name in ("joint", "nested"):
+        pair.submit(name, payload(CASES[name], tmp_path / name))
+    assert {outcome.status for outcome in finish(pair).values()} == {"done"}
     for name in ("joint", "nested"):
         got, expected = result_in(tmp_path / name), result_in(alone / name)
         assert got.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
@@ -102,15 +115,13 @@ def titles():
     return {process.cmdline()[0] for process in processes(r"adapad:cell-\S+:worker-\d")}
 
 
-def test_a_process_is_called_by_the_cell_that_it_computes(shared, tmp_path):
+def test_a_process_is_called_by_the_cell_that_it_computes(pair, tmp_path):
     expected = {f"ray::adapad:cell-named:worker-{rank}" for rank in range(2)}
-    with pool_of(2, shared) as pool:
-        pool.wait_ready()
-        pool.submit("named", payload(MethodCase("lora", COST_PER_RANK, training={"epochs": 60}), tmp_path / "named"))
-        deadline = time.monotonic() + 60
-        while titles() != expected:
-            assert time.monotonic() < deadline, titles()
-        time.sleep(1.5)  # the queue and Ray call the actor twice a second, after which Ray would name it by its class
-        assert titles() == expected
-        assert finish(pool)["named"].status == "done"
-        assert not titles()
+    pair.submit("named", payload(MethodCase("lora", COST_PER_RANK, training={"epochs": 60}), tmp_path / "named"))
+    deadline = time.monotonic() + 60
+    while titles() != expected:
+        assert time.monotonic() < deadline, titles()
+    time.sleep(1.5)  # the queue and Ray call the actor twice a second, after which Ray would name it by its class
+    assert titles() == expected
+    assert finish(pair)["named"].status == "done"
+    assert not titles()

@@ -19,7 +19,7 @@ from adapad_ray.sweep.runner import Manifest
 from adapad_ray.tasks import encode, load_task
 from adapad_ray.training.evaluation import predict
 
-pytestmark = pytest.mark.xdist_group("clusters")
+pytestmark = pytest.mark.xdist_group("more-clusters")
 
 RANK_1 = 896
 """One component on each of the tiny model's 12 linear layers."""
