@@ -41,6 +41,7 @@ from adapad_ray.models import (
     initialise_head,
 )
 from adapad_ray.results import CellIdentity, CellResult, Point
+from adapad_ray.storage import CHECKPOINT, RECORD
 from adapad_ray.targets import target_modules
 from adapad_ray.tasks import EncodedSplit, TaskData
 from adapad_ray.training.cell import Workspace, make_method, parent_identity, run_cell
@@ -312,8 +313,8 @@ class MethodConformance:
             else:
                 part.resume(saved)
             part.run(stop_at=step)
-            part.checkpoint().save(tmp_path / "checkpoint")
-            saved = Checkpoint.load(tmp_path / "checkpoint")
+            part.checkpoint().save(tmp_path / CHECKPOINT)
+            saved = Checkpoint.load(tmp_path / CHECKPOINT)
         assert_same_training(part, whole)
 
     def test_a_cell_that_was_stopped_ends_with_the_result_of_the_undisturbed_one(
@@ -325,7 +326,7 @@ class MethodConformance:
             trainer = case.trainer()
             trainer.start()
             trainer.run(stop_at=step)
-            trainer.checkpoint().save(folder / "checkpoint")
+            trainer.checkpoint().save(folder / CHECKPOINT)
             assert _lasting(case.run(folder)) == _lasting(expected)
             assert _files(folder) == _files(tmp_path / "whole")
 
@@ -368,7 +369,7 @@ class MethodConformance:
         training = {**case.identity().training, "learning_rate": 3e38}
         with pytest.raises(DivergedError, match=r"^lane .+, step \d+: "):
             case.run(tmp_path / "diverged", workspace, training=training)
-        assert not (tmp_path / "diverged" / "result.json").exists()
+        assert not (tmp_path / "diverged" / RECORD).exists()
         assert _lasting(case.run(tmp_path / "next", workspace)) == _lasting(case.run(tmp_path / "alone"))
 
     def test_poisoned_weights_are_reported_where_they_are(self, case: MethodCase) -> None:
@@ -392,7 +393,7 @@ class MethodConformance:
         last = {**case.identity().training, "learning_rate": 3e38, "epochs": 0.1, "warmup_fraction": 0.0}
         with pytest.raises(DivergedError, match=r"^lane .+, step \d+: "):
             case.run(tmp_path, training=last)
-        assert not (tmp_path / "result.json").exists()
+        assert not (tmp_path / RECORD).exists()
 
     # 7. A bad request fails before training with one clear message.
 
@@ -466,6 +467,6 @@ def _predictions(folder: Path) -> bytes:
 
 def _files(folder: Path) -> dict[str, bytes]:
     """Everything a cell has written beside its record and the times of its rounds."""
-    timed = (folder / "result.json", folder / "rounds")
+    timed = (folder / RECORD, folder / "rounds")
     paths = (p for p in sorted(folder.rglob("*")) if p.is_file() and p not in timed and p.parent not in timed)
     return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
