@@ -244,9 +244,12 @@ def _draw_references(axes: Axes, rows: pd.DataFrame, reference: str) -> None:
     for _, row in rows[rows["kind"] == "final"].iterrows():
         axes.axhline(row["test_mean"], color=GREY, linestyle=(0, (5, 3)), linewidth=1.2, zorder=1)
         axes.axhspan(row["test_low"], row["test_high"], xmax=0.025, color=GREY, alpha=0.3, linewidth=0)
-        frozen = row["method"] == reference
+        if row["method"] == reference:
+            text = "frozen backbone, head only" if row["head_parameters"] else "frozen backbone"
+        else:
+            text = f"{row['label']} ({_short(row['parameters'])} parameters)"
         axes.annotate(
-            "frozen backbone, head only" if frozen else f"{row['label']} ({_short(row['parameters'])} parameters)",
+            text,
             (0.99, row["test_mean"]),
             xycoords=("axes fraction", "data"),
             xytext=(0, 4),

@@ -28,6 +28,8 @@ class PointSummary(BaseModel):
     """Deployed adapter parameters, mean over seeds."""
     parameters_low: int
     parameters_high: int
+    head_parameters: int
+    """Those of the task head, which are counted apart; a causal language model has none."""
     validation_mean: float
     test_mean: float
     test_low: float
@@ -35,7 +37,9 @@ class PointSummary(BaseModel):
 
     @property
     def name(self) -> str:
-        """For humans: `adapad at 41,472`, `adapad at 82,944 cut to 2 components`."""
+        """For humans: `adapad at 41,472`, `adapad at 82,944 cut to 2 components`, `the frozen backbone`."""
+        if self.parameters == 0:
+            return "the frozen backbone with a trained head" if self.head_parameters else "the frozen backbone"
         if self.budget is None:
             return self.label
         cut = f" cut to {self.prefix} component{'s' if self.prefix != 1 else ''}" if self.prefix is not None else ""
@@ -121,6 +125,7 @@ def _summary(curves: Curves, key: PointKey) -> PointSummary:
         parameters=sum(parameters) / len(parameters),
         parameters_low=min(parameters),
         parameters_high=max(parameters),
+        head_parameters=curves.points[key][0][1].head_parameters,
         validation_mean=float(curves.validation[key].values.mean()),
         test_mean=float(curves.test[key].values.mean()),
         test_low=low,
@@ -141,17 +146,17 @@ def _sentence(
     test = (
         f"Test {metric} {chosen.test_mean:.3f} (95 % interval {chosen.test_low:.3f} to {chosen.test_high:.3f}) {over}."
     )
-    what = "the frozen backbone with a trained head" if chosen.parameters == 0 else chosen.name
     if chosen == best:
         opening = (
-            f"Deploy {what} ({chosen.parameters:,.0f} adapter parameters): it has the best validation {metric} "
+            f"Deploy {chosen.name} ({chosen.parameters:,.0f} adapter parameters): it has the best validation {metric} "
             f"({chosen.validation_mean:.3f}), and no smaller adapter is shown to stay within {100 * delta:g} "
             f"{_points(100 * delta)} of it at {100 * confidence:g} % confidence."
         )
     else:
         opening = (
-            f"Deploy {what} ({chosen.parameters:,.0f} adapter parameters): with {100 * confidence:g} % confidence its "
-            f"validation {metric} ({chosen.validation_mean:.3f}) is less than {100 * delta:g} {_points(100 * delta)} "
+            f"Deploy {chosen.name} ({chosen.parameters:,.0f} adapter parameters): "
+            f"with {100 * confidence:g} % confidence its validation {metric} ({chosen.validation_mean:.3f}) "
+            f"is less than {100 * delta:g} {_points(100 * delta)} "
             f"below the best, {best.name} ({best.validation_mean:.3f}, {best.parameters:,.0f} parameters)."
         )
     if alone != chosen:

@@ -59,6 +59,7 @@ class SweepFactory:
         adapter: bool = False,
         training: dict[str, float] | None = None,
         flops: float = 3e12,
+        head_parameters: int = 770,
     ) -> CellResult:
         """Writes one cell whose models are right with about these probabilities."""
         setting = "".join(f"-{value}" for value in (training or {}).values())
@@ -86,7 +87,7 @@ class SweepFactory:
                     kind="final" if prefix is None else "prefix",
                     prefix=prefix,
                     parameters=count,
-                    head_parameters=770,
+                    head_parameters=head_parameters,
                     ranks=ranks if prefix is None else {m: min(r, prefix) for m, r in ranks.items()},
                     adapter="adapter" if adapter and prefix is None else None,
                     **scores,

@@ -53,13 +53,16 @@ def test_a_prefix_can_be_recommended(factory):
     assert "adapad at 165,888 cut to 2 components" in choice.sentence
 
 
-def test_the_frozen_backbone_is_recommended_where_adapters_add_nothing(factory):
+@pytest.mark.parametrize(
+    ("head", "name"), [(770, "the frozen backbone with a trained head"), (0, "the frozen backbone")]
+)
+def test_the_frozen_backbone_is_recommended_where_adapters_add_nothing(factory, head, name):
     for seed in range(3):
-        factory.cell("head_only", None, seed, 0.80)
-        factory.cell("lora", 41_472, seed, 0.80)
+        factory.cell("head_only", None, seed, 0.80, head_parameters=head)
+        factory.cell("lora", 41_472, seed, 0.80, head_parameters=head)
     choice = recommend(curves(factory), delta=0.03)
     assert choice.label == "head_only" and choice.parameters == 0
-    assert "frozen backbone with a trained head" in choice.sentence
+    assert f"{name} (0 adapter parameters)" in choice.sentence
 
 
 def test_full_fine_tuning_is_no_candidate_and_stands_in_no_comparison_at_equal_budget(factory):
