@@ -1,7 +1,8 @@
 """A tiny real model and a small real-looking task on disk, for tests of the whole chain.
 
 Modules that start a Ray cluster belong to one of two xdist groups and so run in two processes, one cluster at a time
-in each: more at once would only wait for each other. `clusters` has those that measure or kill, `more-clusters` others.
+in each: more at once would only wait for each other. `clusters` and `more-clusters` are dealt so that they and
+the other tests keep both processes busy to the end.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from adapad_ray.sweep.points import parse_space
 from adapad_ray.sweep.spec import SearchStage
 from adapad_ray.sweep.studies import SearchStudy, align_study, open_storage
 
-pytestmark = pytest.mark.xdist_group("clusters")
+pytestmark = pytest.mark.xdist_group("more-clusters")
 
 RANK_1 = 2 * (4 * 64 + 2 * 96)
 """One component on each of the tiny model's 12 linear layers."""
