@@ -19,7 +19,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,7 @@ class Tracker:
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
+            _create_database(uri)
             client = MlflowClient(tracking_uri=uri)
             return cls(client, uri, _experiment(client, uri, experiment), sweep_id)
         except (MlflowException, SQLAlchemyError) as error:
@@ -353,6 +354,25 @@ def _prepare(uri: str) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadRequestError(f"the folder of MLflow's store {path} cannot be made ({error.strerror})") from error
+
+
+def _create_database(uri: str) -> None:
+    """Makes a SQLite store that is not there yet under another name first: it is complete or absent.
+
+    MLflow takes seconds to create its tables, and never uses a database again in which it was killed meanwhile.
+    """
+    from mlflow import MlflowClient
+
+    path = _sqlite_path(uri)
+    if path is None or path.exists():
+        return
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
+        with suppress(OSError):  # another launch was first, or there are no links here: then MLflow makes it in place
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _experiment(client: MlflowClient, uri: str, name: str) -> str:

@@ -260,6 +260,20 @@ def test_a_store_that_is_no_store_is_a_bad_request(tmp_path):
             Tracker.open(uri, "demo", "demo")
 
 
+def test_a_launch_that_is_killed_while_its_store_is_created_leaves_none(tmp_path):
+    path = tmp_path / "mlflow.db"
+    command = f"from adapad_ray.tracking import Tracker; Tracker.open('sqlite:///{path}', 'demo', 'demo')"
+    process = subprocess.Popen([sys.executable, "-c", command], cwd=tmp_path)
+    while not any(file.stat().st_size for file in tmp_path.glob("*.db")):  # the first of some fifty migrations
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not path.exists()
+    Tracker.open(f"sqlite:///{path}", "demo", "demo").close()
+    assert len(runs(f"sqlite:///{path}")) == 1
+
+
 def test_a_store_that_goes_away_costs_one_warning_and_no_sweep(factory, uri, caplog, monkeypatch):
     result = factory.cell("lora", 41_472, 0, 0.8)
     tracker = Tracker.open(uri, "demo", "demo")
