@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.files import atomic_path
 from adapad_ray.results import CellResult
 from adapad_ray.training.components import COMPONENT_ERRORS
 from adapad_ray.training.record import RoundStats, lane_name
@@ -363,16 +364,11 @@ def _create_database(uri: str) -> None:
     """
     from mlflow import MlflowClient
 
-    path = _sqlite_path(uri)
+    path = _sqlite_path(uri.partition("?")[0])  # without options of the driver
     if path is None or path.exists():
         return
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+    with suppress(OSError), atomic_path(path, overwrite=False) as temporary:  # no links here: MLflow makes it in place
         MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
-        with suppress(OSError):  # another launch was first, or there are no links here: then MLflow makes it in place
-            os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _experiment(client: MlflowClient, uri: str, name: str) -> str:
