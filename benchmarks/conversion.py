@@ -21,12 +21,12 @@ import peft
 import torch
 from safetensors.torch import load_file, save_file
 
+from adapad_ray.adapters.compression import compress
 from adapad_ray.models import Backbone, load_backbone
 from adapad_ray.report.curves import load_results
 from adapad_ray.results import CellResult
-from adapad_ray.sweep.compress import compress
-from adapad_ray.sweep.grounds import load_grounds
-from adapad_ray.sweep.runner import Manifest
+from adapad_ray.sweep.inputs import load_grounds
+from adapad_ray.sweep.run import Manifest
 from adapad_ray.sweep.spec import load_spec
 from adapad_ray.tasks import Split
 from adapad_ray.tasks.metrics import compute_metrics

@@ -23,9 +23,9 @@ from typing import Any
 import ray
 
 from adapad_ray.distributed import GroupPool, connect
-from adapad_ray.distributed.backbone import share_backbone
 from adapad_ray.distributed.cell_jobs import open_workspace
-from adapad_ray.sweep.grounds import load_grounds
+from adapad_ray.distributed.shared_backbone import share_backbone
+from adapad_ray.sweep.inputs import load_grounds
 from adapad_ray.sweep.planner import Planner
 from adapad_ray.sweep.spec import SweepSpec, parse_spec
 

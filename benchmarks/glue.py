@@ -21,7 +21,7 @@ from adapad_ray.report.differences import conclusions, label_differences
 from adapad_ray.report.figures import GREY, LIGHT, PALETTE, STYLE, save_figure
 from adapad_ray.report.recommendation import FROZEN
 from adapad_ray.results import CellResult
-from adapad_ray.sweep.runner import Manifest
+from adapad_ray.sweep.run import Manifest
 
 SHOWN = dict(zip(("lora", "adapad/exact", "para", "adapad/interleaved", "adapad/joint"), PALETTE, strict=False))
 """Labels with a colour of their own; the others are grey."""

@@ -22,8 +22,8 @@ import psutil
 import ray
 
 from adapad_ray.distributed import GroupPool, JobContext, SetupContext, connect
-from adapad_ray.distributed.backbone import share_backbone
 from adapad_ray.distributed.cell_jobs import open_workspace
+from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.models import load_backbone
 from adapad_ray.tasks import encode, load_task
 from adapad_ray.training.cell import Workspace

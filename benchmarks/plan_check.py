@@ -20,15 +20,15 @@ from typing import Any
 
 import ray
 
+from adapad_ray.cost.estimate import estimate
 from adapad_ray.distributed import GroupPool, connect
-from adapad_ray.distributed.backbone import share_backbone
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
+from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.results import CellResult
-from adapad_ray.sweep.estimate import estimate
-from adapad_ray.sweep.grounds import load_grounds
+from adapad_ray.sweep.inputs import load_grounds
 from adapad_ray.sweep.planner import Planner
 from adapad_ray.sweep.spec import SweepSpec, parse_spec
-from adapad_ray.training.rounds import load_rounds
+from adapad_ray.training.round_log import load_rounds
 
 LANES, LOCAL_STEPS, BATCH_SIZE = 8, 5, 16
 LINK_GBPS = 100.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adapad_ray.distributed import JobContext
-from adapad_ray.distributed.exchange import BoardExchange
+from adapad_ray.distributed.board_exchange import BoardExchange
 from adapad_ray.results import CellIdentity
 from adapad_ray.training.cell import Workspace, run_cell
 from adapad_ray.training.record import RoundStats

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.methods import METHODS, Setting
 from adapad_ray.models import Backbone, load_backbone
-from adapad_ray.targets import target_modules
+from adapad_ray.models.target_modules import target_modules
 from adapad_ray.tasks import EncodedSplit, encode, load_task
-from adapad_ray.training.loop import LaneTrainer
 from adapad_ray.training.settings import TrainingSettings
+from adapad_ray.training.trainer import LaneTrainer
 
 BATCH = 16
 STEPS = 10_000

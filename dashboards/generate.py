@@ -1,6 +1,6 @@
 """Writes Grafana's dashboards and Prometheus's files: `python -m dashboards.generate`, in the repository's root.
 
-What they say stands in `panels.py` and `rules.py`, the names of metrics in `adapad_ray/distributed/metrics.py`. The
+What they say stands in `panels.py` and `rules.py`, the names of metrics in `adapad_ray/distributed/ray_metrics.py`. The
 files are in git, so that nobody needs Python to use them; a test compares.
 """
 

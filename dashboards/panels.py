@@ -1,13 +1,13 @@
 """What the two Grafana dashboards show: rows of panels, panels of queries.
 
-Metric names come from `adapad_ray.distributed.metrics`, shared series from `rules`; nothing here spells one.
+Metric names come from `adapad_ray.distributed.ray_metrics`, shared series from `rules`; nothing here spells one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adapad_ray.distributed.metrics import (
+from adapad_ray.distributed.ray_metrics import (
     BUDGET,
     BUDGET_USED,
     BYTES_FETCHED,

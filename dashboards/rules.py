@@ -1,13 +1,13 @@
 """What Prometheus computes on its own: recording rules, which panels share, and alerts.
 
-Metric names come from `adapad_ray.distributed.metrics`; nothing here spells one.
+Metric names come from `adapad_ray.distributed.ray_metrics`; nothing here spells one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adapad_ray.distributed.metrics import (
+from adapad_ray.distributed.ray_metrics import (
     BUDGET,
     BUDGET_USED,
     CELLS,

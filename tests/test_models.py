@@ -11,7 +11,6 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from adapad_ray.classifiers import MeanPooledClassifier
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models import (
     backbone_parameters,
@@ -21,7 +20,8 @@ from adapad_ray.models import (
     load_skeleton,
     resolve_model,
 )
-from adapad_ray.targets import target_modules
+from adapad_ray.models.target_modules import target_modules
+from adapad_ray.models.task_models import MeanPooledClassifier
 
 TEXTS = ["a short text", "a rather longer text about a film that nobody will ever see again"]
 

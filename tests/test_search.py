@@ -5,7 +5,7 @@ import math
 import pytest
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.sweep.points import quasi_random_points
+from adapad_ray.search.space import quasi_random_points
 
 SPACE = {
     "learning_rate": {"log": [1e-4, 1e-2]},

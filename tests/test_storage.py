@@ -12,8 +12,8 @@ import pytest
 
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.storage import Store, WorkingFolder, working_folder
-from adapad_ray.sweep import lease
-from adapad_ray.sweep.lease import HOLDER, leased
+from adapad_ray.sweep import store_lock
+from adapad_ray.sweep.store_lock import HOLDER, leased
 
 
 def content(url: str) -> dict[str, bytes]:
@@ -195,10 +195,10 @@ def test_a_launch_that_was_killed_is_forgotten(url):
     _held_by(url, process=4, host="elsewhere", seconds_ago=20)
     with pytest.raises(BadRequestError, match=r"process 4 on elsewhere, which wrote 2\d s ago"), leased(url):
         pass
-    _held_by(url, process=4, host="elsewhere", seconds_ago=lease.SILENCE_SECONDS + 1)
+    _held_by(url, process=4, host="elsewhere", seconds_ago=store_lock.SILENCE_SECONDS + 1)
     with leased(url):
         pass
-    _held_by(url, process=2**22 + 1, host=lease.socket.gethostname(), seconds_ago=1)  # above Linux's largest
+    _held_by(url, process=2**22 + 1, host=store_lock.socket.gethostname(), seconds_ago=1)  # above Linux's largest
     with leased(url):
         pass
 
@@ -210,7 +210,7 @@ def test_damaged_signs_of_life_hold_nothing(url):
 
 
 def test_who_was_taken_over_hears_of_it(url, monkeypatch):
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(store_lock, "BEAT_SECONDS", 0.05)
     with leased(url) as check:
         before = Store(url).read(HOLDER)
         while Store(url).read(HOLDER) == before:

@@ -4,10 +4,10 @@ import pytest
 import torch
 import transformers
 
-from adapad_ray.configs import find_config, list_configs
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models import load_skeleton
-from adapad_ray.targets import base_prefix, target_modules
+from adapad_ray.models.configs import find_config, list_configs
+from adapad_ray.models.target_modules import base_prefix, target_modules
 from tests.architectures import ARCHITECTURES
 
 PUBLISHED = {

@@ -19,7 +19,7 @@ from adapad_ray.report.curves import curve_table
 from adapad_ray.results import WorkerCost
 from adapad_ray.tracking import CELL, KILLED, PARENT, POINTS_PER_SERIES, REASON, REPORT, SWEEP, Tracker, tracking_uri
 from adapad_ray.training.record import RoundStats
-from adapad_ray.training.rounds import RoundLog
+from adapad_ray.training.round_log import RoundLog
 from tests.ports import free_port
 from tests.report.factory import SweepFactory
 
@@ -393,7 +393,7 @@ def test_where_to_look(factory, uri, monkeypatch):
     tracker.uri = "http://user:secret@localhost:5000"
     assert tracker.comparison_url.startswith("http://localhost:5000/#/compare-runs?runs=%5B%22")
     assert tracker.how_to_look["its comparison"] == tracker.comparison_url
-    monkeypatch.setattr("adapad_ray.tracking.LONGEST_LINK", 100)  # as with very many runs
+    monkeypatch.setattr("adapad_ray.tracking.tracker.LONGEST_LINK", 100)  # as with very many runs
     assert tracker.how_to_look["its runs"] == f"http://localhost:5000/#/experiments/{tracker.experiment_id}"
     assert "its comparison" not in tracker.how_to_look
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from adapad_ray.adapters.export import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX
 from adapad_ray.budget import ModuleShape
 from adapad_ray.errors import BadRequestError
-from adapad_ray.patterns import Matcher
+from adapad_ray.safe_regex import Matcher
 
 LARGEST_CONFIG = 10_000_000
 """Bytes of an `adapter_config.json` that are read."""

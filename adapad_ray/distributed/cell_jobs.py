@@ -10,16 +10,16 @@ from typing import Any
 
 import ray
 
-from adapad_ray.distributed.backbone import open_backbone
-from adapad_ray.distributed.exchange import BoardExchange
+from adapad_ray.distributed.board_exchange import BoardExchange
 from adapad_ray.distributed.jobs import JobContext, SetupContext
-from adapad_ray.distributed.metrics import CellMetrics
+from adapad_ray.distributed.ray_metrics import CellMetrics
+from adapad_ray.distributed.shared_backbone import open_backbone
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.storage import CHECKPOINT, RECORD, WorkingFolder, working_folder
 from adapad_ray.training.cell import Workspace, run_cell
-from adapad_ray.training.exchange import AttemptLostError
 from adapad_ray.training.record import RoundObserver, RoundStats
+from adapad_ray.training.workers import AttemptLostError
 
 PROGRESS_SECONDS = 0.5
 

@@ -15,7 +15,7 @@ import torch
 from ray.exceptions import RayActorError
 
 from adapad_ray.distributed.jobs import JobContext, JobError, SetupContext, WorkerConfig, resolve
-from adapad_ray.training.exchange import AttemptLostError
+from adapad_ray.training.workers import AttemptLostError
 
 
 def serve(config: WorkerConfig) -> None:

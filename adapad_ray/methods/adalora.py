@@ -23,7 +23,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from adapad_ray.adapters.foreign import ADAPTER, InjectedModel
+from adapad_ray.adapters.external_models import ADAPTER, InjectedModel
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import BudgetTooSmallError

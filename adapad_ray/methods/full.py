@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from adapad_ray.adapters.foreign import FullModel
+from adapad_ray.adapters.external_models import FullModel
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.methods.base import Method, MethodConfig, Plan, Setting
 

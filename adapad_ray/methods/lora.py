@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from adapad_ray.budget import BudgetTooSmallError, uniform_rank
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import Method, MethodConfig, Plan
-from adapad_ray.patterns import Matcher
+from adapad_ray.safe_regex import Matcher
 
 
 class LoraConfig(MethodConfig):

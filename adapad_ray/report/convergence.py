@@ -28,7 +28,7 @@ from matplotlib.ticker import FuncFormatter
 from adapad_ray.files import atomic_path
 from adapad_ray.report.figures import GREY, LIGHT, PALETTE, STYLE
 from adapad_ray.results import CellResult
-from adapad_ray.training.components import COMPONENT_ERRORS
+from adapad_ray.training.component_errors import COMPONENT_ERRORS
 
 TARGET = 1e-3
 """The relative error that components are timed to."""

@@ -12,11 +12,12 @@ from typing import Any
 from adapad_ray.budget import BudgetTooSmallError, parse_budget
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS, Method, Plan
+from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity, CellResult
+from adapad_ray.search.settings import BUDGET, SearchStage
+from adapad_ray.search.space import Distributions, parse_space, quasi_random_list, quasi_random_points, whole_numbers
 from adapad_ray.sweep.cells import Cell
-from adapad_ray.sweep.points import Distributions, parse_space, quasi_random_list, quasi_random_points, whole_numbers
-from adapad_ray.sweep.spec import BUDGET, SearchStage, SweepSpec, front_label
-from adapad_ray.targets import target_modules
+from adapad_ray.sweep.spec import SweepSpec, front_label
 from adapad_ray.tasks import TaskData
 from adapad_ray.training.cell import check_workers, make_method, parent_identity
 from adapad_ray.training.settings import TrainingSettings

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.components import TrueComponents
 from adapad_ray.tasks.source import DataSource
+from adapad_ray.tasks.true_components import TrueComponents
 
 if TYPE_CHECKING:
     import torch

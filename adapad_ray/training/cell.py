@@ -29,19 +29,19 @@ from adapad_ray.files import atomic_path, write_text
 from adapad_ray.methods import METHODS
 from adapad_ray.methods.base import Deployable, Method, Setting
 from adapad_ray.models import Backbone, initialise_head
+from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity, CellResult, Cost, Point
 from adapad_ray.storage import CHECKPOINT, RECORD
-from adapad_ray.targets import target_modules
 from adapad_ray.tasks import TYPES, TaskData
 from adapad_ray.training.checkpoint import Checkpoint
-from adapad_ray.training.components import COMPONENT_ERRORS, component_probe, write_component_errors
+from adapad_ray.training.component_errors import COMPONENT_ERRORS, component_probe, write_component_errors
 from adapad_ray.training.evaluation import ModelPasses
-from adapad_ray.training.exchange import Alone, Exchange, Replicas, Share
-from adapad_ray.training.loop import DivergedError, LaneTrainer, Progress
 from adapad_ray.training.randomness import derive_seed
 from adapad_ray.training.record import RoundObserver, RoundStats
-from adapad_ray.training.rounds import RoundLog
+from adapad_ray.training.round_log import RoundLog
 from adapad_ray.training.settings import TrainingSettings
+from adapad_ray.training.trainer import DivergedError, LaneTrainer, Progress
+from adapad_ray.training.workers import Alone, Exchange, Replicas, Share
 
 _LIBRARIES = ("adapad-ray", "torch", "transformers", "peft", "numpy", "safetensors", "ray")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from adapad_ray.adapters.foreign import InjectedModel
+from adapad_ray.adapters.external_models import InjectedModel
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.budget import ModuleShape
 from adapad_ray.testing import MethodCase, tiny_backbone

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.sweep import launch, submit
+from adapad_ray.submit import entrypoint, package
+from adapad_ray.submit.package import Request, packed
 from adapad_ray.sweep.spec import load_spec
-from adapad_ray.sweep.submit import Request, packed
 
 SHARED = Path("/mnt/shared")
 
@@ -105,7 +105,7 @@ def test_a_password_in_the_address_of_the_environment_is_refused_and_not_repeate
 
 
 def test_data_too_large_to_travel_are_refused(write, monkeypatch):
-    monkeypatch.setattr(submit, "LARGEST_UPLOAD", 1000)
+    monkeypatch.setattr(package, "LARGEST_UPLOAD", 1000)
     with pytest.raises(BadRequestError) as caught, packed(Request(write(), shared=(SHARED,))):
         pass
     assert "train.csv and its like below a folder that all nodes share" in str(caught.value)
@@ -123,10 +123,10 @@ def test_data_too_large_to_travel_are_refused(write, monkeypatch):
 )
 def test_a_job_on_a_machine_that_cannot_run_it_says_why(needed, sentence, tmp_path):
     (tmp_path / "adapad-launch.json").write_text(json.dumps(needed | {"submitted_from": "3.11"}))
-    done = subprocess.run([sys.executable, launch.__file__, "x.yaml"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, entrypoint.__file__, "x.yaml"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert sentence in done.stderr and done.stderr.startswith("adapad: the cluster")
 
 
 def test_this_machine_can_run_it():
-    assert launch.complaint(json.loads(json.dumps(submit._needed()))) == ""
+    assert entrypoint.complaint(json.loads(json.dumps(package._needed()))) == ""

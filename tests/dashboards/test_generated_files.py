@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from adapad_ray.distributed.metrics import CELL_METRICS, SWEEP_METRICS
+from adapad_ray.distributed.ray_metrics import CELL_METRICS, SWEEP_METRICS
 from dashboards import generate
 from dashboards.panels import DASHBOARDS
 from dashboards.rules import ALERTS, RECORDINGS

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from adapad_ray.distributed.board import Board
+from adapad_ray.distributed.estimate_board import Board
 
 GENERATION = 7
 

@@ -9,11 +9,11 @@ import ray
 from pool_helpers import finish, processes
 
 from adapad_ray.distributed import GroupPool
-from adapad_ray.distributed.backbone import share_backbone
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
+from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.results import CellResult
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
-from adapad_ray.training.rounds import load_rounds
+from adapad_ray.training.round_log import load_rounds
 
 pytestmark = pytest.mark.xdist_group("clusters")
 

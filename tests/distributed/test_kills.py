@@ -9,8 +9,8 @@ import torch
 from pool_helpers import WORKER, end, finish, processes
 
 from adapad_ray.distributed import GroupPool, Outcome
-from adapad_ray.distributed.backbone import share_backbone
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
+from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.results import CellResult
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
 

@@ -8,9 +8,9 @@ import ray
 from pool_helpers import finish
 
 from adapad_ray.distributed import GroupPool
-from adapad_ray.distributed.backbone import share_backbone
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
-from adapad_ray.distributed.metrics import CELL_METRICS, CELL_TAGS
+from adapad_ray.distributed.ray_metrics import CELL_METRICS, CELL_TAGS
+from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.results import CellResult
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
 

@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from threads import ThreadExchange, train_together
 
-from adapad_ray.distributed.board import Board
+from adapad_ray.cost.worker_scaling import expected_phases, lane_traffic
+from adapad_ray.distributed.estimate_board import Board
 from adapad_ray.results import WorkerCost
-from adapad_ray.sweep.scaling import expected_phases, lane_traffic
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_workspace
 from adapad_ray.training.cell import run_cell
-from adapad_ray.training.exchange import Alone, AttemptLostError
 from adapad_ray.training.record import RoundStats
-from adapad_ray.training.rounds import RoundLog, load_rounds
+from adapad_ray.training.round_log import RoundLog, load_rounds
+from adapad_ray.training.workers import Alone, AttemptLostError
 
 CASE = MethodCase("adapad", 3 * COST_PER_RANK, {"initial_rank": 0, "local_steps": 2, "growth_interval": 4})
 ROUNDS = [(1, 2), (2, 4), (3, 6), (4, 8), (5, 10), (6, 12), (7, 14), (8, 15)]

@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 from adapad_ray.distributed import GroupPool, Outcome
-from adapad_ray.sweep.search import TuneCell, quasi_random_points, tune_stage
+from adapad_ray.search.tuner import TuneCell, quasi_random_points, tune_stage
 
 pytestmark = pytest.mark.xdist_group("clusters")
 

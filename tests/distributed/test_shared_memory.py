@@ -10,10 +10,10 @@ import torch
 import transformers
 from pool_helpers import finish
 
-from adapad_ray.classifiers import MeanPooledClassifier
 from adapad_ray.distributed import GroupPool
-from adapad_ray.distributed.backbone import open_backbone, share_backbone
+from adapad_ray.distributed.shared_backbone import open_backbone, share_backbone
 from adapad_ray.models import Backbone, backbone_parameters
+from adapad_ray.models.task_models import MeanPooledClassifier
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
 from benchmarks.memory import set_up, store_pss
 

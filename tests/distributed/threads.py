@@ -5,9 +5,9 @@ import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from adapad_ray.distributed.board import Board
+from adapad_ray.distributed.estimate_board import Board
 from adapad_ray.testing import MethodCase
-from adapad_ray.training.exchange import AttemptLostError, Exchange, Share
+from adapad_ray.training.workers import AttemptLostError, Exchange, Share
 
 
 class ThreadExchange(Exchange):

@@ -11,8 +11,8 @@ from pool_helpers import finish
 from ray.cluster_utils import Cluster
 
 from adapad_ray.distributed import GroupPool, JobContext, connect
-from adapad_ray.distributed.backbone import share_backbone
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
+from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
 from adapad_ray.training.cell import Workspace
 

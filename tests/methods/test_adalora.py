@@ -18,7 +18,7 @@ from adapad_ray.budget import BudgetTooSmallError, ModuleShape
 from adapad_ray.methods import Adalora, Setting
 from adapad_ray.methods.adalora import AdaloraConfig, AdaloraModel
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone
-from adapad_ray.training.exchange import Replicas
+from adapad_ray.training.workers import Replicas
 from tests.methods.reference import SQUARE, SquareCase, backbone_with_head, train
 
 CASE = SquareCase("adalora", 2 * 8 * 64, {"lora_alpha": 3.0}, training={"learning_rate": 2e-2})

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from adapad_ray.methods import METHODS
 from adapad_ray.models import IMAGES, SEQUENCES, load_backbone
+from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity
-from adapad_ray.targets import target_modules
 from adapad_ray.tasks import TaskData
-from adapad_ray.tasks.image import PixelSplit
+from adapad_ray.tasks.types.image import PixelSplit
 from adapad_ray.testing import tiny_task
 from adapad_ray.training.cell import Workspace, make_method, parent_identity, run_cell
 from adapad_ray.training.evaluation import predict

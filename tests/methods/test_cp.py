@@ -18,7 +18,7 @@ from adapad_ray.methods import METHODS
 from adapad_ray.methods.adapad import Adapad, AdapadConfig
 from adapad_ray.methods.base import Setting
 from adapad_ray.methods.cp import CpConfig, CpMethod
-from adapad_ray.targets import target_modules
+from adapad_ray.models.target_modules import target_modules
 from adapad_ray.testing import MethodCase, tiny_backbone
 
 CP_GRID = {1: 9_264, 2: 18_528, 4: 37_056, 8: 74_112, 16: 148_224, 21: 194_544, 28: 259_392, 36: 333_504, 43: 398_352,

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from adapad_ray.adapters.foreign import FullModel
+from adapad_ray.adapters.external_models import FullModel
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.distributed.backbone import open_backbone, share_backbone
+from adapad_ray.distributed.shared_backbone import open_backbone, share_backbone
 from adapad_ray.results import Cost
 from adapad_ray.testing import MethodCase, tiny_backbone, tiny_workspace
-from adapad_ray.training.loop import DivergedError
+from adapad_ray.training.trainer import DivergedError
 from tests.methods.reference import backbone_with_head, train
 
 CASE = MethodCase("full", None, training={"learning_rate": 1e-2})

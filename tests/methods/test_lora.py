@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from adapad_ray.budget import BudgetTooSmallError, parse_budget
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.lora import LoraConfig
-from adapad_ray.targets import target_modules
+from adapad_ray.models.target_modules import target_modules
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
 
 PATTERN = {"layer.0.*query": 5, "value": 3, r"layer\.[01]\.output.dense": 1, "output.dense": 2}

@@ -15,7 +15,7 @@ import torch
 from bounded import bounded_memory, check_sentence
 from safetensors.torch import load_file, save_file
 
-from adapad_ray import patterns
+from adapad_ray import safe_regex
 from adapad_ray.adapters.load import load_adapter
 from adapad_ray.errors import BadRequestError
 
@@ -46,7 +46,7 @@ def tensors() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A harmless adapter; patterns get less time, and what is created by accident is created here."""
-    monkeypatch.setattr(patterns, "MATCHING_SECONDS", 0.3)
+    monkeypatch.setattr(safe_regex, "MATCHING_SECONDS", 0.3)
     monkeypatch.chdir(tmp_path)
     place = tmp_path / "adapter"
     place.mkdir()

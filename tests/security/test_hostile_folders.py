@@ -20,7 +20,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.models import load_backbone
 from adapad_ray.results import CellResult, Point
 from adapad_ray.storage import WorkingFolder
-from adapad_ray.sweep.claim import claimed
+from adapad_ray.sweep.lock import claimed
 from adapad_ray.sweep.spec import parse_spec
 
 POINT: dict[str, Any] = {

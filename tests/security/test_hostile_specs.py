@@ -10,9 +10,9 @@ import pytest
 import yaml
 from bounded import bounded_memory, check_sentence
 
-from adapad_ray import patterns
+from adapad_ray import safe_regex
 from adapad_ray.errors import BadRequestError
-from adapad_ray.sweep.grounds import sketch_grounds
+from adapad_ray.sweep.inputs import sketch_grounds
 from adapad_ray.sweep.planner import Planner
 from adapad_ray.sweep.spec import load_spec
 
@@ -136,7 +136,7 @@ def base(tiny_model: Path, reviews: Path) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Patterns get less time, to save it; whatever is created by accident is created here."""
-    monkeypatch.setattr(patterns, "MATCHING_SECONDS", 0.3)
+    monkeypatch.setattr(safe_regex, "MATCHING_SECONDS", 0.3)
     monkeypatch.chdir(tmp_path)
     yield
     assert not list(tmp_path.rglob("*CANARY*"))

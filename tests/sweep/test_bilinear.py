@@ -7,7 +7,7 @@ import pytest
 from adapad_ray.errors import BadRequestError
 from adapad_ray.report.convergence import label_convergences
 from adapad_ray.report.page import build_report
-from adapad_ray.sweep.grounds import load_grounds, sketch_grounds
+from adapad_ray.sweep.inputs import load_grounds, sketch_grounds
 from adapad_ray.sweep.planner import Planner
 from adapad_ray.sweep.spec import load_spec
 from adapad_ray.training.cell import Workspace, run_cell

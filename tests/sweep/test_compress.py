@@ -14,8 +14,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from sweep_helpers import adapad
 
+from adapad_ray.adapters.compression import compress
 from adapad_ray.errors import BadRequestError
-from adapad_ray.sweep.compress import compress
 from adapad_ray.testing import MethodCase
 
 IDS = torch.arange(24).view(3, 8) % 17

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from adapad_ray.cli import app
-from adapad_ray.sweep.scaling import (
+from adapad_ray.cost.worker_scaling import (
     ROUND_TRIP_SECONDS,
     WORKERS,
     Phase,

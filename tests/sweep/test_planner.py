@@ -7,10 +7,10 @@ import json
 
 import pytest
 
+from adapad_ray.cost.estimate import estimate, tables
 from adapad_ray.errors import BadRequestError
 from adapad_ray.results import CellResult, Cost, Point
-from adapad_ray.sweep.estimate import estimate, tables
-from adapad_ray.sweep.grounds import sketch_grounds
+from adapad_ray.sweep.inputs import sketch_grounds
 from adapad_ray.sweep.planner import Planner
 from adapad_ray.sweep.spec import parse_spec
 

@@ -11,13 +11,13 @@ import transformers
 from typer.testing import CliRunner
 
 from adapad_ray.cli import app
+from adapad_ray.cost.throughput import expected_flops_per_token
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import BUILT_IN
 from adapad_ray.models import load_backbone, load_skeleton
-from adapad_ray.sweep.grounds import sketch_grounds
+from adapad_ray.sweep.inputs import sketch_grounds
 from adapad_ray.sweep.planner import Planner
 from adapad_ray.sweep.spec import parse_spec
-from adapad_ray.sweep.speed import expected_flops_per_token
 from adapad_ray.testing import tiny_task
 from adapad_ray.training.cell import forward_flops_per_token
 

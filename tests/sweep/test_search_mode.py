@@ -20,9 +20,9 @@ from optuna.trial import TrialState
 from sweep_helpers import adapad
 
 from adapad_ray.report.curves import load_results
-from adapad_ray.sweep.points import parse_space
-from adapad_ray.sweep.spec import SearchStage
-from adapad_ray.sweep.studies import SearchStudy, align_study, open_storage
+from adapad_ray.search.settings import SearchStage
+from adapad_ray.search.space import parse_space
+from adapad_ray.search.studies import SearchStudy, align_study, open_storage
 
 pytestmark = pytest.mark.xdist_group("more-clusters")
 

@@ -20,7 +20,7 @@ def offline(monkeypatch):
     """No hub, no weights, and nothing is timed: whatever is planned is counted."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("adapad_ray.sweep.speed.LARGEST_MEASURED", 0)
+    monkeypatch.setattr("adapad_ray.cost.throughput.LARGEST_MEASURED", 0)
 
 
 def plan(file, *overrides):

@@ -16,17 +16,17 @@ import transformers
 from safetensors.numpy import load_file
 from sweep_helpers import adapad
 
-from adapad_ray.distributed.backbone import open_backbone, share_backbone
+from adapad_ray.distributed.shared_backbone import open_backbone, share_backbone
 from adapad_ray.models import load_backbone
 from adapad_ray.report.curves import Curves, load_results
 from adapad_ray.results import CellResult
-from adapad_ray.sweep.grounds import load_grounds, sketch_grounds
+from adapad_ray.sweep.inputs import load_grounds, sketch_grounds
 from adapad_ray.sweep.planner import Planner
 from adapad_ray.sweep.spec import parse_spec
 from adapad_ray.tasks import TYPES
 from adapad_ray.training.cell import Workspace, run_cell
 from adapad_ray.training.evaluation import ModelPasses
-from adapad_ray.training.rounds import load_rounds
+from adapad_ray.training.round_log import load_rounds
 
 WORDS = ["red", "green", "blue", "black", "white", "pink", "cat", "dog", "cow", "hen", "fox", "owl"]
 COLOURS, ANIMALS = WORDS[:6], WORDS[6:]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapad_ray.distributed import JobError, Outcome, Progress
-from adapad_ray.distributed.metrics import (
+from adapad_ray.distributed.ray_metrics import (
     CELLS,
     FAILURES,
     PARAMETERS,
@@ -19,7 +19,7 @@ from adapad_ray.distributed.metrics import (
 )
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.cells import Cell
-from adapad_ray.sweep.watch import SweepMetrics
+from adapad_ray.sweep.sweep_metrics import SweepMetrics
 from tests.report.factory import SweepFactory
 
 

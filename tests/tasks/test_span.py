@@ -11,8 +11,8 @@ import transformers
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks import RawTask, encode
-from adapad_ray.tasks.span import Span, SpanSource, best_spans
-from adapad_ray.tasks.squad import exact_match
+from adapad_ray.tasks.squad_scores import exact_match
+from adapad_ray.tasks.types.span import Span, SpanSource, best_spans
 
 CONTEXT = " ".join(f"word{i}" for i in range(60))
 """Token i + 1 of it is its word i."""

@@ -10,13 +10,13 @@ import torch
 
 from adapad_ray.methods import METHODS
 from adapad_ray.models import linear_backbone
+from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity
-from adapad_ray.targets import target_modules
 from adapad_ray.tasks import BilinearSource, make_bilinear
 from adapad_ray.training.cell import Workspace, make_method, run_cell
-from adapad_ray.training.components import COMPONENT_ERRORS, component_probe
-from adapad_ray.training.loop import LaneTrainer
+from adapad_ray.training.component_errors import COMPONENT_ERRORS, component_probe
 from adapad_ray.training.settings import TrainingSettings
+from adapad_ray.training.trainer import LaneTrainer
 from tests.distributed.threads import train_together
 
 SOURCE = BilinearSource(type="bilinear", in_features=8, out_features=6, examples=16, spectrum=(1.0, 0.7, 0.4, 0.15))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from adapad_ray.tasks.prompts import prompted
+from adapad_ray.tasks.encoding.prompts import prompted
 from adapad_ray.testing import MethodCase, tiny_task, uninterrupted
 from adapad_ray.training.padding import pad_to_multiple
 from adapad_ray.training.settings import TrainingSettings

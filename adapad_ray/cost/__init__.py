@@ -1,0 +1,1 @@
+"""What a sweep costs: FLOPs, throughput, worker scaling."""

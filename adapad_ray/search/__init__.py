@@ -1,0 +1,1 @@
+"""The search space, Optuna studies, and their driver on Ray Tune."""

@@ -1,0 +1,207 @@
+"""Optuna's studies of a sweep, in one SQLite file of its folder that `optuna-dashboard` opens.
+
+The tune stage's studies are a view of its finished cells and can be rebuilt at any time. A search's study is more: it
+is the list of what was tried and of what cannot be trained, and the next launch goes on from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from adapad_ray.files import atomic_path
+from adapad_ray.quiet import quiet_optuna
+from adapad_ray.report.search import DATABASE, REASON
+from adapad_ray.report.statistics import pareto_front
+from adapad_ray.search.settings import BUDGET, SearchStage
+from adapad_ray.search.space import Distributions, point_of
+from adapad_ray.training.randomness import derive_seed
+
+
+def open_storage(folder: Path) -> optuna.storages.RDBStorage:
+    """The database of a sweep's folder; made at one go, so that no kill leaves half of its tables."""
+    path = folder / DATABASE
+    with quiet_optuna():
+        if not path.exists():
+            with atomic_path(path) as scratch:
+                fresh = optuna.storages.RDBStorage(f"sqlite:///{scratch}")
+                fresh.remove_session()
+                fresh.engine.dispose()
+        return optuna.storages.RDBStorage(f"sqlite:///{path}")
+
+
+@dataclass(frozen=True)
+class SearchTrial:
+    """One trial of a search."""
+
+    number: int
+    point: dict[str, Any]
+    state: Literal["open", "done", "failed"]
+    """`failed`: its configuration cannot be built or diverges. `open`: this launch or a later one is to end it."""
+    score: float | None = None
+    """Validation metric."""
+    parameters: int | None = None
+    """Deployed adapter parameters."""
+
+
+class SearchStudy:
+    """The search of one label: hands out trials until there are as many as asked for, over all launches.
+
+    Trials that a killed driver left open come first, with the parameters that they had. Trial n is drawn by a sampler
+    whose seed is that of the search and n, so that no launch repeats the random draws of another.
+    """
+
+    def __init__(
+        self, storage: optuna.storages.BaseStorage, name: str, space: Distributions, stage: SearchStage
+    ) -> None:
+        self.name = name
+        self._storage, self._space, self._stage = storage, dict(space), stage
+        self._taken: set[int] = set()
+        with quiet_optuna(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study = optuna.create_study(
+                storage=storage, study_name=name, directions=["maximize", "minimize"], load_if_exists=True
+            )
+            self._study.set_metric_names(["validation metric", "deployed parameters"])
+
+    @property
+    def trials(self) -> list[SearchTrial]:
+        """What has been asked so far; of a study that once was longer, as many as are asked for now."""
+        return [self._read(trial) for trial in self._asked() if self._complete(trial)]
+
+    @property
+    def over(self) -> bool:
+        """Whether every trial has ended."""
+        asked = self._asked()
+        return len(asked) == self._stage.trials and all(trial.state.is_finished() for trial in asked)
+
+    @property
+    def remaining(self) -> int:
+        """Trials that have not ended, or not begun."""
+        return self._stage.trials - sum(bool(trial.state.is_finished()) for trial in self._asked())
+
+    def take(self) -> SearchTrial | None:
+        """The next trial to run, once in a launch; None when all have been handed out."""
+        asked = self._asked()
+        for frozen in asked:
+            if not frozen.state.is_finished() and frozen.number not in self._taken:
+                self._study.sampler = self._sampler(frozen.number)
+                return self._hand_out(optuna.trial.Trial(self._study, frozen._trial_id))
+        if len(asked) == self._stage.trials:
+            return None
+        self._study.sampler = self._sampler(len(asked))
+        return self._hand_out(self._study.ask())
+
+    def complete(self, number: int, score: float, parameters: int) -> None:
+        """A trial has its two values."""
+        self._study.tell(number, [score, float(parameters)])
+
+    def fail(self, number: int, reason: str) -> None:
+        """A trial has none, because of its configuration: it counts, and it is not pruned."""
+        self._storage.set_trial_user_attr(self._asked()[number]._trial_id, REASON, reason)
+        self._study.tell(number, state=TrialState.FAIL)
+
+    def front(self) -> list[SearchTrial]:
+        """The trials to train again, smallest first: those that no other dominates on (validation, parameters).
+
+        Of trials with one budget the best on validation stands for all; of more than `rerun` the largest and evenly
+        chosen others stay.
+        """
+        done = [trial for trial in self.trials if trial.state == "done"]
+        best = pareto_front([t.parameters or 0 for t in done], [t.score or 0.0 for t in done])
+        by_budget: dict[int, SearchTrial] = {}
+        for trial, on_front in sorted(zip(done, best, strict=True), key=lambda pair: pair[0].score or 0.0):
+            if on_front:
+                by_budget[trial.point[BUDGET]] = trial
+        front = sorted(by_budget.values(), key=lambda trial: trial.parameters or 0)
+        count = min(self._stage.rerun, len(front))
+        chosen = {round(i) for i in np.linspace(len(front) - 1, 0, count)}
+        return [front[i] for i in sorted(chosen)]
+
+    def _asked(self) -> list[FrozenTrial]:
+        return list(self._study.get_trials(deepcopy=False)[: self._stage.trials])
+
+    def _complete(self, trial: FrozenTrial) -> bool:
+        """Whether it has all its parameters: a kill may fall between two."""
+        return set(trial.params) == set(self._space)
+
+    def _read(self, trial: FrozenTrial) -> SearchTrial:
+        point = point_of(trial.params, self._space)
+        if trial.state == TrialState.COMPLETE:
+            return SearchTrial(trial.number, point, "done", trial.values[0], round(trial.values[1]))
+        return SearchTrial(trial.number, point, "failed" if trial.state.is_finished() else "open")
+
+    def _hand_out(self, trial: optuna.trial.Trial) -> SearchTrial:
+        """Draws the parameters that the trial does not have yet."""
+        self._taken.add(trial.number)
+        params = {name: _suggest(trial, name, distribution) for name, distribution in self._space.items()}
+        return SearchTrial(trial.number, point_of(params, self._space), "open")
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        seed = derive_seed(self._stage.seed, "trial", number) % 2**32
+        if self._stage.sampler == "nsga2":
+            return optuna.samplers.NSGAIISampler(population_size=self._stage.population, seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
+
+
+def _suggest(trial: optuna.trial.Trial, name: str, distribution: optuna.distributions.BaseDistribution) -> Any:
+    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, optuna.distributions.IntDistribution):
+        return trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
+    assert isinstance(distribution, optuna.distributions.FloatDistribution)
+    return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+
+
+def search_name(sweep: str, label: str, cell_id: str, space: Distributions, stage: SearchStage) -> str:
+    """Name of a label's study: one of its own for everything that its trials depend on but their number.
+
+    `cell_id` is that of some cell of the label, which stands for method, settings, model and data.
+    """
+    kinds = {name: optuna.distributions.distribution_to_json(distribution) for name, distribution in space.items()}
+    content = [cell_id, kinds, stage.sampler, stage.seed, stage.population if stage.sampler == "nsga2" else None]
+    return f"{sweep}/{label}/{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def align_study(
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    space: Distributions,
+    points: Sequence[tuple[Mapping[str, Any], float | None]],
+) -> None:
+    """Makes a study of the tune stage hold these points with their scores, and nothing else; None: the point failed.
+
+    It is rebuilt where a killed driver left trials without an end, or where the sweep's file has changed.
+    """
+    wanted = Counter(_key(dict(point), score) for point, score in points)
+    there = {summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+    if name in there:
+        trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+        if wanted == Counter(_key(t.params, t.value, t.state) for t in trials):
+            return
+        optuna.delete_study(study_name=name, storage=storage)
+    if points:
+        with quiet_optuna():
+            study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        for point, score in points:
+            state = TrialState.FAIL if score is None else TrialState.COMPLETE
+            study.add_trial(
+                optuna.create_trial(state=state, params=dict(point), distributions=dict(space), value=score)
+            )
+
+
+def _key(params: dict[str, Any], value: float | None, state: TrialState | None = None) -> tuple[object, ...]:
+    ending = state or (TrialState.FAIL if value is None else TrialState.COMPLETE)
+    return json.dumps(params, sort_keys=True), value, ending

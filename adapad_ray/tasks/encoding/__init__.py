@@ -1,0 +1,1 @@
+"""Token sequences: texts, prompts, windows."""

@@ -1,0 +1,125 @@
+"""A causal language model answers in its own words, greedily: exact match and F1 of SQuAD, or of the last number."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.tasks.base import Evaluated, Passes, RawTask, TaskData
+from adapad_ray.tasks.encoding.prompts import (
+    PromptedSplit,
+    PromptSource,
+    PromptTask,
+    check_room,
+    fill_prompts,
+    prompted,
+    sequences,
+)
+from adapad_ray.tasks.squad_scores import exact_match, token_f1
+
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+class GenerationSource(PromptSource):
+    """A prompt, and the answer that is to follow it."""
+
+    type: Literal["generation"]
+    answer: str = "answer"
+    """Column with a text, a list of acceptable texts, or SQuAD's `{text: [...]}`; the first is what is trained."""
+    no_answer: str = "unanswerable"
+    """What is said where the list is empty."""
+    separator: str = " "
+    """Between prompt and answer; with the answer it is what the model learns to write."""
+    max_new_tokens: int = Field(default=32, ge=2)
+    """Tokens of the longest answer, the end-of-text token included; longer ones are cut in training."""
+    stop: str | None = None
+    """Text at which an answer ends, beside the end-of-text token, as a line break."""
+    match: Literal["text", "number"] = "text"
+    """`text`: SQuAD's normalisation. `number`: the last number of both, as for GSM8K, where F1 says the same."""
+    metric: Literal["exact_match", "answer_f1"] = "exact_match"
+
+
+class Generation(PromptTask[GenerationSource]):
+    """Prompts and answers; the loss is on the answer's tokens and the end of the text alone."""
+
+    name = "generation"
+    Source = GenerationSource
+
+    def select(self, table: pd.DataFrame, source: GenerationSource, split: str) -> pd.DataFrame:
+        """Prompts, and `label`, the acceptable answers."""
+        frame = fill_prompts(table, source, split, answer=source.answer)
+        frame["label"] = pd.Series([_answers(value, source, split) for value in table[source.answer]], dtype=object)
+        return frame
+
+    def settings(self, raw: RawTask) -> dict[str, Any]:
+        """How answers are made and compared."""
+        return {name: getattr(raw.source, name) for name in ("max_new_tokens", "stop", "match")}
+
+    def check_reader(self, raw: RawTask, reader: Any, max_length: int) -> None:
+        """A prompt must fit beside the longest answer."""
+        if reader.eos_token_id is None:
+            raise BadRequestError("the model's tokenizer has no end-of-text token, without which no answer ends")
+        check_room(reader, max_length, raw.source.max_new_tokens)
+
+    def encode(self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int) -> PromptedSplit:
+        """Prompt, separator, the first acceptable answer and the end of the text.
+
+        Prompts are cut to what `max_new_tokens` leaves of `max_length`, the same for training and for generation.
+        """
+        source: GenerationSource = raw.source
+        texts = [source.separator + answers[0] for answers in frame["label"]]
+        tokens = reader(texts, add_special_tokens=False)["input_ids"]
+        answers = [[[*ids[: source.max_new_tokens - 1], reader.eos_token_id]] for ids in tokens]
+        rest = max_length - source.max_new_tokens
+        rows: list[list[int]] = []
+        for prompt, (answer,) in zip(frame["text"], answers, strict=True):
+            rows += sequences([prompt], [[answer]], reader, rest + len(answer))[0]
+        lengths = [len(answer) for (answer,) in answers]
+        labels = np.ones(len(frame), dtype=np.int64)
+        return prompted(rows, lengths, labels, tuple(frame["label"]))
+
+    def evaluate(self, data: TaskData, passes: Passes, splits: list[str]) -> dict[str, Evaluated]:
+        """Exact match and F1 of what the model writes, `[items, 2]`."""
+        stop, match = data.settings["stop"], data.settings["match"]
+        found = {}
+        for name in splits:
+            split = data.splits[name]
+            assert isinstance(split, PromptedSplit)
+            texts = passes.generate(split, data.settings["max_new_tokens"])
+            texts = [(text.partition(stop)[0] if stop else text).strip() for text in texts]
+            scores = np.array([_scores(t, gold, match) for t, gold in zip(texts, split.gold, strict=True)])
+            metrics = {"exact_match": float(scores[:, 0].mean()), "answer_f1": float(scores[:, 1].mean())}
+            found[name] = Evaluated(scores.astype(np.float32), metrics, tuple(texts))
+        return found
+
+
+def last_number(text: str) -> str:
+    """The last number of a text, without thousands separators and trailing zeros of a fraction; '' without any."""
+    found = _NUMBER.findall(text)
+    if not found:
+        return ""
+    number = str(found[-1]).replace(",", "")
+    return number.rstrip("0").rstrip(".") if "." in number else number
+
+
+def _scores(answer: str, gold: tuple[str, ...], match: str) -> tuple[float, float]:
+    if match == "number":
+        right = float(last_number(answer) in [last_number(text) for text in gold] and last_number(answer) != "")
+        return right, right
+    return exact_match(answer, gold), token_f1(answer, gold)
+
+
+def _answers(value: Any, source: GenerationSource, split: str) -> tuple[str, ...]:
+    texts = value.get("text") if isinstance(value, Mapping) else value
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        texts = [texts]
+    answers = tuple(str(text) for text in texts)
+    if isinstance(value, str) and not value.strip():
+        raise BadRequestError(f"column {source.answer!r} of the {split} data holds an empty answer: drop such rows")
+    return answers or (source.no_answer,)

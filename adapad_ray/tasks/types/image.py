@@ -1,0 +1,167 @@
+"""Image classification: pictures in, one of several classes out; scikit-learn's digits by name."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.tasks.base import (
+    AssumedSplit,
+    AutoClass,
+    Evaluated,
+    Passes,
+    RawTask,
+    Split,
+    TaskData,
+    TaskType,
+    batches_in_order,
+    require_columns,
+    with_group,
+)
+from adapad_ray.tasks.source import DataSource
+from adapad_ray.tasks.types.classification import evaluate_logits, labels_as_text, number_classes
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image as Picture
+
+
+class ImageSource(DataSource):
+    """Pictures and labels."""
+
+    type: Literal["image"]
+    image: str = "image"
+    """Column with the path of a picture (from the table's own folder), or with the picture as the Hub has it."""
+    label: str = "label"
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+
+
+@dataclass(frozen=True)
+class PixelSplit:
+    """Pictures of one size; each counts as one token."""
+
+    pixels: np.ndarray
+    """uint8 `[pictures, channels, size, size]`."""
+    labels: np.ndarray
+    """int64 `[pictures]`."""
+    mean: tuple[float, ...]
+    """Of every channel, where values go from 0 to 1; subtracted when a batch is made."""
+    deviation: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Ones, int64 `[pictures]`."""
+        return np.ones(len(self), dtype=np.int64)
+
+    def batch(self, indices: np.ndarray, pad_token_id: int) -> dict[str, torch.Tensor]:
+        """`pixel_values` float32 `[batch, channels, size, size]` and `labels` `[batch]`; nothing is padded."""
+        import torch
+
+        rows = np.asarray(indices)
+        mean, deviation = (np.array(v, dtype=np.float32)[:, None, None] for v in (self.mean, self.deviation))
+        values = (self.pixels[rows].astype(np.float32) / 255 - mean) / deviation
+        return {"pixel_values": torch.from_numpy(values), "labels": torch.from_numpy(self.labels[rows])}
+
+    @staticmethod
+    def size_of(batch: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+        """Pictures of a batch, twice."""
+        count = len(batch["pixel_values"])
+        return count, count
+
+    def evaluation_batches(self, batch_size: int) -> list[np.ndarray]:
+        """Index arrays that cover the split once, in order."""
+        return batches_in_order(len(self), batch_size)
+
+
+class Image(TaskType[ImageSource]):
+    """Pictures and classes; every picture is brought to the model's size, bicubically."""
+
+    name = "image"
+    auto_class: ClassVar[AutoClass] = "AutoModelForImageClassification"
+    Source = ImageSource
+
+    def select(self, table: pd.DataFrame, source: ImageSource, split: str) -> pd.DataFrame:
+        """`image` is what to read; `text` its name, for carving and order: its file's, or a hash of its content."""
+        require_columns(table, {"image": source.image, "label": source.label, "group": source.group}, split)
+        base = Path(getattr(source, split, None) or ".").expanduser().parent
+        images = [base / value if isinstance(value, str) else value for value in table[source.image]]
+        labels = labels_as_text(table[source.label], source.label, split)
+        frame = pd.DataFrame({"text": [_name(image) for image in images], "image": images, "label": labels.to_numpy()})
+        return with_group(frame, table, source)
+
+    def label(
+        self, splits: Mapping[str, pd.DataFrame], source: ImageSource, name: str
+    ) -> tuple[dict[str, pd.DataFrame], tuple[str, ...]]:
+        """Labels as numbers of the classes, which are those of the training split."""
+        return number_classes(splits, name)
+
+    def encode(self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int) -> Split:
+        """Pictures of the model's size and channels."""
+        pixels = np.stack([_pixels(image, split, reader.size, reader.channels) for image in frame["image"]])
+        return PixelSplit(pixels, frame["label"].to_numpy(dtype=np.int64), reader.mean, reader.deviation)
+
+    def evaluate(self, data: TaskData, passes: Passes, splits: list[str]) -> dict[str, Evaluated]:
+        """Logits `[items, classes]`."""
+        return evaluate_logits(data, passes, splits)
+
+    def assume(self, source: ImageSource, count: int, max_length: int, reader: Any) -> AssumedSplit:
+        """Black pictures."""
+
+        def make(size: int) -> dict[str, np.ndarray]:
+            shape = (size, reader.channels, reader.size, reader.size)
+            return {"pixel_values": np.zeros(shape, dtype=np.float32), "labels": np.zeros(size, dtype=np.int64)}
+
+        return AssumedSplit(count, 1, make)
+
+
+def read_digits() -> tuple[dict[str, pd.DataFrame], str]:
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, and a sha256 of them."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pictures = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    table = pd.DataFrame({"image": list(pictures), "label": digits.target})
+    return {"train": table}, hashlib.sha256(pictures.tobytes() + digits.target.astype(np.int64).tobytes()).hexdigest()
+
+
+def _name(image: Any) -> str:
+    if isinstance(image, Path):
+        return image.name
+    content = image if isinstance(image, np.ndarray) else image["bytes"]
+    return hashlib.sha256(content.tobytes() if isinstance(content, np.ndarray) else content).hexdigest()
+
+
+def _pixels(image: Any, split: str, size: int, channels: int) -> np.ndarray:
+    """uint8 `[channels, size, size]`."""
+    from PIL import Image as pillow
+
+    picture = _open(image, split).convert("L" if channels == 1 else "RGB")
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), pillow.Resampling.BICUBIC)
+    values = np.asarray(picture)
+    return values[None] if channels == 1 else values.transpose(2, 0, 1)
+
+
+def _open(image: Any, split: str) -> Picture:
+    from PIL import Image as pillow
+
+    if isinstance(image, np.ndarray):
+        return pillow.fromarray(image)
+    source = image if isinstance(image, Path) else io.BytesIO(image["bytes"])
+    try:
+        return pillow.open(source)
+    except OSError as error:
+        raise BadRequestError(
+            f"picture {image if isinstance(image, Path) else '<bytes>'} of the {split} data cannot be read: {error}"
+        ) from error

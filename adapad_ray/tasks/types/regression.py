@@ -1,0 +1,46 @@
+"""Regression: one or two texts in, one number out, as in STS-B."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.tasks.base import with_group
+from adapad_ray.tasks.source import TextSource
+from adapad_ray.tasks.types.classification import TextTask, select_texts
+
+
+class RegressionSource(TextSource):
+    """A number for one or two texts."""
+
+    type: Literal["regression"]
+    metric: Literal["pearson", "spearman", "pearson_spearman", "r2"] = "pearson_spearman"
+    """`pearson_spearman` is the mean of the two correlations, which GLUE judges STS-B by."""
+
+
+class Regression(TextTask[RegressionSource]):
+    """Texts and numbers; the loss is the squared error, and the labels are not rescaled."""
+
+    name = "regression"
+    loss = "squared_error"
+    label_type = np.float32
+    Source = RegressionSource
+
+    def select(self, table: pd.DataFrame, source: RegressionSource, split: str) -> pd.DataFrame:
+        """Texts as strings, labels as finite numbers."""
+        frame = select_texts(table, source, split)
+        numbers = pd.to_numeric(table[source.label], errors="coerce")
+        broken = table[source.label][~np.isfinite(numbers)]
+        if len(broken):
+            raise BadRequestError(
+                f"column {source.label!r} of the {split} data holds {broken.iloc[0]!r}: labels of a regression are "
+                "finite numbers"
+            )
+        return with_group(frame.assign(label=numbers.astype(float)), table, source)
+
+    def outputs(self, label_names: tuple[str, ...]) -> int:
+        """One."""
+        return 1

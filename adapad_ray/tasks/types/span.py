@@ -1,0 +1,218 @@
+"""Extractive question answering: a question and a context in, a span of the context out, or no answer (SQuAD 1.1, 2.0).
+
+A long context is read in windows that overlap. The answer is the best span of all windows. Where questions without an
+answer are trained, the model abstains if the first token (the classifier's, in BERT) beats the best span by more than a
+threshold, which is chosen on validation and applied to the tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.tasks.base import (
+    AssumedSplit,
+    AutoClass,
+    Evaluated,
+    Passes,
+    RawTask,
+    TaskData,
+    TaskType,
+    require_columns,
+    with_group,
+)
+from adapad_ray.tasks.encoding.texts import assumed_texts, check_length
+from adapad_ray.tasks.encoding.windows import SpanSplit, make_windows
+from adapad_ray.tasks.metrics import check_finite
+from adapad_ray.tasks.source import DataSource
+from adapad_ray.tasks.squad_scores import best_threshold, exact_match, token_f1
+
+
+class SpanSource(DataSource):
+    """Questions over contexts, with the answers as SQuAD has them: `{text: [...], answer_start: [...]}`."""
+
+    type: Literal["span"]
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
+    """Empty lists: the question has no answer."""
+    answerable_only: bool = False
+    """Whether questions without an answer are left out, which makes SQuAD 1.1 of SQuAD 2.0."""
+    metric: Literal["answer_f1", "exact_match"] = "answer_f1"
+    stride: int = Field(default=128, ge=1)
+    """Tokens that neighbouring windows share; the windows are `max_length` long."""
+    max_question: int = Field(default=64, ge=1)
+    """Tokens; longer questions are cut. The value of BERT's own script, as the next two."""
+    max_answer: int = Field(default=30, ge=1)
+    """Tokens of the longest answer."""
+    n_best: int = Field(default=20, ge=1)
+    """Starts and ends of each window that are combined to spans."""
+
+
+class Span(TaskType[SpanSource]):
+    """Questions, contexts and spans."""
+
+    name = "span"
+    auto_class: ClassVar[AutoClass] = "AutoModelForQuestionAnswering"
+    loss = "span_cross_entropy"
+    Source = SpanSource
+
+    def select(self, table: pd.DataFrame, source: SpanSource, split: str) -> pd.DataFrame:
+        """`text` is the context, by which splits are carved; `text_pair` the question; `label` texts and starts."""
+        columns = {"question": source.question, "context": source.context, "answers": source.answers}
+        require_columns(table, columns | {"group": source.group}, split)
+        frame = pd.DataFrame(
+            {
+                "text": table[source.context].astype(str),
+                "text_pair": table[source.question].astype(str),
+                "label": [_answers(value, source.answers, split) for value in table[source.answers]],
+            }
+        )
+        frame = with_group(frame, table, source)
+        if source.answerable_only:
+            frame = frame[[len(texts) > 0 for texts, _ in frame["label"]]].reset_index(drop=True)
+        _check_starts(frame, split)
+        return frame
+
+    def outputs(self, label_names: tuple[str, ...]) -> int:
+        """Start and end."""
+        return 2
+
+    def settings(self, raw: RawTask) -> dict[str, Any]:
+        """Whether the model may abstain, and how spans are searched."""
+        abstains = any(not texts for texts, _ in raw.splits["train"]["label"])
+        return {"abstains": abstains, "max_answer": raw.source.max_answer, "n_best": raw.source.n_best}
+
+    def check_reader(self, raw: RawTask, reader: Any, max_length: int) -> None:
+        """A window must hold the longest question and more context than it shares with the next."""
+        source: SpanSource = raw.source
+        check_length(reader, max_length, pair=True, room=source.max_question + source.stride + 1)
+
+    def encode(self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int) -> SpanSplit:
+        """Windows of `max_length` tokens over every context."""
+        source: SpanSource = raw.source
+        return make_windows(frame, reader, max_length, source.stride, source.max_question)
+
+    def evaluate(self, data: TaskData, passes: Passes, splits: list[str]) -> dict[str, Evaluated]:
+        """Predictions are exact match and F1 as judged, and the score against answering: `[questions, 3]`."""
+        threshold = np.inf
+        found = {}
+        for name in splits:
+            split = data.splits[name]
+            assert isinstance(split, SpanSplit)
+            spans = best_spans(split, passes, data.settings["n_best"], data.settings["max_answer"])
+            scores = spans.scores(split.answers)
+            silent = (split.labels == 0).astype(float)
+            if name == "validation" and data.settings["abstains"]:
+                threshold = best_threshold(spans.no_answer, scores[:, int(data.metric == "answer_f1")], silent)
+            answered = spans.no_answer <= threshold
+            judged = np.where(answered[:, None], scores, silent[:, None])
+            found[name] = Evaluated(
+                np.column_stack([judged, spans.no_answer]).astype(np.float32),
+                _metrics(judged, scores, split.labels == 1, threshold),
+                tuple(text if said else "" for text, said in zip(spans.texts, answered, strict=True)),
+            )
+        return found
+
+    def assume(self, source: SpanSource, count: int, max_length: int, reader: Any) -> AssumedSplit:
+        """One whole window a question."""
+        return assumed_texts(count, max_length, np.zeros(2, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class BestSpans:
+    """The best span of every question, over all its windows."""
+
+    texts: list[str]
+    no_answer: np.ndarray
+    """How much better the lowest score of the first token is than the span's, float64 `[questions]`."""
+
+    def scores(self, answers: tuple[tuple[str, ...], ...]) -> np.ndarray:
+        """Exact match and F1 of the spans `[questions, 2]`."""
+        pairs = zip(self.texts, answers, strict=True)
+        return np.array([[exact_match(text, gold), token_f1(text, gold)] for text, gold in pairs])
+
+
+def best_spans(split: SpanSplit, passes: Passes, n_best: int, max_answer: int) -> BestSpans:
+    """Search the best `n_best` starts and ends of every window for the span with the largest sum of logits.
+
+    Raises:
+        FloatingPointError: a logit is not finite.
+    """
+    questions = len(split.contexts)
+    null, best = np.full(questions, np.inf), np.full(questions, -np.inf)
+    texts = [""] * questions
+    offsets = split.windows.offsets
+    for rows, _, output in passes.outputs(split):
+        starts, ends = output.start_logits.numpy(), output.end_logits.numpy()
+        for row, window in enumerate(rows):
+            inside = slice(offsets[window], offsets[window + 1])
+            first, last = starts[row, : inside.stop - inside.start], ends[row, : inside.stop - inside.start]
+            check_finite(np.stack([first, last], axis=1))
+            item = split.items[window]
+            null[item] = min(null[item], float(first[0]) + float(last[0]))
+            begins = split.begins[inside]
+            score, i, j = _best_pair(first, last, np.flatnonzero(begins >= 0), n_best, max_answer)
+            if score > best[item]:
+                best[item] = score
+                texts[item] = split.contexts[item][begins[i] : split.ends[inside][j]]
+    return BestSpans(texts, null - best)
+
+
+def _best_pair(
+    starts: np.ndarray, ends: np.ndarray, places: np.ndarray, n_best: int, max_answer: int
+) -> tuple[float, int, int]:
+    """Score, first and last token of the best span among `places`; -inf where there is none."""
+    first = places[np.argsort(-starts[places], kind="stable")[:n_best]]
+    last = places[np.argsort(-ends[places], kind="stable")[:n_best]]
+    length = last[None, :] - first[:, None] + 1
+    sums = np.where((length >= 1) & (length <= max_answer), starts[first][:, None] + ends[last][None, :], -np.inf)
+    if not sums.size:
+        return -np.inf, 0, 0
+    i, j = np.unravel_index(sums.argmax(), sums.shape)
+    return float(sums[i, j]), int(first[i]), int(last[j])
+
+
+def _metrics(judged: np.ndarray, scores: np.ndarray, has_answer: np.ndarray, threshold: float) -> dict[str, float]:
+    """Official scores over all questions and over both kinds; of the spans themselves where there is an answer."""
+    values = {"exact_match": judged[:, 0].mean(), "answer_f1": judged[:, 1].mean()}
+    if has_answer.any():
+        values |= {
+            "has_answer_exact_match": judged[has_answer, 0].mean(),
+            "has_answer_f1": judged[has_answer, 1].mean(),
+            "best_span_f1": scores[has_answer, 1].mean(),
+        }
+    if not has_answer.all():
+        values["no_answer_accuracy"] = judged[~has_answer, 0].mean()
+    if np.isfinite(threshold):
+        values["no_answer_threshold"] = threshold
+    return {name: float(value) for name, value in values.items()}
+
+
+def _answers(value: Any, column: str, split: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    try:
+        texts, starts = tuple(map(str, value["text"])), tuple(map(int, value["answer_start"]))
+    except (TypeError, KeyError, ValueError, IndexError) as error:
+        raise BadRequestError(
+            f"column {column!r} of the {split} data holds {str(value)[:80]!r}: answers are "
+            "{text: [...], answer_start: [...]}, with empty lists where there is none"
+        ) from error
+    return texts, starts
+
+
+def _check_starts(frame: pd.DataFrame, split: str) -> None:
+    wrong = sum(
+        not text[start:].startswith(answer)
+        for text, (answers, starts) in zip(frame["text"], frame["label"], strict=True)
+        for answer, start in zip(answers[:1], starts[:1], strict=True)
+    )
+    if wrong:
+        raise BadRequestError(
+            f"answer_start of {wrong:,} rows of the {split} data does not point to their answer's text: it counts "
+            "characters of the context from 0"
+        )
