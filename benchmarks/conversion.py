@@ -21,7 +21,7 @@ import peft
 import torch
 from safetensors.torch import load_file, save_file
 
-from adapad_ray.adapters.compression import compress
+from adapad_ray.adapters.compression import compress_adapter
 from adapad_ray.models import Backbone, load_backbone
 from adapad_ray.report.curves import load_results
 from adapad_ray.results import CellResult
@@ -85,7 +85,7 @@ def main() -> None:
             metric = score(fresh[1], Path(scratch), data.splits["test"], uniform.metric)
         with tempfile.TemporaryDirectory() as scratch:
             start = time.perf_counter()
-            compress(parent, Path(scratch) / "cut", budget=str(budget), cut="uniform")
+            compress_adapter(parent, Path(scratch) / "cut", budget=str(budget), cut="uniform")
             ours = time.perf_counter() - start
         rows.append(
             {

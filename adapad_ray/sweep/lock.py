@@ -94,7 +94,7 @@ def _check_owner(place: WorkingFolder, spec: SweepSpec) -> None:
     for key in _FIXED:
         if (recorded := _with_defaults(theirs.get(key))) != mine[key]:
             raise BadRequestError(
-                f"{place.place} belongs to a sweep with {_difference(key, recorded, mine[key])}: "
+                f"{place.location} belongs to a sweep with {_difference(key, recorded, mine[key])}: "
                 "choose another name or --out"
             )
 

@@ -14,7 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from sweep_helpers import adapad
 
-from adapad_ray.adapters.compression import compress
+from adapad_ray.adapters.compression import compress_adapter as compress
 from adapad_ray.errors import BadRequestError
 from adapad_ray.testing import MethodCase
 

@@ -114,7 +114,7 @@ def plan(*arguments):
 
 def test_plan_gives_the_time_of_every_cell_whose_lanes_can_be_shared_out(spec_file):
     found = json.loads(plan(spec_file, "--json", "--link-gbps", 1).output)
-    assert found["speed"]["measured"] and found["link_gbps"] == 1
+    assert found["throughput"]["measured"] and found["link_gbps"] == 1
     rows = {row["label"]: row for row in found["rows"]}
     assert {label for label, row in rows.items() if row["workers"]} == {"adapad", "adapad/grown"}
     for row in (rows["adapad"], rows["adapad/grown"]):

@@ -156,7 +156,7 @@ def test_llama_3_1_70b_has_12_943_360_parameters_per_rank(plan):
     # What Unsloth prints for rank 16 on these modules: 207,093,760 of 70,760,800,256, the language head included.
     assert parameters(planned) == {12_943_360: 12_943_360, 207_093_760: 207_093_760}
     assert planned["backbone_parameters"] == 70_760_800_256 - 207_093_760 - 128_256 * 8_192
-    assert planned["words"] and not planned["speed"]["measured"]
+    assert planned["tokens_are_words"] and not planned["throughput"]["measured"]
 
 
 def test_every_method_can_be_planned_on_a_model_of_70_billion(plan):

@@ -271,7 +271,7 @@ def test_plan_needs_neither_data_nor_weights_where_the_hub_is_out_of_reach(
         code, output = adapad("plan", file, "--json")
         assert code == 0, output
         planned = json.loads(output)
-        assert planned["assumed"]
+        assert planned["rows_are_assumed"]
         found[name] = planned["examples"]["train"]
     # Published sizes without the tenth that validation is carved from; of `owner/data` a fifth is the test as well.
     assert found == {"squad_v2": 130_319 - 13_032, "mnli": 392_702 - 39_270, "own": 700}
