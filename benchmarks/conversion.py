@@ -25,7 +25,7 @@ from adapad_ray.adapters.compression import compress
 from adapad_ray.models import Backbone, load_backbone
 from adapad_ray.report.curves import load_results
 from adapad_ray.results import CellResult
-from adapad_ray.sweep.inputs import load_grounds
+from adapad_ray.sweep.inputs import load_inputs
 from adapad_ray.sweep.run import Manifest
 from adapad_ray.sweep.spec import load_spec
 from adapad_ray.tasks import Split
@@ -69,7 +69,7 @@ def main() -> None:
     torch.set_num_threads(1)
 
     spec = load_spec(arguments.spec, arguments.overrides)
-    data = load_grounds(spec).grounds.data
+    data = load_inputs(spec).inputs.data
     results = load_results(arguments.folder, Manifest.load(arguments.folder).labels)
     cells = {(r.identity.config["cut"], r.identity.budget, r.identity.seed): r for r in results if is_cut(r)}
     rows = []

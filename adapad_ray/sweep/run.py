@@ -29,7 +29,7 @@ from adapad_ray.search.tuner import TuneCell, tune_stage
 from adapad_ray.storage import WorkingFolder, is_url
 from adapad_ray.sweep.cells import Cell, finished
 from adapad_ray.sweep.console import Console
-from adapad_ray.sweep.inputs import LoadedGrounds, load_grounds
+from adapad_ray.sweep.inputs import LoadedInputs, load_inputs
 from adapad_ray.sweep.lock import claimed
 from adapad_ray.sweep.planner import PlannedCell, Planner, SweepPlan, Winners
 from adapad_ray.sweep.spec import SweepSpec
@@ -69,8 +69,8 @@ class Sweep:
     def __init__(self, spec: SweepSpec, place: WorkingFolder, console: Console) -> None:
         self.spec, self.place, self.folder, self.console = spec, place, place.path, console
         self.outcome = SweepOutcome()
-        self.loaded: LoadedGrounds = load_grounds(spec)
-        self.planner = Planner(spec, self.loaded.grounds)
+        self.loaded: LoadedInputs = load_inputs(spec)
+        self.planner = Planner(spec, self.loaded.inputs)
         self.plan: SweepPlan = self.planner.plan()
         self.cells: dict[str, Cell] = {}
         self.results: dict[str, CellResult] = {}
@@ -246,7 +246,7 @@ class Sweep:
         resources = self.spec.resources
         self._shared = {
             "backbone": ray.put(share_backbone(self.loaded.backbone)),
-            "data": ray.put(self.loaded.grounds.data),
+            "data": ray.put(self.loaded.inputs.data),
         }
         self.loaded.backbone.model.to("meta")  # its weights are in the object store, and the plan needs none
         return GroupPool(
