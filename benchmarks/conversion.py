@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from adapad_ray.adapters.compression import compress
 from adapad_ray.models import Backbone, load_backbone
-from adapad_ray.report.curves import load_results
+from adapad_ray.report.records import load_results
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.inputs import load_inputs
 from adapad_ray.sweep.run import Manifest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.report.curves import load_results
+from adapad_ray.report.records import load_results
 from adapad_ray.results import CellResult, Point
 from adapad_ray.sweep.run import Manifest
 

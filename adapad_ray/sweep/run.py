@@ -19,9 +19,9 @@ from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.files import write_text
-from adapad_ray.report.page import FailedCell, Gap, ReportPaths, build_report
+from adapad_ray.report.inputs import FailedCell, Gap, SearchedLabel
+from adapad_ray.report.page import ReportPaths, build_report
 from adapad_ray.report.published import PublishedPoint
-from adapad_ray.report.search import SearchedLabel
 from adapad_ray.results import CellResult
 from adapad_ray.search.space import parse_space
 from adapad_ray.search.studies import align_study, open_storage

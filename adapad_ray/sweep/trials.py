@@ -10,7 +10,7 @@ from optuna.storages import BaseStorage
 
 from adapad_ray.distributed import GroupPool, Outcome, Progress
 from adapad_ray.errors import BadRequestError, StorageError
-from adapad_ray.report.search import SearchedLabel
+from adapad_ray.report.inputs import SearchedLabel
 from adapad_ray.results import CellResult
 from adapad_ray.search.settings import SearchStage
 from adapad_ray.search.studies import SearchStudy, search_name

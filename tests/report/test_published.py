@@ -4,10 +4,11 @@ import pytest
 from pydantic import ValidationError
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.report.curves import Curves, load_results
+from adapad_ray.report.curves import Curves
 from adapad_ray.report.figures import curve_figure
 from adapad_ray.report.page import build_report
 from adapad_ray.report.published import PublishedPoint, comparable, of_task
+from adapad_ray.report.records import load_results
 from adapad_ray.sweep.run import Manifest, rebuild_report
 from adapad_ray.sweep.spec import parse_spec
 from tests.report.factory import SweepFactory

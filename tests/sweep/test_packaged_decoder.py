@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from sweep_helpers import adapad
 
 from adapad_ray.models import load_backbone
-from adapad_ray.report.curves import load_results
+from adapad_ray.report.records import load_results
 from adapad_ray.sweep.inputs import load_inputs
 from adapad_ray.sweep.spec import load_spec
 from adapad_ray.tasks import TYPES, load_task

@@ -18,7 +18,8 @@ from sweep_helpers import adapad
 
 from adapad_ray.distributed.shared_backbone import open_backbone, share_backbone
 from adapad_ray.models import load_backbone
-from adapad_ray.report.curves import Curves, load_results
+from adapad_ray.report.curves import Curves
+from adapad_ray.report.records import load_results
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.inputs import load_inputs, sketch_inputs
 from adapad_ray.sweep.planner import Planner
