@@ -7,7 +7,7 @@ from pathlib import Path
 from adapad_ray.errors import BadRequestError
 from adapad_ray.report.records import load_results
 from adapad_ray.results import CellResult, Point
-from adapad_ray.sweep.run import Manifest
+from adapad_ray.sweep.manifest import Manifest
 
 
 def find_adapter(folder: Path, label: str, budget: str, prefix: int | None, seed: int | None) -> tuple[Path, Point]:
