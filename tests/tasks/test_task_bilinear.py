@@ -108,7 +108,7 @@ def test_r2_is_the_share_of_all_variance_that_is_explained():
         ({"spectrum": [1.0, -0.5]}, "spectrum"),
         ({"spectrum": [3.0, 2.0, 1.0], "out_features": 2}, "3 values where the features allow 2"),
         ({"examples": 5}, "examples 5 must not be below in_features 32"),
-        ({"noice": 0.1}, "did you mean 'noise'"),
+        ({"noice": 0.1}, "task.noice is unknown: did you mean noise"),
     ],
 )
 def test_a_setting_that_cannot_be_met_is_refused(fields, message):

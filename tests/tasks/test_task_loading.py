@@ -207,11 +207,11 @@ def test_bad_files(write, tmp_path):
     [
         ("rotten-tomatos", "task 'rotten-tomatos' is unknown: did you mean 'rotten-tomatoes'"),
         ("./a.csv", "a mapping such as"),
-        ({"train": "a.csv", "lable": "stars"}, "task has no field 'lable': did you mean 'label'"),
+        ({"train": "a.csv", "lable": "stars"}, "task.lable is unknown: did you mean label"),
         ({"text": "review"}, "needs `train`"),
         ({"train": "a.csv", "subset": "b"}, "subset 'b' belongs to a `dataset`"),
-        ({"train": "a.csv", "metric": "bleu"}, "task field 'metric' is 'bleu': input should be 'accuracy'"),
-        ({"train": 3}, "task field 'train' is 3"),
+        ({"train": "a.csv", "metric": "bleu"}, "task.metric is 'bleu': input should be 'accuracy'"),
+        ({"train": 3}, "task.train is 3"),
     ],
 )
 def test_bad_sources(task, message):
