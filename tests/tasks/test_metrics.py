@@ -103,13 +103,13 @@ def test_macro_f1_counts_the_classes_that_occur():
 def test_metrics_of_numbers_are_those_of_scipy_and_scikit_learn(name):
     """Labels have ties, as those of STS-B."""
     draw = np.random.default_rng(2)
-    labels = np.round(draw.uniform(0, 5, 150), 1)
-    outputs = (labels + draw.standard_normal(150)).astype(np.float32)
+    labels = np.round(draw.uniform(0, 5, 200), 1)
+    outputs = (labels + draw.standard_normal(200)).astype(np.float32)
     expected = OF_NUMBERS[name](labels, outputs.astype(np.float64))
     assert score(name, outputs[:, None], labels) == exactly(expected)
-    chosen = draw.integers(150, size=150)
-    # Spearman's ranks are those of the full sample.
-    tolerance = 0.01 if "spearman" in name else 1e-12
+    chosen = draw.integers(200, size=200)
+    # Spearman's ranks are those of the full sample, whose ties are not those of the resample.
+    tolerance = {"spearman": 0.02, "pearson_spearman": 0.01}.get(name, 1e-12)
     of_resample = OF_NUMBERS[name](labels[chosen], outputs[chosen].astype(np.float64))
     assert resampled(name, outputs[:, None], labels, chosen) == pytest.approx(of_resample, rel=0, abs=tolerance)
 
