@@ -28,8 +28,7 @@ from adapad_ray.results import CellResult
 from adapad_ray.sweep.inputs import load_inputs
 from adapad_ray.sweep.run import Manifest
 from adapad_ray.sweep.spec import load_spec
-from adapad_ray.tasks import Split
-from adapad_ray.tasks.metrics import compute_metrics
+from adapad_ray.tasks import Split, find_metric
 from adapad_ray.training.evaluation import predict
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -56,7 +55,7 @@ def score(backbone: Backbone, adapter: Path, split: Split, metric: str) -> float
     """The adapter's metric on `split`, through PEFT."""
     model = peft.PeftModel.from_pretrained(backbone.model, adapter).eval()
     logits = predict(model, split, batch_size=64, pad_token_id=backbone.tokenizer.pad_token_id)
-    return compute_metrics(metric, logits, split.labels)[metric]
+    return find_metric(metric).scores(logits, split.labels)[metric]
 
 
 def main() -> None:
