@@ -12,9 +12,7 @@ from adapad_ray.assets import made_once
 from adapad_ray.errors import BadRequestError
 
 TINY_VIT = "tiny-vit"
-TINY_VIT_DESCRIPTION = (
-    "vision transformer of 4 layers with random weights, for grey images of 8 x 8 pixels"
-)
+TINY_VIT_DESCRIPTION = "vision transformer of 4 layers with random weights, for grey images of 8 x 8 pixels"
 _GGUF = ".gguf"
 
 
