@@ -78,7 +78,7 @@ TOKENS_PER_SECOND = MetricDefinition(
     "adapad_tokens_per_second", "gauge", "Tokens per second through a worker's forward and backward passes."
 )
 TOKENS = MetricDefinition(
-    "adapad_tokens", "counter", "Tokens that went through a worker's forward and backward passes, without padding."
+    "adapad_tokens", "counter", "Tokens through a worker's forward and backward passes, without padding."
 )
 SECONDS = MetricDefinition(
     "adapad_seconds", "counter", "Seconds of training that a worker spent on compute, wait or exchange.", ("phase",)
