@@ -17,6 +17,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from adapad_ray.distributed import JobOutcome, JobProgress, WorkerPool
+from adapad_ray.distributed.ray_internals import TUNE_ENVIRONMENT
 from adapad_ray.quiet import quiet_optuna
 from adapad_ray.search.pool_events import PoolEvents
 from adapad_ray.search.searchers import SCORE, FixedPointsSearcher, StudySearcher, TrialCells, TuneCell
@@ -130,12 +131,7 @@ def _evaluate(config: dict[str, Any], *, queue: ray.actor.ActorHandle) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silences the output of Tune and Optuna; outcomes hold the failures."""
-    environment = {
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C must raise KeyboardInterrupt, not wind up the experiment
-        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-        "RAY_AIR_NEW_OUTPUT": "0",  # verbose=0 is silent in the old output only
-    }
-    environment = {key: value for key, value in environment.items() if key not in os.environ}
+    environment = {key: value for key, value in TUNE_ENVIRONMENT.items() if key not in os.environ}
     logger = logging.getLogger("ray.tune")
     level = logger.level
     os.environ.update(environment)
