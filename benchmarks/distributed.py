@@ -26,8 +26,11 @@ from adapad_ray.distributed import WorkerPool, connect
 from adapad_ray.distributed.cell_jobs import open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.sweep.inputs import load_inputs
-from adapad_ray.sweep.planner import Planner
-from adapad_ray.sweep.spec import SweepSpec, parse_spec
+from adapad_ray.sweep.planning.curve_cells import CurveCells
+from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.plan import plan_sweep
+from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.sweep.spec_file import parse_spec
 
 HERE = Path(__file__).parent
 LANES, LOCAL_STEPS = 8, 10
@@ -100,8 +103,8 @@ def main() -> None:
 
     spec = specification(arguments.rounds, arguments.batch_size, arguments.max_length)
     loaded = load_inputs(spec)
-    planner = Planner(spec, loaded.inputs)
-    cell = next(planned for wave in planner.waves(planner.plan(), {}) for planned in wave).cell
+    cells = CellFactory(spec, loaded.inputs)
+    cell = next(CurveCells(cells, plan_sweep(cells)).waves(None, {}))[0].cell
     identity = cell.identity.model_dump(mode="json")
     lines = []
     with connect(num_cpus=2):

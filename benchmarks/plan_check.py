@@ -26,8 +26,11 @@ from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.inputs import load_inputs
-from adapad_ray.sweep.planner import Planner
-from adapad_ray.sweep.spec import SweepSpec, parse_spec
+from adapad_ray.sweep.planning.curve_cells import CurveCells
+from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.plan import plan_sweep
+from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.sweep.spec_file import parse_spec
 from adapad_ray.training.round_log import load_rounds
 
 LANES, LOCAL_STEPS, BATCH_SIZE = 8, 5, 16
@@ -76,9 +79,9 @@ def main() -> None:
     arguments = parser.parse_args()
     spec = specification(arguments.rounds)
     loaded = load_inputs(spec)
-    planner = Planner(spec, loaded.inputs)
-    plan = planner.plan()
-    cell = next(planned for wave in planner.waves(plan, {}) for planned in wave).cell.identity.model_dump(mode="json")
+    cells = CellFactory(spec, loaded.inputs)
+    plan = plan_sweep(cells)
+    cell = next(CurveCells(cells, plan).waves(None, {}))[0].cell.identity.model_dump(mode="json")
     columns = ("W", "expected s", "measured s", "measured / expected", "exchange s a round", "idle", "load")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     ratios: dict[int, list[float]] = {1: [], 2: []}

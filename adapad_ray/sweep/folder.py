@@ -71,7 +71,7 @@ def check_owner(folder: WorkingFolder, spec: SweepSpec) -> None:
     for key in SHARED_BY_ALL_CELLS:
         if recorded.get(key) != current[key]:
             raise BadRequestError(
-                f"{folder.place} belongs to a sweep with {_difference(key, recorded.get(key), current[key])}: "
+                f"{folder.location} belongs to a sweep with {_difference(key, recorded.get(key), current[key])}: "
                 "choose another name or --out"
             )
 

@@ -9,8 +9,8 @@ from adapad_ray.report.figures import curve_figure
 from adapad_ray.report.page import build_report
 from adapad_ray.report.published import PublishedPoint, comparable, of_task
 from adapad_ray.report.records import load_results
-from adapad_ray.sweep.run import Manifest, rebuild_report
-from adapad_ray.sweep.spec import parse_spec
+from adapad_ray.sweep.manifest import Manifest, rebuild_report
+from adapad_ray.sweep.spec_file import parse_spec
 from tests.report.factory import SweepFactory
 
 TABLE = "2605.10741, Table I"

@@ -14,7 +14,7 @@ from sweep_helpers import adapad
 from adapad_ray.models import load_backbone
 from adapad_ray.report.records import load_results
 from adapad_ray.sweep.inputs import load_inputs
-from adapad_ray.sweep.spec import load_spec
+from adapad_ray.sweep.spec_file import load_spec
 from adapad_ray.tasks import TYPES, load_task
 from adapad_ray.training.evaluation import ModelPasses
 

@@ -7,12 +7,13 @@ import json
 
 import pytest
 
-from adapad_ray.cost.estimate import estimate, tables
+from adapad_ray.cli.tables import estimate_tables
+from adapad_ray.cost.estimate import estimate
 from adapad_ray.errors import BadRequestError
 from adapad_ray.results import CellResult, Cost, Point
 from adapad_ray.sweep.inputs import sketch_inputs
 from adapad_ray.sweep.planner import Planner
-from adapad_ray.sweep.spec import parse_spec
+from adapad_ray.sweep.spec_file import parse_spec
 
 ONE_EACH = 896
 """Parameters of one component on each of the tiny model's 12 linear layers."""
@@ -276,11 +277,11 @@ def test_the_plan_says_how_many_trainings_are_shared(planner):
 
     plan = estimated()
     assert plan.parents == {"trained": 2, "cells": 8}
-    assert any("2 parents are trained instead of 8 adapters" in str(part) for part in tables(plan))
+    assert any("2 parents are trained instead of 8 adapters" in str(part) for part in estimate_tables(plan))
     para = [row for row in plan.rows if row.label.startswith("para")]
     assert len({row.train_flops for row in para}) == 1
     others = sum(row.train_flops for row in plan.rows if row not in para)
     evaluation = sum(row.evaluation_flops for row in plan.rows)
     assert plan.flops == pytest.approx(2 * (para[0].train_flops + others + evaluation))
     assert estimated(tune=TUNE).parents == {"trained": 3 + 4, "cells": 8 + 6}
-    assert "parents are trained" not in "".join(map(str, tables(estimated(methods={"lora": {}}))))
+    assert "parents are trained" not in "".join(map(str, estimate_tables(estimated(methods={"lora": {}}))))

@@ -18,7 +18,7 @@ from adapad_ray.distributed.ray_metrics import (
     SWEEP_METRICS,
 )
 from adapad_ray.results import CellResult
-from adapad_ray.sweep.cells import Cell
+from adapad_ray.sweep.planning.cells import Cell
 from adapad_ray.sweep.sweep_metrics import SweepMetrics
 from tests.report.factory import SweepFactory
 

@@ -1,17 +1,11 @@
-"""Expected times by number of workers, against counts made by hand; and what `adapad plan` says with them."""
+"""Expected times by number of workers, against counts made by hand."""
 
 from __future__ import annotations
 
-import json
-
 import pytest
-import yaml
-from typer.testing import CliRunner
 
-from adapad_ray.cli import app
 from adapad_ray.cost.worker_scaling import (
     ROUND_TRIP_SECONDS,
-    WORKERS,
     Phase,
     expected_phases,
     expected_times,
@@ -91,47 +85,3 @@ def test_a_joint_tail_trains_one_lane():
     case = MethodCase("adapad", 2 * COST_PER_RANK, {"initial_rank": 2, "local_steps": 1, "joint_fraction": 0.2})
     tail = expected_phases(case.make())[-1]
     assert (tail.steps, tail.lanes, tail.published) == (3, 1, 0)
-
-
-@pytest.fixture
-def spec_file(tmp_path, tiny_model, reviews):
-    content = {
-        "name": "planned",
-        "model": str(tiny_model),
-        "task": {"train": str(reviews), "text": "review", "label": "stars"},
-        "methods": {"lora": {}, "adapad": {"initial_rank": 2, "r_max": 2}, "adapad/grown": {"initial_rank": 0}},
-        "budgets": [2 * COST_PER_RANK],
-        "training": {"max_length": 32},
-    }
-    path = tmp_path / "planned.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
-def plan(*arguments):
-    return CliRunner().invoke(app, ["plan", *map(str, arguments)], env={"COLUMNS": "200"})
-
-
-def test_plan_gives_the_time_of_every_cell_whose_lanes_can_be_shared_out(spec_file):
-    found = json.loads(plan(spec_file, "--json", "--link-gbps", 1).output)
-    assert found["speed"]["measured"] and found["link_gbps"] == 1
-    rows = {row["label"]: row for row in found["rows"]}
-    assert {label for label, row in rows.items() if row["workers"]} == {"adapad", "adapad/grown"}
-    for row in (rows["adapad"], rows["adapad/grown"]):
-        assert [time["workers"] for time in row["workers"]] == list(WORKERS)
-        assert row["workers"][0]["seconds"] == pytest.approx(row["train_seconds"])
-    assert rows["adapad"]["passes"] == 2
-    assert 1 < rows["adapad/grown"]["passes"] < rows["adapad/grown"]["lanes"]
-    times = [rows["adapad"]["train_seconds"], rows["lora"]["train_seconds"]]
-    assert times[0] == pytest.approx(2 * times[1])
-
-
-def test_plan_prints_a_row_of_times_and_how_it_knows(spec_file):
-    output = plan(spec_file).output
-    assert all(f"W = {count}" in output for count in WORKERS)
-    assert "of training passes of this model" in output and "10 Gbit/s" in output
-
-
-def test_a_link_without_a_rate_is_refused(spec_file):
-    result = plan(spec_file, "--link-gbps", 0)
-    assert result.exit_code == 2 and "--link-gbps is 0" in result.output
