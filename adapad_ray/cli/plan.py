@@ -24,7 +24,7 @@ def plan(
     from adapad_ray.cli.tables import estimate_tables
     from adapad_ray.cli.terminal import terminal
     from adapad_ray.cost.estimate import estimate_sweep
-    from adapad_ray.sweep.spec import load_spec
+    from adapad_ray.sweep.spec_file import load_spec
 
     estimate = estimate_sweep(load_spec(path, overrides or []), link_gbps)
     console = terminal()

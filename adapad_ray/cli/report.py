@@ -10,8 +10,8 @@ from adapad_ray.cli.exit_codes import DONE, command
 def report(folder: FolderArgument) -> int:
     """Rebuild the figures and the report from a sweep's finished cells."""
     from adapad_ray.storage import fetched_folder
-    from adapad_ray.sweep.console import Console
-    from adapad_ray.sweep.run import rebuild_report
+    from adapad_ray.cli.console import Console
+    from adapad_ray.sweep.manifest import rebuild_report
 
     with fetched_folder(folder) as place:
         paths = rebuild_report(place.path)

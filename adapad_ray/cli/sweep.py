@@ -20,9 +20,9 @@ def sweep(
     """Run a sweep, or finish it: compute the missing cells, then draw the curve."""
     from adapad_ray.distributed import sigterm_as_interrupt
     from adapad_ray.storage import working_folder
-    from adapad_ray.sweep.console import Console
+    from adapad_ray.cli.console import Console
     from adapad_ray.sweep.run import Sweep, sweep_place
-    from adapad_ray.sweep.spec import load_spec
+    from adapad_ray.sweep.spec_file import load_spec
 
     spec = load_spec(path, overrides or [])
     console = Console()

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from adapad_ray.cost.throughput import Throughput, expected_flops_per_token, tokens_per_step, training_throughput
 from adapad_ray.cost.worker_scaling import WorkersTime, expected_phases, expected_times
 from adapad_ray.errors import BadRequestError
-from adapad_ray.sweep.inputs import sketch_grounds
-from adapad_ray.sweep.planner import GapRow, Grounds, Planner, Row, SweepPlan
+from adapad_ray.sweep.inputs import SweepInputs, sketch_inputs
+from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep
+from adapad_ray.sweep.planning.rows import GapRow, Row
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import Split
 
@@ -97,11 +99,11 @@ def estimate_sweep(spec: SweepSpec, link_gbps: float = LINK_GBPS) -> SweepEstima
     Raises:
         BadRequestError: the sweep cannot be planned, or the link's rate is not positive.
     """
-    inputs = sketch_grounds(spec)
-    return estimate(spec, inputs, Planner(spec, inputs).plan(), link_gbps)
+    inputs = sketch_inputs(spec)
+    return estimate(spec, inputs, plan_sweep(CellFactory(spec, inputs)), link_gbps)
 
 
-def estimate(spec: SweepSpec, inputs: Grounds, plan: SweepPlan, link_gbps: float = LINK_GBPS) -> SweepEstimate:
+def estimate(spec: SweepSpec, inputs: SweepInputs, plan: SweepPlan, link_gbps: float = LINK_GBPS) -> SweepEstimate:
     """Estimates a planned sweep; time is FLOPs, padding included, over a rate that is measured now.
 
     The estimate is rough: the number of lanes follows the expected growth, and a tune cell costs its label's mean over
@@ -130,13 +132,13 @@ def estimate(spec: SweepSpec, inputs: Grounds, plan: SweepPlan, link_gbps: float
         throughput=rates.throughput,
         link_gbps=link_gbps,
         single_worker_seconds=flops / rates.throughput.flops_per_second,
-        tokens_are_words=inputs.words,
-        rows_are_assumed=inputs.assumed,
-        sizes_are_packaged=inputs.kept,
+        tokens_are_words=inputs.tokens_are_words,
+        rows_are_assumed=inputs.rows_are_assumed,
+        sizes_are_packaged=inputs.sizes_are_packaged,
     )
 
 
-def _rates(spec: SweepSpec, inputs: Grounds, link_gbps: float) -> _Rates:
+def _rates(spec: SweepSpec, inputs: SweepInputs, link_gbps: float) -> _Rates:
     splits = inputs.data.splits
     per_token = expected_flops_per_token(inputs.model, inputs.data)
     validation, test = (

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from adapad_ray.methods import METHODS, Setting
 from adapad_ray.models import LINEAR, linear_backbone, load_skeleton
 from adapad_ray.models.target_modules import target_modules
-from adapad_ray.sweep.planner import Grounds
+from adapad_ray.sweep.inputs import SweepInputs
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import TYPES, Split, TaskData
 from adapad_ray.training.cell import SHAPES
@@ -46,7 +46,7 @@ class Throughput:
     """The rate and what was timed, as the end of a sentence."""
 
 
-def training_throughput(spec: SweepSpec, inputs: Grounds, flops_per_token: float) -> Throughput:
+def training_throughput(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float) -> Throughput:
     """Times training passes of the model on its own data, with as many threads as a worker has.
 
     The weights are random, which takes the same time as real ones. A matrix product is timed instead if the model is
@@ -95,7 +95,7 @@ def tokens_per_step(split: Split, settings: TrainingSettings) -> float:
     return sum(len(rows) * int(lengths[rows].max()) for rows in batches) / len(batches)
 
 
-def _pass_rate(spec: SweepSpec, inputs: Grounds, flops_per_token: float, device: str) -> float:
+def _pass_rate(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float, device: str) -> float:
     """FLOPs per second: the median over a few optimizer steps of a LoRA of rank 1, which cost what a lane's do."""
     model = _with_random_weights(spec, inputs).to(device)
     modules = target_modules(model, spec.target_modules)
@@ -127,7 +127,7 @@ def _pass_rate(spec: SweepSpec, inputs: Grounds, flops_per_token: float, device:
     return statistics.median(rates)
 
 
-def _with_random_weights(spec: SweepSpec, inputs: Grounds) -> nn.Module:
+def _with_random_weights(spec: SweepSpec, inputs: SweepInputs) -> nn.Module:
     if spec.model == LINEAR:
         layer = inputs.model.layers[0]
         return linear_backbone(layer.in_features, layer.out_features, dtype=spec.dtype).model

@@ -12,16 +12,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import atomic_path
-from adapad_ray.report.metrics import item_metric
+from adapad_ray.report.records import load_predictions
 from adapad_ray.report.statistics import Estimate, estimate, item_weights, pareto_front
 from adapad_ray.results import CellResult, Point
-from adapad_ray.storage import RECORD
+from adapad_ray.tasks import find_metric
 
 Array = NDArray[np.float64]
 Split = Literal["validation", "test"]
@@ -75,31 +72,6 @@ class SeedScores:
         return SeedScores(seeds, self.values[columns], self.draws[:, columns], self.items)
 
 
-def load_results(folder: Path | str, cells: Mapping[str, str] | None = None) -> list[CellResult]:
-    """The finished cells of a sweep's folder, sorted by id; `cells` keeps only these ids, under these labels.
-
-    Raises `BadRequestError` for a damaged record and for a folder without any.
-    """
-    results = []
-    for path in sorted(Path(folder).glob(f"cells/*/{RECORD}")):
-        if cells is not None and path.parent.name not in cells:
-            continue
-        try:
-            result = CellResult.model_validate_json(path.read_bytes())
-        except (ValidationError, OSError) as error:
-            first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise BadRequestError(
-                f"{path} is not a readable cell record ({first}): delete that cell's folder and launch the sweep again"
-            ) from error
-        if cells is not None:
-            identity = result.identity.model_copy(update={"label": cells[result.id]})
-            result = result.model_copy(update={"identity": identity})
-        results.append(result)
-    if not results:
-        raise BadRequestError(f"{folder} holds no finished cell: run the sweep first")
-    return sorted(results, key=lambda result: result.id)
-
-
 class Curves:
     """The curve's points over seeds, with their bootstrap draws of items.
 
@@ -128,7 +100,7 @@ class Curves:
         generator = generator or np.random.default_rng(0)
         self._generators = dict(zip(("validation", "test"), generator.spawn(2), strict=True))
         self.points = self._group()
-        self._predictions = predictions or {r.id: _load_predictions(self.folder, r.id) for r in self.results}
+        self._predictions = predictions or {r.id: load_predictions(self.folder, r.id) for r in self.results}
 
     def _group(self) -> dict[PointKey, list[tuple[CellResult, Point]]]:
         """Points by key, each with one (cell, point) per seed in ascending order of seeds."""
@@ -176,7 +148,7 @@ class Curves:
         return self._scores("test")
 
     def _scores(self, split: Split) -> dict[PointKey, SeedScores]:
-        metric, labels = item_metric(self.metric), self.labels(split)
+        metric, labels = find_metric(self.metric), self.labels(split)
         members = [(key, cell, point) for key, group in self.points.items() for cell, point in group]
         features = np.stack(
             [metric.features(self._tensor(cell, f"{split}/{point.key}"), labels) for _, cell, point in members],
@@ -288,14 +260,3 @@ def _adapter_bytes(folder: Path, cell: CellResult, point: Point) -> float:
         return float("nan")
     exported = folder / "cells" / cell.id / point.adapter
     return float(sum(path.stat().st_size for path in exported.rglob("*") if path.is_file())) or float("nan")
-
-
-def _load_predictions(folder: Path, cell: str) -> dict[str, NDArray[Any]]:
-    path = folder / "cells" / cell / "predictions.safetensors"
-    try:
-        predictions: dict[str, NDArray[Any]] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise BadRequestError(
-            f"{path} is not readable ({error}): delete that cell's folder and launch the sweep again"
-        ) from error
-    return predictions

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,31 +23,16 @@ from adapad_ray.report.convergence import (
     label_convergences,
     write_convergence_csv,
 )
-from adapad_ray.report.curves import Curves, load_results, write_curve_csv
+from adapad_ray.report.curves import Curves, write_curve_csv
 from adapad_ray.report.differences import areas, conclusions, label_differences, ranks
 from adapad_ray.report.figures import curve_figure, growth_figure, rank_figure, save_figure
+from adapad_ray.report.inputs import FailedCell, Gap, SearchedLabel
 from adapad_ray.report.published import PublishedPoint, comparable, of_task
 from adapad_ray.report.recommendation import FROZEN, Recommendation, recommend, write_recommendation
-from adapad_ray.report.search import SearchedLabel, read_searches, search_figure, write_trials_csv
+from adapad_ray.report.records import load_results
+from adapad_ray.report.search import read_searches, search_figure, write_trials_csv
 from adapad_ray.report.tuning import tuned_trials
 from adapad_ray.results import CellResult, WorkerCost
-
-
-class Gap(NamedTuple):
-    """A (label, budget) pair that cannot exist, and why."""
-
-    label: str
-    budget: int | None
-    reason: str
-
-
-class FailedCell(NamedTuple):
-    """A cell that ended without a result, and why."""
-
-    label: str
-    budget: int | None
-    seed: int
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import optuna
@@ -26,27 +26,12 @@ from adapad_ray.quiet import quiet_optuna
 from adapad_ray.report.curves import Curves, PointKey
 from adapad_ray.report.differences import ERROR_RATE
 from adapad_ray.report.figures import GREY, PALETTE, STYLE
+from adapad_ray.report.inputs import SearchedLabel
+from adapad_ray.report.records import DATABASE, REASON
 from adapad_ray.report.statistics import holm, pareto_front
 
 FEWEST_TRIALS = 8
 """Finished trials below which nothing is said of importance. Ours."""
-DATABASE = "optuna.db"
-"""Optuna's studies in a sweep's folder."""
-REASON = "reason"
-"""Attribute of a failed trial."""
-
-
-class SearchedLabel(NamedTuple):
-    """One search of a sweep, as its manifest has it."""
-
-    label: str
-    study: str
-    """Its name in the sweep's `optuna.db`."""
-    trials: int
-    front_label: str
-    """Under which the curve has the front's configurations."""
-    front: list[int]
-    """Numbers of the trials that were trained again."""
 
 
 @dataclass(frozen=True)

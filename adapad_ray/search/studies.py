@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from adapad_ray.files import atomic_path
 from adapad_ray.quiet import quiet_optuna
-from adapad_ray.report.search import DATABASE, REASON
+from adapad_ray.report.records import DATABASE, REASON
 from adapad_ray.report.statistics import pareto_front
 from adapad_ray.search.settings import BUDGET, SearchStage
 from adapad_ray.search.space import Distributions, point_of

@@ -13,8 +13,8 @@ from typing import Any
 import ray
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
+from adapad_ray.distributed.ray_internals import SUBMISSION_LOGGERS, use_token_if_available
 from adapad_ray.errors import BadRequestError
 from adapad_ray.submit.package import PackedSweep
 
@@ -23,11 +23,6 @@ LOCAL = "http://127.0.0.1:8265"
 RAY_VERSIONS = ">=2.55,<3"
 """Versions of Ray that the cluster may run; equal to this package's own requirement."""
 
-_CHATTY = (
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
-)
 _RETRY_SECONDS = 2.0
 _UNREACHABLE_AFTER = 30.0
 """Seconds without a reply after which `follow` raises; the job itself continues."""
@@ -59,10 +54,9 @@ class JobServer:
         server, cluster = (os.environ.pop(name, "") for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
         # RAY_ADDRESS may be the address of a cluster (host:port) instead of a job server.
         self.address = _url(address or server or (cluster if cluster.startswith("http") else "") or LOCAL)
-        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-        maybe_enable_token_auth_if_token_available(False)
-        self.open_to_anyone = _is_open(self.address)
-        """Whether the cluster accepts jobs without a token."""
+        use_token_if_available()
+        self.open_to_anyone = _answers_anyone(self.address)
+        """Whether the cluster takes jobs without a token."""
         self._client = self._connect()
         self.ray_version = str(self._client._server_ray_version)
         if Version(self.ray_version) not in SpecifierSet(RAY_VERSIONS):
@@ -131,7 +125,7 @@ class JobServer:
     def _connect(self) -> Any:
         from ray.job_submission import JobSubmissionClient
 
-        for name in _CHATTY:  # each sets its level on import, so this comes after it
+        for name in SUBMISSION_LOGGERS:  # each sets its own level when it is imported
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
             return JobSubmissionClient(self.address)

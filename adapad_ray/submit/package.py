@@ -24,7 +24,8 @@ import adapad_ray
 from adapad_ray.errors import BadRequestError
 from adapad_ray.storage import NODE_LOCAL, check_url, is_url
 from adapad_ray.submit import entrypoint
-from adapad_ray.sweep.spec import SweepSpec, load_spec
+from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.sweep.spec_file import load_spec
 from adapad_ray.tasks import DataSource
 
 LARGEST_UPLOAD = 100 * 2**20

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import require_empty
-from adapad_ray.report.curves import load_results
+from adapad_ray.report.records import load_results
 from adapad_ray.results import CellResult, Point
-from adapad_ray.sweep.run import Manifest
+from adapad_ray.sweep.manifest import Manifest
 
 
 def export_adapter(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from adapad_ray.assets import Asset
 from adapad_ray.errors import BadRequestError, UnreachableError
@@ -18,7 +19,6 @@ from adapad_ray.models import (
     load_skeleton,
     sketch_tokenizer,
 )
-from adapad_ray.sweep.planner import Grounds
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import (
     TYPES,
@@ -36,14 +36,32 @@ from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
 
 
 @dataclass(frozen=True)
-class LoadedGrounds:
-    """Grounds with weights, for a sweep that will run."""
+class SweepInputs:
+    """The model and the data of a sweep: what its cells are identified and counted by."""
 
-    grounds: Grounds
+    model: Any
+    """The backbone, or its skeleton on the meta device."""
+    backbone_parameters: int
+    model_digest: str
+    """sha256 of the weights; "not loaded" for a skeleton."""
+    data: TaskData
+    tokens_are_words: bool = False
+    """Whether lengths are counted in words, because the model's tokenizer is missing."""
+    rows_are_assumed: bool = False
+    """Whether the data are missing: their number of rows is the declared one and every row has `max_length` tokens."""
+    sizes_are_packaged: bool = False
+    """Whether the model's configuration comes from this package, because the Hub cannot be reached."""
+
+
+@dataclass(frozen=True)
+class LoadedInputs:
+    """The inputs of a sweep that will train, with the model's weights."""
+
+    inputs: SweepInputs
     backbone: Backbone
 
 
-def load_grounds(spec: SweepSpec) -> LoadedGrounds:
+def load_inputs(spec: SweepSpec) -> LoadedInputs:
     """Loads model and data and checks what can be checked before Ray starts.
 
     Raises:
@@ -53,7 +71,7 @@ def load_grounds(spec: SweepSpec) -> LoadedGrounds:
     if isinstance(source, BilinearSource):
         backbone = linear_backbone(source.in_features, source.out_features, dtype=spec.dtype)
         data = make_bilinear(source)
-        return LoadedGrounds(Grounds(backbone.model, backbone.parameters, backbone.digest, data), backbone)
+        return LoadedInputs(SweepInputs(backbone.model, backbone.parameters, backbone.digest, data), backbone)
     raw = load_task(source)
     kind = TYPES[raw.type]
     backbone = load_backbone(
@@ -65,10 +83,10 @@ def load_grounds(spec: SweepSpec) -> LoadedGrounds:
     )
     reader = image_format(spec.model) if kind.auto_class == IMAGES else backbone.tokenizer
     data = _encode(spec, raw, reader)
-    return LoadedGrounds(Grounds(backbone.model, backbone.parameters, backbone.digest, data), backbone)
+    return LoadedInputs(SweepInputs(backbone.model, backbone.parameters, backbone.digest, data), backbone)
 
 
-def sketch_grounds(spec: SweepSpec) -> Grounds:
+def sketch_inputs(spec: SweepSpec) -> SweepInputs:
     """The same without weights, on the meta device: enough to plan. A local folder needs no more than `config.json`.
 
     Data that are not at hand are replaced by as many examples as their source says it has.
@@ -76,7 +94,7 @@ def sketch_grounds(spec: SweepSpec) -> Grounds:
     source = _source(spec)
     if isinstance(source, BilinearSource):
         sketch = linear_backbone(source.in_features, source.out_features, dtype=spec.dtype, device="meta")
-        return Grounds(sketch.model, sketch.parameters, sketch.digest, make_bilinear(source))
+        return SweepInputs(sketch.model, sketch.parameters, sketch.digest, make_bilinear(source))
     raw: RawTask | DataSource
     try:
         raw = load_task(source)
@@ -89,14 +107,14 @@ def sketch_grounds(spec: SweepSpec) -> Grounds:
     data = _encode(spec, raw, reader) if isinstance(raw, RawTask) else _assume(spec, raw, reader)
     model = load_skeleton(spec.model, kind.outputs(data.label_names), spec.pooling, auto_class=kind.auto_class)
     assumed = isinstance(raw, DataSource)
-    return Grounds(
+    return SweepInputs(
         model,
         backbone_parameters(model),
         "not loaded",
         data,
-        words=not (own or assumed),
-        assumed=assumed,
-        kept=keeps_sizes(spec.model),
+        tokens_are_words=not (own or assumed),
+        rows_are_assumed=assumed,
+        sizes_are_packaged=keeps_sizes(spec.model),
     )
 
 

@@ -5,7 +5,7 @@ from adapad_ray.tasks.data.catalog import list_tasks, resolve_task
 from adapad_ray.tasks.data.encode import assume, encode
 from adapad_ray.tasks.data.loading import load_task
 from adapad_ray.tasks.encoding.texts import EncodedSplit
-from adapad_ray.tasks.metrics import METRICS, compute_metrics
+from adapad_ray.tasks.metrics import METRICS, find_metric
 from adapad_ray.tasks.registry import TYPES, parse_source
 from adapad_ray.tasks.source import BilinearSource, DataSource, TaskSource
 from adapad_ray.tasks.types.bilinear import DenseSplit, make_bilinear
@@ -25,8 +25,8 @@ __all__ = [
     "TaskSource",
     "TaskType",
     "assume",
-    "compute_metrics",
     "encode",
+    "find_metric",
     "list_tasks",
     "load_task",
     "make_bilinear",

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
-
-from pydantic import BaseModel, ValidationError
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.base import TaskType
@@ -17,6 +14,7 @@ from adapad_ray.tasks.types.generation import Generation
 from adapad_ray.tasks.types.image import Image
 from adapad_ray.tasks.types.regression import Regression
 from adapad_ray.tasks.types.span import Span
+from adapad_ray.validation import validated
 
 TYPES: dict[str, TaskType[Any]] = {
     kind.name: kind for kind in (Classification(), Regression(), Span(), Choice(), Generation(), Image())
@@ -37,23 +35,4 @@ def parse_source(mapping: Mapping[str, Any]) -> DataSource | BilinearSource:
         model = TYPES[name].Source
     else:
         raise BadRequestError(f"task.type {name!r} is unknown: use one of {', '.join([*TYPES, 'bilinear'])}")
-    try:
-        return model.model_validate(dict(mapping))
-    except ValidationError as error:
-        raise BadRequestError(_explain(error, model)) from error
-
-
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        fields = list(model.model_fields)
-        nearest = difflib.get_close_matches(key, fields, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        return f"task has no field {key!r}: {hint}it takes {', '.join(fields)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if not key:
-        return message
-    if problem["type"] == "missing":
-        return f"task field {key!r} is missing: a {problem['input'].get('type', 'classification')} task needs it"
-    return f"task field {key!r} is {problem['input']!r}: {message[:1].lower()}{message[1:]}"
+    return validated(model, dict(mapping), "task", missing=f"a {name} task needs it")

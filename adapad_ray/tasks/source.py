@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from adapad_ray.tasks.metrics import ClassMetricName
+
 SPLITS = ("train", "validation", "test")
 _MOST_ENTRIES = 2 * 10**8
 
@@ -66,7 +68,7 @@ class TaskSource(TextSource):
     """Sequence classification over one or two text columns."""
 
     type: Literal["classification"] = "classification"
-    metric: Literal["accuracy", "f1", "macro_f1", "matthews", "accuracy_f1"] = "accuracy"
+    metric: ClassMetricName = "accuracy"
     """`accuracy_f1` is the mean of accuracy and F1 of label 1, which GLUE judges MRPC and QQP by."""
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from clusters import Head, wait_until
 
-from adapad_ray.report.curves import load_results
+from adapad_ray.report.records import load_results
 from tests.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("clusters")

@@ -6,7 +6,8 @@ from safetensors.numpy import load_file
 from scipy import stats
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.report.curves import Curves, PointKey, curve_table, load_results, write_curve_csv
+from adapad_ray.report.curves import Curves, PointKey, curve_table, write_curve_csv
+from adapad_ray.report.records import load_results
 from tests.report.factory import MODULES, RANK_ONE, SweepFactory
 
 

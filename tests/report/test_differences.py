@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from adapad_ray.report.curves import Curves, load_results
+from adapad_ray.report.curves import Curves
 from adapad_ray.report.differences import areas, conclusions, label_differences, ranks
+from adapad_ray.report.records import load_results
 from adapad_ray.report.statistics import Estimate
 from tests.report.factory import SweepFactory
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from adapad_ray.report.curves import Curves, load_results
+from adapad_ray.report.curves import Curves
 from adapad_ray.report.figures import curve_figure, growth_figure, module_place, rank_figure, save_figure
 from adapad_ray.report.recommendation import recommend
+from adapad_ray.report.records import load_results
 from tests.report.factory import MODULES, SweepFactory
 
 

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from adapad_ray.report.page import FailedCell, Gap, build_report
+from adapad_ray.report.inputs import FailedCell, Gap
+from adapad_ray.report.page import build_report
 from adapad_ray.results import WorkerCost
 from tests.report.factory import SweepFactory
 

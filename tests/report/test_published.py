@@ -4,12 +4,13 @@ import pytest
 from pydantic import ValidationError
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.report.curves import Curves, load_results
+from adapad_ray.report.curves import Curves
 from adapad_ray.report.figures import curve_figure
 from adapad_ray.report.page import build_report
 from adapad_ray.report.published import PublishedPoint, comparable, of_task
-from adapad_ray.sweep.run import Manifest, rebuild_report
-from adapad_ray.sweep.spec import parse_spec
+from adapad_ray.report.records import load_results
+from adapad_ray.sweep.manifest import Manifest, rebuild_report
+from adapad_ray.sweep.spec_file import parse_spec
 from tests.report.factory import SweepFactory
 
 TABLE = "2605.10741, Table I"
@@ -17,7 +18,9 @@ POINTS = [
     PublishedPoint(label="adapad", parameters="0.34M", value=0.87, source=TABLE),
     PublishedPoint(label="adapad", parameters="0.34M", value=0.7226, task="cola", source=TABLE),
     PublishedPoint(label="para", value=0.86, source="2604.27796, Table 2"),
-    PublishedPoint(label="lora", parameters=663_552, value=0.82, metric="matthews", source="2604.27796, Table 2"),
+    PublishedPoint(
+        label="lora", parameters=663_552, value=0.82, metric="matthews_corrcoef", source="2604.27796, Table 2"
+    ),
 ]
 
 
@@ -40,7 +43,7 @@ def test_only_points_of_the_task_are_shown_and_only_like_ones_drawn():
     assert of_task(POINTS, "rte") == [POINTS[0], POINTS[2], POINTS[3]]
     assert of_task(POINTS, "cola") == POINTS
     assert comparable(POINTS, "accuracy") == POINTS[:2]
-    assert comparable(POINTS, "matthews") == [POINTS[0], POINTS[1], POINTS[3]]
+    assert comparable(POINTS, "matthews_corrcoef") == [POINTS[0], POINTS[1], POINTS[3]]
 
 
 def test_the_figure_has_a_hollow_diamond_where_the_paper_says(folder):
@@ -63,7 +66,12 @@ def test_the_page_lists_every_point_and_nothing_else_changes(folder):
     section = html[html.index("Published beside it") :]
     section = section[: section.index("</table>")]
     assert section.count("<tr>") == 1 + 3, "the one of another task is left out"
-    assert "340,000" in section and "0.870" in section and "2604.27796, Table 2" in section and "matthews" in section
+    assert (
+        "340,000" in section
+        and "0.870" in section
+        and "2604.27796, Table 2" in section
+        and "matthews_corrcoef" in section
+    )
 
 
 def test_points_of_the_file_reach_a_report_that_is_rebuilt(folder):

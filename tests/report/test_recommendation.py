@@ -7,9 +7,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.report.curves import Curves, load_results
+from adapad_ray.report.curves import Curves
 from adapad_ray.report.differences import areas, label_differences
 from adapad_ray.report.recommendation import recommend, write_recommendation
+from adapad_ray.report.records import load_results
 from tests.report.factory import RANK_ONE, SweepFactory
 
 

@@ -7,8 +7,9 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from adapad_ray.report.curves import Curves
+from adapad_ray.report.inputs import SearchedLabel
 from adapad_ray.report.page import build_report
-from adapad_ray.report.search import SearchedLabel, read_searches
+from adapad_ray.report.search import read_searches
 from adapad_ray.results import CellResult
 from tests.report.factory import SweepFactory
 

@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 
 from adapad_ray.adapters.load import load_adapter
 from adapad_ray.errors import BadRequestError
-from adapad_ray.sweep.spec import SweepSpec, load_spec, parse_spec
+from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.sweep.spec_file import load_spec, parse_spec
 
 SHORT = int(os.environ.get("ADAPAD_FUZZ_EXAMPLES", "60"))
 fuzz = settings(

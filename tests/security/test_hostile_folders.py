@@ -21,7 +21,7 @@ from adapad_ray.models import load_backbone
 from adapad_ray.results import CellResult, Point
 from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep.lock import claimed
-from adapad_ray.sweep.spec import parse_spec
+from adapad_ray.sweep.spec_file import parse_spec
 
 POINT: dict[str, Any] = {
     "kind": "final", "parameters": 1, "head_parameters": 0, "ranks": {}, "validation": {"accuracy": 1.0},

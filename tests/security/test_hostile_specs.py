@@ -12,9 +12,10 @@ from bounded import bounded_memory, check_one_line, name_of
 
 from adapad_ray import safe_regex
 from adapad_ray.errors import BadRequestError
-from adapad_ray.sweep.inputs import sketch_grounds
-from adapad_ray.sweep.planner import Planner
-from adapad_ray.sweep.spec import load_spec
+from adapad_ray.sweep.inputs import sketch_inputs
+from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.plan import plan_sweep
+from adapad_ray.sweep.spec_file import load_spec
 
 CANARY = "adapad-canary"
 
@@ -146,7 +147,7 @@ def reject(path: Path, overrides: tuple[str, ...] = ()) -> None:
     """Checks that planning the sweep raises a one-line error, as `adapad plan` and `adapad sweep` do."""
     with bounded_memory(), pytest.raises(BadRequestError) as caught:
         spec = load_spec(path, overrides)
-        Planner(spec, sketch_grounds(spec)).plan()
+        plan_sweep(CellFactory(spec, sketch_inputs(spec)))
     check_one_line(caught.value)
 
 
@@ -160,7 +161,7 @@ def write(folder: Path, content: dict[Any, Any]) -> Path:
 
 def test_a_harmless_file_is_accepted(base, tmp_path):
     spec = load_spec(write(tmp_path, base))
-    assert Planner(spec, sketch_grounds(spec)).plan()
+    assert plan_sweep(CellFactory(spec, sketch_inputs(spec)))
 
 
 @pytest.mark.parametrize("name", NAMES, ids=name_of)

@@ -12,7 +12,7 @@ import yaml
 from adapad_ray.errors import BadRequestError
 from adapad_ray.submit import package
 from adapad_ray.submit.package import Request, packed
-from adapad_ray.sweep.spec import load_spec
+from adapad_ray.sweep.spec_file import load_spec
 
 SHARED = Path("/mnt/shared")
 

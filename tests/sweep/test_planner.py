@@ -11,9 +11,9 @@ from adapad_ray.cli.tables import estimate_tables
 from adapad_ray.cost.estimate import estimate
 from adapad_ray.errors import BadRequestError
 from adapad_ray.results import CellResult, Cost, Point
-from adapad_ray.sweep.inputs import sketch_grounds
+from adapad_ray.sweep.inputs import sketch_inputs
 from adapad_ray.sweep.planner import Planner
-from adapad_ray.sweep.spec import parse_spec
+from adapad_ray.sweep.spec_file import parse_spec
 
 ONE_EACH = 896
 """Parameters of one component on each of the tiny model's 12 linear layers."""
@@ -32,7 +32,7 @@ def planner(tiny_model, reviews):
             "training": {"max_length": 32},
         }
         spec = parse_spec({**content, **changes})
-        return Planner(spec, sketch_grounds(spec))
+        return Planner(spec, sketch_inputs(spec))
 
     return make
 

@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 from sweep_helpers import adapad
 
-from adapad_ray.report.curves import load_results
+from adapad_ray.report.records import load_results
 from adapad_ray.search.settings import SearchStage
 from adapad_ray.search.space import parse_space
 from adapad_ray.search.studies import SearchStudy, align_study, open_storage

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from sweep_helpers import adapad
 
 from adapad_ray.models import load_backbone
-from adapad_ray.report.curves import load_results
-from adapad_ray.sweep.run import Manifest
+from adapad_ray.report.records import load_results
+from adapad_ray.sweep.manifest import Manifest
 from adapad_ray.tasks import encode, load_task
 from adapad_ray.training.evaluation import predict
 

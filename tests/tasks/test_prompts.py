@@ -184,8 +184,8 @@ def test_truth_values_are_labels(tokenizer):
         (CHOICE | {"prompt": "is it {text?"}, REVIEWS, "is no template"),
         (CHOICE, [{"text": "good", "label": 2}], r"holds labels without a word \(2\): task.words has 0, 1"),
         (GENERATION, [{"text": "good", "answer": " "}], "holds an empty answer"),
-        (CHOICE | {"max_length": 3}, REVIEWS, "task has no field 'max_length'"),
-        ({"type": "choice", "prompt": "{text}"}, REVIEWS, "task field 'words' is missing"),
+        (CHOICE | {"max_length": 3}, REVIEWS, "task.max_length is unknown"),
+        ({"type": "choice", "prompt": "{text}"}, REVIEWS, "task.words is missing: a choice task needs it"),
         ({"type": "chooice"}, REVIEWS, "task.type 'chooice' is unknown: use one of classification, regression, span"),
     ],
 )

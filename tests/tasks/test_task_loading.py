@@ -167,7 +167,7 @@ def without(column):
         (without("author"), {"group": "author"}, "column 'author' of the train data is empty in 3 of 300 rows"),
         (reviews(labels=("good",)), {}, "has one label in training, 'good'"),
         (reviews(labels=(0.5, 1.0)), {}, "holds 0.5: labels are classes"),
-        (reviews(), {"metric": "f1"}, "metric f1 is for two labels and task 'a' has 3: use macro_f1"),
+        (reviews(), {"metric": "f1"}, "metric f1 is for two classes and task 'a' has 3: use f1_macro"),
         (reviews(), {"group": "stars"}, "the .* split of task 'a' is empty"),
     ],
 )
@@ -207,11 +207,11 @@ def test_bad_files(write, tmp_path):
     [
         ("rotten-tomatos", "task 'rotten-tomatos' is unknown: did you mean 'rotten-tomatoes'"),
         ("./a.csv", "a mapping such as"),
-        ({"train": "a.csv", "lable": "stars"}, "task has no field 'lable': did you mean 'label'"),
+        ({"train": "a.csv", "lable": "stars"}, "task.lable is unknown: did you mean label"),
         ({"text": "review"}, "needs `train`"),
         ({"train": "a.csv", "subset": "b"}, "subset 'b' belongs to a `dataset`"),
-        ({"train": "a.csv", "metric": "bleu"}, "task field 'metric' is 'bleu': input should be 'accuracy'"),
-        ({"train": 3}, "task field 'train' is 3"),
+        ({"train": "a.csv", "metric": "bleu"}, "task.metric is 'bleu': use one of accuracy"),
+        ({"train": 3}, "task.train is 3"),
     ],
 )
 def test_bad_sources(task, message):
@@ -221,7 +221,7 @@ def test_bad_sources(task, message):
 
 def test_names_of_glue_and_the_hub():
     assert {"rotten-tomatoes", "cola", "rte"} <= set(list_tasks())
-    assert resolve_task("cola").metric == "matthews"
+    assert resolve_task("cola").metric == "matthews_corrcoef"
     assert resolve_task("owner/data") == TaskSource(dataset="owner/data")
 
 

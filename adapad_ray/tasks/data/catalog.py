@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from adapad_ray.tasks.registry import TYPES, parse_source
 from adapad_ray.tasks.source import BilinearSource, DataSource, TaskSource
 from adapad_ray.tasks.types.image import ImageSource
 from adapad_ray.tasks.types.span import SpanSource
+from adapad_ray.validation import closest
 
 SQUAD_TASKS: dict[str, DataSource] = {
     "squad": SpanSource(
@@ -78,8 +78,8 @@ def _by_name(task: str, data_dir: str | None) -> DataSource | BilinearSource | A
         return asset
     if task.count("/") == 1 and not task.startswith((".", "/", "~")) and "." not in task.rpartition("/")[2]:
         return TaskSource(dataset=task)
-    nearest = difflib.get_close_matches(task, list_tasks(), n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    near = closest(task, list_tasks())
+    hint = f"did you mean {near!r}? " if near else ""
     raise BadRequestError(
         f"task {task!r} is unknown: {hint}use one of {', '.join(list_tasks())}, a Hub name (owner/name), "
         "or a mapping such as {train: a.csv, text: review, label: stars}"

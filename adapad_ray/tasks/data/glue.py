@@ -24,7 +24,7 @@ def _on_hub(subset: str, rows: tuple[int, int], **fields: Any) -> TaskSource:
 
 
 GLUE_TASKS: dict[str, DataSource] = {
-    "cola": _on_hub("cola", (8_551, 1_043), text="sentence", metric="matthews"),
+    "cola": _on_hub("cola", (8_551, 1_043), text="sentence", metric="matthews_corrcoef"),
     "sst2": _on_hub("sst2", (67_349, 872), text="sentence"),
     "mrpc": _on_hub("mrpc", (3_668, 408), **_SENTENCES, metric="accuracy_f1"),
     "stsb": RegressionSource(

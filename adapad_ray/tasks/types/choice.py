@@ -21,8 +21,8 @@ from adapad_ray.tasks.encoding.prompts import (
     sequences,
 )
 from adapad_ray.tasks.losses import IGNORED
-from adapad_ray.tasks.metrics import compute_metrics
-from adapad_ray.tasks.types.classification import encode_labels, labels_as_text, sort_labels
+from adapad_ray.tasks.metrics import ClassMetricName, find_metric
+from adapad_ray.tasks.types.classification import check_classes, encode_labels, labels_as_text, sort_labels
 
 
 class ChoiceSource(PromptSource):
@@ -33,7 +33,7 @@ class ChoiceSource(PromptSource):
     words: dict[str, str] = Field(min_length=2)
     """Label → what follows the prompt, its leading space included: `{0: " terrible", 1: " great"}`. Labels of the data
     are compared as text, true and false in lower case."""
-    metric: Literal["accuracy", "f1", "macro_f1", "matthews", "accuracy_f1"] = "accuracy"
+    metric: ClassMetricName = "accuracy"
     """F1 is of the second label, in the order in which labels sort."""
     score: Literal["sum", "mean"] = "sum"
     """Of the log-probabilities of a choice's tokens; the mean favours no short choice."""
@@ -73,8 +73,7 @@ class Choice(PromptTask[ChoiceSource]):
                     f"the {split} split of task {name!r} holds labels without a word ({', '.join(unknown[:5])}): "
                     f"task.words has {', '.join(names)}"
                 )
-        if source.metric in ("f1", "accuracy_f1") and len(names) != 2:
-            raise BadRequestError(f"metric {source.metric} is for two words and task {name!r} has {len(names)}")
+        check_classes(source.metric, names, name)
         codes = {label: index for index, label in enumerate(names)}
         return {split: encode_labels(frame, codes, split) for split, frame in splits.items()}, names
 
@@ -101,7 +100,7 @@ class Choice(PromptTask[ChoiceSource]):
             for rows, batch, output in passes.outputs(split):
                 scores[rows] = _score(output.logits, batch["labels"], data.settings["score"])
             choices = scores.reshape(-1, data.settings["choices"])
-            found[name] = Evaluated(choices, compute_metrics(data.metric, choices, split.labels))
+            found[name] = Evaluated(choices, find_metric(data.metric).scores(choices, split.labels))
         return found
 
 

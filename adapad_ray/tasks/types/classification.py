@@ -22,7 +22,7 @@ from adapad_ray.tasks.base import (
     with_group,
 )
 from adapad_ray.tasks.encoding.texts import assumed_texts, check_length, encode_texts
-from adapad_ray.tasks.metrics import compute_metrics
+from adapad_ray.tasks.metrics import find_metric
 from adapad_ray.tasks.source import TaskSource, TextSource
 
 TextSourceT = TypeVar("TextSourceT", bound=TextSource)
@@ -69,10 +69,7 @@ class Classification(TextTask[TaskSource]):
     ) -> tuple[dict[str, pd.DataFrame], tuple[str, ...]]:
         """Labels as numbers of the classes, which are those of the training split."""
         coded, label_names = number_classes(splits, name)
-        if source.metric in ("f1", "accuracy_f1") and len(label_names) != 2:
-            raise BadRequestError(
-                f"metric {source.metric} is for two labels and task {name!r} has {len(label_names)}: use macro_f1"
-            )
+        check_classes(source.metric, label_names, name)
         return coded, label_names
 
 
@@ -81,7 +78,7 @@ def evaluate_logits(data: TaskData, passes: Passes, splits: list[str]) -> dict[s
     found = {}
     for name in splits:
         logits = logits_of(passes, data.splits[name])
-        found[name] = Evaluated(logits, compute_metrics(data.metric, logits, data.splits[name].labels))
+        found[name] = Evaluated(logits, find_metric(data.metric).scores(logits, data.splits[name].labels))
     return found
 
 
@@ -115,6 +112,16 @@ def number_classes(splits: Mapping[str, pd.DataFrame], name: str) -> tuple[dict[
         raise BadRequestError(f"task {name!r} has one label in training, {names[0]!r}: it takes at least two")
     codes = {label: index for index, label in enumerate(names)}
     return {split: encode_labels(frame, codes, split) for split, frame in splits.items()}, names
+
+
+def check_classes(metric: str, names: tuple[str, ...], task: str) -> None:
+    """Check that a metric suits the number of classes.
+
+    Raises:
+        BadRequestError: it is for two classes, and the task has another number.
+    """
+    if find_metric(metric).binary and len(names) != 2:
+        raise BadRequestError(f"metric {metric} is for two classes and task {task!r} has {len(names)}: use f1_macro")
 
 
 def sort_labels(names: set[str]) -> tuple[str, ...]:

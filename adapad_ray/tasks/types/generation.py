@@ -21,6 +21,7 @@ from adapad_ray.tasks.encoding.prompts import (
     prompted,
     sequences,
 )
+from adapad_ray.tasks.metrics import AnswerMetricName, find_metric
 from adapad_ray.tasks.squad_scores import exact_match, token_f1
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -42,7 +43,7 @@ class GenerationSource(PromptSource):
     """Text at which an answer ends, beside the end-of-text token, as a line break."""
     match: Literal["text", "number"] = "text"
     """`text`: SQuAD's normalisation. `number`: the last number of both, as for GSM8K, where F1 says the same."""
-    metric: Literal["exact_match", "answer_f1"] = "exact_match"
+    metric: AnswerMetricName = "exact_match"
 
 
 class Generation(PromptTask[GenerationSource]):
@@ -94,7 +95,7 @@ class Generation(PromptTask[GenerationSource]):
             texts = passes.generate(split, data.settings["max_new_tokens"])
             texts = [(text.partition(stop)[0] if stop else text).strip() for text in texts]
             scores = np.array([_scores(t, gold, match) for t, gold in zip(texts, split.gold, strict=True)])
-            metrics = {"exact_match": float(scores[:, 0].mean()), "answer_f1": float(scores[:, 1].mean())}
+            metrics = find_metric(data.metric).scores(scores, split.labels)
             found[name] = Evaluated(scores.astype(np.float32), metrics, tuple(texts))
         return found
 

@@ -26,8 +26,9 @@ from adapad_ray.tasks.base import (
     require_columns,
     with_group,
 )
+from adapad_ray.tasks.metrics import ClassMetricName
 from adapad_ray.tasks.source import DataSource
-from adapad_ray.tasks.types.classification import evaluate_logits, labels_as_text, number_classes
+from adapad_ray.tasks.types.classification import check_classes, evaluate_logits, labels_as_text, number_classes
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,7 @@ class ImageSource(DataSource):
     image: str = "image"
     """Column with the path of a picture (from the table's own folder), or with the picture as the Hub has it."""
     label: str = "label"
-    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    metric: ClassMetricName = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ class Image(TaskType[ImageSource]):
         self, splits: Mapping[str, pd.DataFrame], source: ImageSource, name: str
     ) -> tuple[dict[str, pd.DataFrame], tuple[str, ...]]:
         """Labels as numbers of the classes, which are those of the training split."""
-        return number_classes(splits, name)
+        coded, label_names = number_classes(splits, name)
+        check_classes(source.metric, label_names, name)
+        return coded, label_names
 
     def encode(self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int) -> Split:
         """Pictures of the model's size and channels."""

@@ -9,6 +9,7 @@ import pandas as pd
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.base import with_group
+from adapad_ray.tasks.metrics import NumberMetricName
 from adapad_ray.tasks.source import TextSource
 from adapad_ray.tasks.types.classification import TextTask, select_texts
 
@@ -17,7 +18,7 @@ class RegressionSource(TextSource):
     """A number for one or two texts."""
 
     type: Literal["regression"]
-    metric: Literal["pearson", "spearman", "pearson_spearman", "r2"] = "pearson_spearman"
+    metric: NumberMetricName = "pearson_spearman"
     """`pearson_spearman` is the mean of the two correlations, which GLUE judges STS-B by."""
 
 

@@ -28,7 +28,7 @@ from adapad_ray.tasks.base import (
 )
 from adapad_ray.tasks.encoding.texts import assumed_texts, check_length
 from adapad_ray.tasks.encoding.windows import SpanSplit, make_windows
-from adapad_ray.tasks.metrics import check_finite
+from adapad_ray.tasks.metrics import AnswerMetricName, check_finite, find_metric
 from adapad_ray.tasks.source import DataSource
 from adapad_ray.tasks.squad_scores import best_threshold, exact_match, token_f1
 
@@ -43,7 +43,7 @@ class SpanSource(DataSource):
     """Empty lists: the question has no answer."""
     answerable_only: bool = False
     """Whether questions without an answer are left out, which makes SQuAD 1.1 of SQuAD 2.0."""
-    metric: Literal["answer_f1", "exact_match"] = "answer_f1"
+    metric: AnswerMetricName = "answer_f1"
     stride: int = Field(default=128, ge=1)
     """Tokens that neighbouring windows share; the windows are `max_length` long."""
     max_question: int = Field(default=64, ge=1)
@@ -114,7 +114,8 @@ class Span(TaskType[SpanSource]):
             judged = np.where(answered[:, None], scores, silent[:, None])
             found[name] = Evaluated(
                 np.column_stack([judged, spans.no_answer]).astype(np.float32),
-                _metrics(judged, scores, split.labels == 1, threshold),
+                find_metric(data.metric).scores(judged, split.labels)
+                | _by_kind(judged, scores, split.labels == 1, threshold),
                 tuple(text if said else "" for text, said in zip(spans.texts, answered, strict=True)),
             )
         return found
@@ -178,9 +179,9 @@ def _best_pair(
     return float(sums[i, j]), int(first[i]), int(last[j])
 
 
-def _metrics(judged: np.ndarray, scores: np.ndarray, has_answer: np.ndarray, threshold: float) -> dict[str, float]:
-    """Official scores over all questions and over both kinds; of the spans themselves where there is an answer."""
-    values = {"exact_match": judged[:, 0].mean(), "answer_f1": judged[:, 1].mean()}
+def _by_kind(judged: np.ndarray, scores: np.ndarray, has_answer: np.ndarray, threshold: float) -> dict[str, float]:
+    """Scores of the questions with and without an answer; of the best spans themselves where there is an answer."""
+    values: dict[str, float] = {}
     if has_answer.any():
         values |= {
             "has_answer_exact_match": judged[has_answer, 0].mean(),
