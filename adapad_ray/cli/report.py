@@ -7,19 +7,16 @@ from adapad_ray.cli.exit_codes import DONE, command
 
 
 @command
-def report(folder: FolderArgument) -> int:
+def report(location: FolderArgument) -> int:
     """Rebuild the figures and the report from a sweep's finished cells."""
-    from adapad_ray.storage import fetched_folder
     from adapad_ray.cli.console import Console
+    from adapad_ray.storage import fetched_folder
     from adapad_ray.sweep.manifest import rebuild_report
 
-    with fetched_folder(folder) as place:
-        paths = rebuild_report(place.path)
-        place.save()
+    with fetched_folder(location) as folder:
+        paths = rebuild_report(folder.path)
+        folder.save()
     console = Console()
-    console.curve(paths.table, paths.metric)
-    for verdict in paths.verdicts:
-        console.say(verdict)
-    console.say(paths.recommendation.sentence)
-    console.links({"report": place.within(paths.html.name)})
+    console.report(paths)
+    console.links({"report": folder.within(paths.html.name)})
     return DONE
