@@ -9,17 +9,14 @@ from adapad_ray.cli.exit_codes import DONE, command
 @command
 def report(folder: FolderArgument) -> int:
     """Rebuild the figures and the report from a sweep's finished cells."""
-    from adapad_ray.storage import fetched_folder
     from adapad_ray.cli.console import Console
+    from adapad_ray.storage import fetched_folder
     from adapad_ray.sweep.manifest import rebuild_report
 
-    with fetched_folder(folder) as place:
-        paths = rebuild_report(place.path)
-        place.save()
+    with fetched_folder(folder) as sweep:
+        paths = rebuild_report(sweep.path)
+        sweep.save()
     console = Console()
-    console.curve(paths.table, paths.metric)
-    for verdict in paths.verdicts:
-        console.say(verdict)
-    console.say(paths.recommendation.sentence)
-    console.links({"report": place.within(paths.html.name)})
+    console.report(paths)
+    console.links({"report": sweep.within(paths.html.name)})
     return DONE

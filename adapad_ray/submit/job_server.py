@@ -55,8 +55,8 @@ class JobServer:
         # RAY_ADDRESS may be the address of a cluster (host:port) instead of a job server.
         self.address = _url(address or server or (cluster if cluster.startswith("http") else "") or LOCAL)
         use_token_if_available()
-        self.open_to_anyone = _answers_anyone(self.address)
-        """Whether the cluster takes jobs without a token."""
+        self.open_to_anyone = _is_open(self.address)
+        """Whether the cluster accepts jobs without a token."""
         self._client = self._connect()
         self.ray_version = str(self._client._server_ray_version)
         if Version(self.ray_version) not in SpecifierSet(RAY_VERSIONS):
@@ -125,7 +125,7 @@ class JobServer:
     def _connect(self) -> Any:
         from ray.job_submission import JobSubmissionClient
 
-        for name in SUBMISSION_LOGGERS:  # each sets its own level when it is imported
+        for name in SUBMISSION_LOGGERS:  # each sets its level on import, so this comes after it
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
             return JobSubmissionClient(self.address)
