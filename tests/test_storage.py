@@ -1,19 +1,15 @@
-"""Working folders and locks on URLs, against a real file store and an S3 server."""
+"""Working folders on URLs, against a real file store and an S3 server."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import time
 
 import fsspec
 import pytest
 
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.storage import Store, WorkingFolder, working_folder
-from adapad_ray.sweep import store_lock
-from adapad_ray.sweep.store_lock import HOLDER, leased
+from adapad_ray.sweep.lock import HOLDER
 
 
 def content(url: str) -> dict[str, bytes]:
@@ -164,61 +160,3 @@ def test_a_name_outside_of_the_copy_is_rejected(bucket, tmp_path):
     files.pipe_file(f"{root}/runs/evil/../../../escaped", b"x")
     with working_folder(f"{bucket}/runs/evil") as folder, pytest.raises(StorageError, match="a path outside of it"):
         folder.fetch()
-
-
-def test_a_missing_bucket_is_not_created(bucket):
-    with (
-        pytest.raises(BadRequestError, match=r"no-such-bucket/runs/mine.* cannot be reached"),
-        leased("s3://no-such-bucket/runs/mine"),
-    ):
-        pass
-    files, _ = fsspec.url_to_fs(bucket)
-    assert "no-such-bucket" not in files.ls("")
-
-
-def test_a_place_that_is_held_is_refused_until_it_is_free(url):
-    with leased(url) as check:
-        check()
-        with pytest.raises(BadRequestError, match=rf"in use by process {os.getpid()} on "), leased(url):
-            pass
-    assert content(url) == {}
-    with leased(url):
-        pass
-
-
-def _held_by(url: str, *, process: int, host: str, seconds_ago: float) -> None:
-    holder = {"token": "other", "host": host, "process": process, "time": time.time() - seconds_ago}
-    Store(url).write(HOLDER, json.dumps(holder).encode())
-
-
-def test_a_launch_that_was_killed_is_forgotten(url):
-    _held_by(url, process=4, host="elsewhere", seconds_ago=20)
-    with pytest.raises(BadRequestError, match=r"process 4 on elsewhere, which wrote 2\d s ago"), leased(url):
-        pass
-    _held_by(url, process=4, host="elsewhere", seconds_ago=store_lock.SILENCE_SECONDS + 1)
-    with leased(url):
-        pass
-    _held_by(url, process=2**22 + 1, host=store_lock.socket.gethostname(), seconds_ago=1)  # above Linux's largest
-    with leased(url):
-        pass
-
-
-def test_damaged_signs_of_life_hold_nothing(url):
-    Store(url).write(HOLDER, b"\xff{")
-    with leased(url):
-        pass
-
-
-def test_who_was_taken_over_hears_of_it(url, monkeypatch):
-    monkeypatch.setattr(store_lock, "BEAT_SECONDS", 0.05)
-    with leased(url) as check:
-        before = Store(url).read(HOLDER)
-        while Store(url).read(HOLDER) == before:
-            time.sleep(0.02)
-        deadline = time.monotonic() + 60
-        with pytest.raises(BadRequestError, match="taken over by process 4 on elsewhere"):
-            while time.monotonic() < deadline:
-                _held_by(url, process=4, host="elsewhere", seconds_ago=0)  # again: a beat may have been on its way
-                check()
-                time.sleep(0.1)
-    assert HOLDER in content(url), "it is another's now"

@@ -86,9 +86,7 @@ class RayExecutor(Executor):
         on_event: EventListener,
     ) -> None:
         """Runs one Ray Tune experiment for all studies."""
-        run_tune_trials(
-            self._pool, cells, spaces, name=self._name, seed=seed, on_event=on_event, storage=storage
-        )
+        run_tune_trials(self._pool, cells, spaces, name=self._name, seed=seed, on_event=on_event, storage=storage)
 
     def run_search_trials(
         self,
@@ -98,9 +96,7 @@ class RayExecutor(Executor):
         on_event: EventListener,
     ) -> None:
         """Runs one Ray Tune experiment for all studies."""
-        run_search_trials(
-            self._pool, studies, cells, name=self._name, concurrency=concurrency, on_event=on_event
-        )
+        run_search_trials(self._pool, studies, cells, name=self._name, concurrency=concurrency, on_event=on_event)
 
 
 @contextmanager

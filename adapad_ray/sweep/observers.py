@@ -112,9 +112,7 @@ class Observers:
     def __init__(self, observers: Sequence[SweepObserver]) -> None:
         self._observers = list(observers)
 
-    def notify(
-        self, hook: Callable[Concatenate[SweepObserver, P], None], *args: P.args, **kwargs: P.kwargs
-    ) -> None:
+    def notify(self, hook: Callable[Concatenate[SweepObserver, P], None], *args: P.args, **kwargs: P.kwargs) -> None:
         """Calls a method of `SweepObserver` on every observer, as in `notify(SweepObserver.computing_ended)`."""
         for observer in self._observers:
             getattr(observer, hook.__name__)(*args, **kwargs)

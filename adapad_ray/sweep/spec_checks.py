@@ -59,7 +59,7 @@ def _check_label(spec: SweepSpec, label: str) -> None:
             raise BadRequestError(f"methods.{label}.budgets has {budget!r}, which is not among budgets {spec.budgets}")
     leader = spec.compute_as(label)
     if leader is not None and not spec.has_budget(label):
-        raise BadRequestError(f"methods.{label}.compute_as matches compute by budget, but {method} has none: remove it")
+        raise BadRequestError(f"methods.{label}.compute_as needs budgets, and {method} has none: remove it")
     if leader is not None and (leader not in spec.methods or spec.compute_as(leader) is not None):
         raise BadRequestError(
             f"methods.{label}.compute_as is {leader!r}: name another label of this sweep, itself without compute_as"

@@ -133,7 +133,5 @@ class StoreLock(SweepLock):
             return None
 
     def _write(self) -> None:
-        heartbeat = Heartbeat(
-            token=self._token, host=socket.gethostname(), process=os.getpid(), time=time.time()
-        )
+        heartbeat = Heartbeat(token=self._token, host=socket.gethostname(), process=os.getpid(), time=time.time())
         self._store.write(HOLDER, heartbeat.model_dump_json().encode())

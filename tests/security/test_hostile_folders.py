@@ -20,7 +20,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.models import load_backbone
 from adapad_ray.results import CellResult, Point
 from adapad_ray.storage import WorkingFolder
-from adapad_ray.sweep.lock import claimed
+from adapad_ray.sweep.folder import locked_folder
 from adapad_ray.sweep.spec_file import parse_spec
 
 POINT: dict[str, Any] = {
@@ -87,7 +87,7 @@ def test_a_recorded_spec_with_an_alias_bomb_is_rejected(tmp_path):
     (tmp_path / "spec.yaml").write_text("\n".join(lines))
     mine = parse_spec({"name": "mine", "model": "m", "task": "t", "methods": {"lora": {}}, "budgets": [1]})
     folder = WorkingFolder(str(tmp_path), tmp_path)
-    with bounded_memory(), pytest.raises(BadRequestError) as caught, claimed(folder, mine):
+    with bounded_memory(), pytest.raises(BadRequestError) as caught, locked_folder(folder, mine):
         pass
     check_one_line(caught.value)
 
@@ -95,5 +95,5 @@ def test_a_recorded_spec_with_an_alias_bomb_is_rejected(tmp_path):
 def test_a_recorded_spec_is_read_back(tmp_path):
     mine = parse_spec({"name": "mine", "model": "m", "task": "t", "methods": {"lora": {}}, "budgets": [1]})
     for _ in range(2):
-        with claimed(WorkingFolder(str(tmp_path), tmp_path), mine):
+        with locked_folder(WorkingFolder(str(tmp_path), tmp_path), mine):
             assert yaml.safe_load((tmp_path / "spec.yaml").read_text())["model"] == "m"

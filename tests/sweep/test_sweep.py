@@ -154,14 +154,6 @@ def test_a_folder_of_another_task_is_refused_before_ray_starts(first, spec_file,
     assert f"belongs to a sweep with task.train '{reviews}', not '{other}'" in output
 
 
-def test_a_folder_from_before_a_field_of_tasks_existed_still_belongs_to_its_sweep(first, spec_file):
-    recorded = yaml.safe_load((first[0] / "spec.yaml").read_text())
-    del recorded["task"]["further_tests"]
-    (first[0] / "spec.yaml").write_text(yaml.safe_dump(recorded))
-    code, output = adapad("sweep", spec_file)
-    assert code == 0 and "nothing to compute" in output
-
-
 def test_the_studies_of_the_tune_stage_are_kept_with_exactly_their_trials(first):
     storage = optuna.storages.RDBStorage(f"sqlite:///{first[0] / 'optuna.db'}")
     studies = {s.study_name: s.n_trials for s in optuna.get_all_study_summaries(storage)}

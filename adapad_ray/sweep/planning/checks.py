@@ -59,7 +59,7 @@ def check_tune_budget(cells: CellFactory) -> None:
 def check_searched(search: SearchCells) -> None:
     """Rejects a search without labels, with labels that cannot be searched, or with budgets that are too small."""
     if not search.labels:
-        raise BadRequestError("search has no method to search: add one that trains for a budget, such as adapad or lora")
+        raise BadRequestError("search has no method to search: add one that trains for a budget, as adapad or lora")
     for label in search.labels:
         reason = search.why_not_searched(label)
         if reason is not None:

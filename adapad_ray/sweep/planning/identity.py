@@ -42,9 +42,7 @@ class CellFactory:
 
     def budget(self, value: int | float | str) -> int:
         """Converts a budget of the file, such as `40k` or `144 ranks`, to deployed adapter parameters."""
-        return parse_budget(
-            value, modules=self._sweep_modules, backbone_parameters=self.inputs.backbone_parameters
-        )
+        return parse_budget(value, modules=self._sweep_modules, backbone_parameters=self.inputs.backbone_parameters)
 
     def cell(
         self,

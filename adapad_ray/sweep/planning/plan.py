@@ -64,9 +64,7 @@ def _rows(cells: CellFactory) -> tuple[list[Row], list[GapRow]]:
     return rows, gaps
 
 
-def _with_gaps_of_followers(
-    spec: SweepSpec, rows: list[Row], gaps: list[GapRow]
-) -> tuple[list[Row], list[GapRow]]:
+def _with_gaps_of_followers(spec: SweepSpec, rows: list[Row], gaps: list[GapRow]) -> tuple[list[Row], list[GapRow]]:
     """Turns rows of labels with `compute_as` into gaps where their leader has a gap or trains in one pass per step."""
     passes = {(row.label, row.budget): row.plan.passes for row in rows}
     kept, added = [], []

@@ -1,4 +1,4 @@
-"""The stages of a sweep, in the order in which they run: Tune and Curve; or, in `mode: search`, Search, Curve and Front."""
+"""The stages of a sweep in the order in which they run: Tune, Curve; in `mode: search` Search, Curve, Front."""
 
 from adapad_ray.sweep.stages.base import Stage
 from adapad_ray.sweep.stages.build import build_stages

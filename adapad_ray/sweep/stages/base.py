@@ -34,7 +34,7 @@ class Stage(ABC):
         """Computes the missing cells of one wave."""
         launch.compute(missing)
 
-    def finish(self, state: SweepState) -> None:
+    def finish(self, state: SweepState) -> None:  # noqa: B027 - most stages have nothing to finish
         """Called before the report is written, also if there was nothing to compute."""
 
     def searched(self) -> list[SearchedLabel]:

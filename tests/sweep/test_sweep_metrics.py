@@ -1,8 +1,9 @@
-"""What a launch tells Prometheus: every known cell in one state, finished points, failures, silence, restarts."""
+"""What a launch exports to Prometheus: every known cell in one state, finished points, failures, silence, restarts."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,42 +19,65 @@ from adapad_ray.distributed.ray_metrics import (
     SWEEP_METRICS,
 )
 from adapad_ray.results import CellResult
+from adapad_ray.sweep.observers import SweepState
 from adapad_ray.sweep.planning.cells import Cell
 from adapad_ray.sweep.sweep_metrics import SweepMetrics
 from tests.report.factory import SweepFactory
 
 
+class QuietMetrics(SweepMetrics):
+    """Exports nothing."""
+
+    def report(self) -> None:
+        pass
+
+
 class Launch:
-    """The tables that a sweep keeps while it runs, and its metrics."""
+    """The state of a launch, and its metrics."""
 
     def __init__(self, folder: Path) -> None:
         make = SweepFactory(folder, items=20)
         made = [make.cell("lora", 1152 * k, 0, 0.8) for k in (36, 72, 108)]
         made += [make.cell("para", 1152 * 36, 0, 0.8, stage="parent"), make.cell("adapad", 1152 * 36, 0, 0.9)]
-        self.known: dict[str, CellResult] = {result.id: result for result in made}
-        self.cells = {id: Cell(result.identity) for id, result in self.known.items()}
-        self.results: dict[str, CellResult] = {}
-        self.reasons: dict[str, str] = {}
-        self.metrics = SweepMetrics("watched", self.cells, self.results, self.reasons)
+        self.cells = {cell.id: cell for cell in (Cell(result.identity) for result in made)}
+        self.known: dict[str, CellResult] = {
+            id: result.model_copy(update={"id": id}) for id, result in zip(self.cells, made, strict=True)
+        }
+        state = SweepState(cells=dict(self.cells))
+        self.results, self.reasons = state.results, state.failures
+        self.metrics = QuietMetrics("watched")
+        self.metrics.computing_started(state, expected=len(made), groups=2)
+
+    def observe(self, event: JobProgress | JobOutcome) -> None:
+        """Passes an event of the pool to the metrics, as the launch does."""
+        cell = self.cells[event.job_id]
+        if isinstance(event, JobProgress):
+            self.metrics.cell_progress(cell, event)
+        elif event.status == "done":
+            self.metrics.cell_finished(cell, self.known[cell.id], event.attempts)
+        else:
+            self.metrics.cell_failed(cell, "", event.attempts)
 
     def values(self, metric) -> dict[tuple[str, ...], float]:
-        return {tuple(tags.values()): value for found, tags, value in self.metrics.figures() if found is metric}
+        return {tuple(tags.values()): value for found, tags, value in self.metrics.values() if found is metric}
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Launch:
-    return Launch(tmp_path)
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    launch = Launch(tmp_path)
+    yield launch
+    launch.metrics.computing_ended()
 
 
 def test_every_cell_is_in_one_state(launch):
     first, second, third, *_ = launch.known
     assert launch.values(CELLS) == {("done",): 0, ("failed",): 0, ("running",): 0, ("waiting",): 5}
-    launch.metrics.observe(JobProgress(first, 0, 1, {"step": 1, "steps": 9}))
-    launch.metrics.observe(JobProgress(second, 1, 1, {"step": 1, "steps": 9}))
+    launch.observe(JobProgress(first, 0, 1, {"step": 1, "steps": 9}))
+    launch.observe(JobProgress(second, 1, 1, {"step": 1, "steps": 9}))
     launch.results[second] = launch.known[second]
-    launch.metrics.observe(JobOutcome(second, "done", None, None, 1, 1, 2.0))
+    launch.observe(JobOutcome(second, "done", None, None, 1, 1, 2.0))
     launch.reasons[third] = "DivergedError: lane 1, step 3: the loss is nan"
-    launch.metrics.observe(JobOutcome(third, "failed", None, JobError("DivergedError", "…"), 1, 0, 2.0))
+    launch.observe(JobOutcome(third, "failed", None, JobError("DivergedError", "…"), 1, 0, 2.0))
     assert launch.values(CELLS) == {("done",): 1, ("failed",): 1, ("running",): 1, ("waiting",): 2}
     assert launch.values(FAILURES) == {("lora", "DivergedError"): 1}
 
@@ -68,13 +92,13 @@ def test_finished_points_are_told_and_parents_are_none(launch):
 
 def test_silence_is_that_of_running_cells_and_restarts_add_up(launch):
     first, second, *_ = launch.known
-    launch.metrics.observe(JobProgress(first, 0, 1, {}))
+    launch.observe(JobProgress(first, 0, 1, {}))
     time.sleep(0.05)
-    launch.metrics.observe(JobProgress(second, 1, 3, {}))
+    launch.observe(JobProgress(second, 1, 3, {}))
     silence = launch.values(SILENCE)
     assert silence[first, "lora"] >= 0.05 > silence[second, "lora"] >= 0
     assert launch.values(RESTARTS) == {(): 2}
-    launch.metrics.observe(JobOutcome(second, "lost", None, JobError("WorkerDied", "…"), 4, 1, 2.0))
+    launch.observe(JobOutcome(second, "lost", None, JobError("WorkerDied", "…"), 4, 1, 2.0))
     assert launch.values(SILENCE).keys() == {(first, "lora")}
     assert launch.values(RESTARTS) == {(): 3}
 
@@ -82,9 +106,9 @@ def test_silence_is_that_of_running_cells_and_restarts_add_up(launch):
 def test_tags_are_those_that_the_metric_declares(launch):
     launch.results.update(launch.known)
     first, *_ = launch.known
-    launch.metrics.observe(JobProgress(first, 0, 1, {}))
+    launch.observe(JobProgress(first, 0, 1, {}))
     del launch.results[first]
     launch.reasons[list(launch.known)[1]] = "X: y"
-    told = {metric: tags.keys() for metric, tags, _ in launch.metrics.figures()}
+    told = {metric: tags.keys() for metric, tags, _ in launch.metrics.values()}
     assert told.keys() == set(SWEEP_METRICS)
     assert all(tags == set(metric.tags) for metric, tags in told.items())

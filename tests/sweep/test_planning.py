@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 
 import pytest
 
@@ -12,11 +13,34 @@ from adapad_ray.cost.estimate import estimate
 from adapad_ray.errors import BadRequestError
 from adapad_ray.results import CellResult, Cost, Point
 from adapad_ray.sweep.inputs import sketch_inputs
-from adapad_ray.sweep.planner import Planner
+from adapad_ray.sweep.planning.curve_cells import CurveCells
+from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep
+from adapad_ray.sweep.planning.tune_cells import TuneCells
 from adapad_ray.sweep.spec_file import parse_spec
 
 ONE_EACH = 896
 """Parameters of one component on each of the tiny model's 12 linear layers."""
+
+
+class Planner:
+    """Plans one sweep of `mode: curve`."""
+
+    def __init__(self, spec, inputs):
+        self.spec, self.inputs, self.cells = spec, inputs, CellFactory(spec, inputs)
+
+    def plan(self) -> SweepPlan:
+        return plan_sweep(self.cells)
+
+    @cached_property
+    def tuning(self) -> TuneCells | None:
+        return None if self.spec.tune is None else TuneCells(self.cells, self.plan(), self.spec.tune)
+
+    def waves(self, results):
+        """The waves of the tune stage, two of them empty without such a stage, and of the curve."""
+        yield from [[], []] if self.tuning is None else self.tuning.waves(results)
+        winners = None if self.tuning is None else self.tuning.winners(results)
+        yield from CurveCells(self.cells, self.plan()).waves(winners, results)
 
 
 @pytest.fixture
@@ -62,7 +86,7 @@ def result(planned, score, passes=1):
 def waves(planner, scores=lambda planned: 0.5, passes=lambda planned: 1):
     """All waves, every cell finishing with the score and the passes that are given."""
     results, found = {}, []
-    for wave in planner.waves(planner.plan(), results):
+    for wave in planner.waves(results):
         results.update({p.id: result(p, scores(p), passes(p)) for p in wave})
         found.append(wave)
     return found
@@ -118,13 +142,13 @@ def test_each_budget_can_be_tuned_for_itself(planner):
     tune, _, curve, _ = waves(p, scores=small_rates_suit_the_small_budget)
     studies = {}
     for planned in tune:
-        studies.setdefault(p.study(planned), set()).add(planned.point["learning_rate"])
+        studies.setdefault(p.tuning.study(planned), set()).add(planned.point["learning_rate"])
     (rates,) = {frozenset(tried) for tried in studies.values()}
     assert set(studies) == {"head_only", f"lora@{ONE_EACH}", f"lora@{2 * ONE_EACH}"}
     assert len(rates) == 3
     chosen = {(c.cell.identity.budget, c.cell.identity.training["learning_rate"]) for c in curve}
     assert chosen == {(None, max(rates)), (ONE_EACH, min(rates)), (2 * ONE_EACH, max(rates))}
-    assert p.count(p.plan()) == len(tune) + len(curve) == 3 * 3 + 3 * 2
+    assert p.plan().cells == len(tune) + len(curve) == 3 * 3 + 3 * 2
 
 
 def test_a_cell_is_identified_by_what_determines_it_and_not_by_names(planner):
@@ -166,7 +190,7 @@ def test_budgets_of_a_label_restrict_it(planner):
 
 def test_a_failed_leader_leaves_its_followers_out(planner):
     p = planner(methods={"adapad": {"initial_rank": 0}, "lora/matched": {"compute_as": "adapad"}})
-    *_, followers = list(p.waves(p.plan(), {}))
+    *_, followers = list(p.waves({}))
     assert followers == []
 
 
@@ -191,11 +215,11 @@ def test_full_fine_tuning_is_one_row_without_budget_whose_parameters_are_the_bac
     p = planner(methods={"lora": {}, "full": {"training": {"epochs": 1}}}, tune=TUNE)
     rows = {(row.label, row.budget): row for row in p.plan().rows}
     full = rows["full", None]
-    assert full.plan.parameters == full.plan.peak_parameters == p.grounds.backbone_parameters > 10_000
+    assert full.plan.parameters == full.plan.peak_parameters == p.inputs.backbone_parameters > 10_000
     assert [budget for label, budget in rows if label == "full"] == [None]
-    described = {row.label: row for row in estimate(p.spec, p.grounds, p.plan()).rows}
+    described = {row.label: row for row in estimate(p.spec, p.inputs, p.plan()).rows}
     lora, full = described["lora"], described["full"]
-    assert full.remainder is None and full.optimizer_bytes == 16 * p.grounds.backbone_parameters
+    assert full.remainder is None and full.optimizer_bytes == 16 * p.inputs.backbone_parameters
     assert full.train_flops == pytest.approx(3 * described["head_only"].train_flops / 3, rel=1e-6), (
         "a third of the steps"
     )
@@ -241,12 +265,25 @@ def test_more_budgets_need_no_more_parents_and_other_settings_need_others(planne
     assert not parents(training={"max_length": 32, "learning_rate": 1e-4}) & few
 
 
-def test_cells_without_a_parent_keep_the_ids_that_they_have_in_older_folders(planner):
-    """Nothing new enters their hash."""
+def test_the_id_of_a_cell_is_the_hash_of_its_identity_without_names(planner):
     cell = waves(planner())[2][0].cell
-    content = cell.identity.model_dump(mode="json", exclude={"model", "task", "label", "parent"})
+    content = cell.identity.model_dump(mode="json", exclude={"model", "task", "label"})
     expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     assert cell.id == expected
+
+
+def test_a_cell_is_made_once_and_hashed_once(planner, monkeypatch):
+    """Winners are asked for again and again during a launch."""
+    p, made = planner(tune=TUNE, methods={"lora": {}, "adapad": {}}), []
+    make = CellFactory._make
+    monkeypatch.setattr(CellFactory, "_make", lambda self, *args: made.append(args) or make(self, *args))
+    results = {planned.id: result(planned, 0.5) for wave in p.waves({}) for planned in wave}
+    assert len(made) == len(results) == 9
+    for _ in range(3):
+        p.tuning.winners(results)
+    assert len(made) == 9
+    cell = p.cells.cell(*made[0][:-1])
+    assert cell.id is p.cells.cell(*made[0][:-1]).id
 
 
 def test_a_parent_of_the_tune_stage_is_shared_by_the_cuts_and_serves_the_curve_again(planner):
@@ -263,7 +300,7 @@ def test_what_a_failed_parent_was_for_is_left_out(planner):
     p = planner(**PARA)
     results = {}
     methods = []
-    for wave in p.waves(p.plan(), results):
+    for wave in p.waves(results):
         done = [planned for planned in wave if planned.cell.identity.stage != "parent"]
         results.update({planned.id: result(planned, 0.5) for planned in done})
         methods += [planned.cell.identity.method for planned in done]
@@ -273,7 +310,7 @@ def test_what_a_failed_parent_was_for_is_left_out(planner):
 def test_the_plan_says_how_many_trainings_are_shared(planner):
     def estimated(**changes):
         p = planner(**{**PARA, **changes})
-        return estimate(p.spec, p.grounds, p.plan())
+        return estimate(p.spec, p.inputs, p.plan())
 
     plan = estimated()
     assert plan.parents == {"trained": 2, "cells": 8}
