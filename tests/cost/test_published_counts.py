@@ -178,10 +178,10 @@ def test_a_decoder_of_which_only_the_configuration_is_there_costs_twice_its_weig
             "budgets": ["560 ranks"],
         }
     )
-    grounds = sketch_inputs(spec)
-    weights = grounds.backbone_parameters - 128_256 * 8_192
-    assert expected_flops_per_token(grounds.model, grounds.data) == pytest.approx(2 * weights, rel=1e-3)
-    split = grounds.data.splits["train"]
+    inputs = sketch_inputs(spec)
+    weights = inputs.backbone_parameters - 128_256 * 8_192
+    assert expected_flops_per_token(inputs.model, inputs.data) == pytest.approx(2 * weights, rel=1e-3)
+    split = inputs.data.splits["train"]
     assert split.lengths.min() >= 4 and split.lengths.max() <= 20  # words and no special tokens
 
 
