@@ -74,8 +74,8 @@ def run_sweep(path: Path, overrides: Sequence[str], out: str | None) -> int:
     console.say(f"\n{outcome.computed} cells computed, {outcome.reused} reused, {len(outcome.failed)} failed.")
     links: dict[str, str | Path] = {"results": place.place, **outcome.mlflow}
     if outcome.report is not None:
-        files = {"report": outcome.report.html, "figure": outcome.report.curve_png}
-        links = {**{name: place.within(file.name) for name, file in files.items()}, **links}
+        files = {"report": "report.html", "figure": "curve.png"}
+        links = {**{name: place.within(file) for name, file in files.items()}, **links}
     console.links(links)
     return 1 if outcome.failed else 0
 
@@ -156,14 +156,14 @@ def show_report(folder: str) -> int:
     from adapad_ray.sweep.run import rebuild_report
 
     with _copy_of(folder) as place:
-        paths = rebuild_report(place.path)
+        report = rebuild_report(place.path)
         place.save()
     console = Console()
-    console.curve(paths.table, paths.metric)
-    for verdict in paths.verdicts:
+    console.curve(report.table, report.metric)
+    for verdict in report.verdicts:
         console.say(verdict)
-    console.say(paths.recommendation.sentence)
-    console.links({"report": place.within(paths.html.name)})
+    console.say(report.recommendation.sentence)
+    console.links({"report": place.within("report.html")})
     return 0
 
 

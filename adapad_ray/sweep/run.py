@@ -19,8 +19,8 @@ from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.files import write_text
-from adapad_ray.report.inputs import FailedCell, Gap, SearchedLabel
-from adapad_ray.report.page import ReportPaths, build_report
+from adapad_ray.report.inputs import FailedCell, Gap, ReportInputs, SearchedLabel
+from adapad_ray.report.page import Report, build_report
 from adapad_ray.report.published import PublishedPoint
 from adapad_ray.results import CellResult
 from adapad_ray.search.space import parse_space
@@ -49,7 +49,7 @@ class SweepOutcome:
     reused: int = 0
     """Cells that an earlier launch had finished."""
     failed: list[FailedCell] = field(default_factory=list)
-    report: ReportPaths | None = None
+    report: Report | None = None
     mlflow: dict[str, str] = field(default_factory=dict)
     """How to look at it there, for the terminal."""
 
@@ -282,7 +282,7 @@ class Sweep:
         if any(result.identity.stage == "curve" for result in results.values()):
             self.outcome.report = rebuild_report(self.folder, manifest)
             digest = hashlib.sha256("".join(sorted(results)).encode()).hexdigest()
-            tracker.log_report(self.outcome.report.table, self.outcome.report.files, digest)
+            tracker.log_report(self.outcome.report.table, self.outcome.report.files.values(), digest)
         self._check_claim()
         self.place.save()
         tracker.close("FAILED" if self.outcome.failed else "FINISHED")
@@ -342,17 +342,17 @@ class Manifest:
         return cls(**{**content, **rows, "searched": searched, "published": published})
 
 
-def rebuild_report(folder: Path, manifest: Manifest | None = None) -> ReportPaths:
+def rebuild_report(folder: Path, manifest: Manifest | None = None) -> Report:
     """Figures, tables and page from the finished cells of a sweep's folder."""
     manifest = manifest or Manifest.load(folder)
-    return build_report(
-        folder,
+    inputs = ReportInputs(
         title=manifest.title,
-        mlflow_url=manifest.mlflow or None,
-        notes=[Gap(*gap) for gap in manifest.gaps],
+        labels=manifest.labels,
+        gaps=[Gap(*gap) for gap in manifest.gaps],
         failed=[FailedCell(*failed) for failed in manifest.failed],
-        cells=manifest.labels,
-        delta=manifest.delta,
         searched=manifest.searched,
         published=manifest.published,
+        mlflow_url=manifest.mlflow or None,
+        delta=manifest.delta,
     )
+    return build_report(folder, inputs)
