@@ -36,7 +36,7 @@ Rounds = list[dict[str, float]]
 
 def specification(rounds: int, batch_size: int, max_length: int) -> SweepSpec:
     """One exact AdaPaD cell of `LANES` lanes on all 36 linears, without growth."""
-    adapad = {"mode": "exact", "initial_rank": LANES, "r_max": LANES, "local_steps": LOCAL_STEPS}
+    adapad = {"initial_rank": LANES, "r_max": LANES, "local_steps": LOCAL_STEPS}
     return parse_spec(
         {
             "name": "distributed",

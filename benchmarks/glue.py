@@ -24,7 +24,7 @@ from adapad_ray.report.records import load_results
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.run import Manifest
 
-SHOWN = dict(zip(("lora", "adapad/exact", "para", "adapad/interleaved", "adapad/joint"), PALETTE, strict=False))
+SHOWN = dict(zip(("lora", "adapad/exact", "para", "adapad/joint"), PALETTE, strict=False))
 """Labels with a colour of their own; the others are grey."""
 
 

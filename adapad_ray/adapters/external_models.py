@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.linear import RowMasks
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import ModuleShape
 
@@ -154,7 +153,7 @@ class InjectedModel(ForeignModel):
     def acting_parameters(self, lane: Lane) -> int:
         return self.adapter_parameters()
 
-    def use(self, lane: Lane | RowMasks, generator: torch.Generator | None = None) -> None:
+    def use(self, lane: Lane, generator: torch.Generator | None = None) -> None:
         super().use(lane, generator)
         for dropout in self._dropouts:
             dropout.generator = generator

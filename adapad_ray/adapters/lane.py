@@ -25,7 +25,7 @@ class Lane:
     reserve: bool = False
     """Whether each module's reserve acts and learns."""
     scale: float = 1.0
-    """Factor on the scale of every module in this lane, which no mixed batch can hold."""
+    """Factor on the scale of every module in this lane."""
 
     @classmethod
     def component(cls, k: int) -> Lane:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,36 +14,11 @@ from adapad_ray.adapters.lane import Lane
 from adapad_ray.budget import ModuleShape
 
 
-class RowMasks:
-    """Which columns act on which example, and which learn from it, when one batch mixes several lanes.
-
-    Masks are `[batch, 1, columns]` floats, one pair for every number of columns that occurs in the model.
-    """
-
-    def __init__(self, lanes: Sequence[Lane], lane_of_row: Tensor) -> None:
-        assert all(lane.scale == 1 for lane in lanes)
-        self.lanes = tuple(lanes)
-        self.lane_of_row = lane_of_row
-        self._cache: dict[tuple[tuple[int, ...], bool], tuple[Tensor, Tensor]] = {}
-
-    def masks(self, sizes: tuple[int, ...], reserve: bool) -> tuple[Tensor, Tensor]:
-        """`(acts, learns)` for a module whose blocks have these sizes, a reserve as its last column if there is one."""
-        if (sizes, reserve) not in self._cache:
-            columns = [k for k, size in enumerate(sizes, start=1) for _ in range(size)]
-            acts = [[float(lane.acts(k)) for k in columns] + [float(lane.reserve)] * reserve for lane in self.lanes]
-            learns = [[float(k in lane.live) for k in columns] + [float(lane.reserve)] * reserve for lane in self.lanes]
-            rows = self.lane_of_row
-            pair = tuple(torch.tensor(m, device=rows.device)[rows].unsqueeze(1) for m in (acts, learns))
-            self._cache[sizes, reserve] = pair[0], pair[1]
-        return self._cache[sizes, reserve]
-
-
 class _LowRankUpdate(torch.autograd.Function):
     """y = W₀x + bias + s · B(A x), with gradients for the learning columns of A and B and for x alone.
 
     Plain autograd gives the same numbers (a test compares them); this form adds the update in place, in the forward
-    and in the gradient of x, computes no gradient of a frozen column, and lets one set of columns act on all examples
-    while it learns from some: interleaved lanes then cost what a LoRA step costs.
+    and in the gradient of x, and computes no gradient of a frozen column.
     """
 
     @staticmethod
@@ -57,16 +31,13 @@ class _LowRankUpdate(torch.autograd.Function):
         b: Tensor,
         frozen: int,
         scaling: float,
-        masks: tuple[Tensor, Tensor] | None,
         keep: Tensor | None,
     ) -> Tensor:
         y = F.linear(x, weight, bias)
         z = F.linear(x if keep is None else x * keep, a)
-        if masks is not None:
-            z = z.mul_(masks[0])
         y.view(-1, y.shape[-1]).addmm_(z.view(-1, z.shape[-1]), b, alpha=scaling)
         ctx.save_for_backward(x, weight, a, b, z)
-        ctx.frozen, ctx.scaling, ctx.masks, ctx.keep = frozen, scaling, masks, keep
+        ctx.frozen, ctx.scaling, ctx.keep = frozen, scaling, keep
         return y
 
     @staticmethod
@@ -75,8 +46,6 @@ class _LowRankUpdate(torch.autograd.Function):
         x, weight, a, b, z = ctx.saved_tensors
         need_x, need_a, need_b = ctx.needs_input_grad[0], ctx.needs_input_grad[3], ctx.needs_input_grad[4]
         grad_z = F.linear(grad_y, b).mul_(ctx.scaling)
-        if ctx.masks is not None:
-            grad_z.mul_(ctx.masks[0])
         grad_x = grad_a = grad_b = None
         if need_x:
             grad_x = grad_y @ weight
@@ -86,15 +55,13 @@ class _LowRankUpdate(torch.autograd.Function):
                 grad_x += (grad_z @ a) * ctx.keep
         if need_a or need_b:
             live_z, live_grad = z[..., ctx.frozen :], grad_z[..., ctx.frozen :]
-            if ctx.masks is not None:
-                live_z, live_grad = live_z * ctx.masks[1], live_grad * ctx.masks[1]
             width = a.shape[0] - ctx.frozen
             grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
             seen = x if ctx.keep is None else x * ctx.keep
             flat_x, flat_y = seen.reshape(-1, x.shape[-1]), grad_y.reshape(-1, grad_y.shape[-1])
             torch.mm(live_grad.reshape(-1, width).T, flat_x, out=grad_a[ctx.frozen :])
             torch.mm(live_z.reshape(-1, width).T, flat_y, out=grad_b[ctx.frozen :]).mul_(ctx.scaling)
-        return grad_x, None, None, grad_a, grad_b, None, None, None, None
+        return grad_x, None, None, grad_a, grad_b, None, None, None
 
 
 class AdaptedLinear(nn.Module):
@@ -116,7 +83,7 @@ class AdaptedLinear(nn.Module):
         self.dropout = 0.0
         self.blocks = nn.ModuleList()
         self.reserve: Block | None = None
-        self._lane: Lane | RowMasks = Lane.prefix(0)
+        self._lane: Lane = Lane.prefix(0)
         self._generator: torch.Generator | None = None
 
     @property
@@ -128,7 +95,7 @@ class AdaptedLinear(nn.Module):
         """The active blocks in the order of their activation."""
         return list(self.blocks)  # type: ignore[arg-type]
 
-    def use(self, lane: Lane | RowMasks, generator: torch.Generator | None = None) -> None:
+    def use(self, lane: Lane, generator: torch.Generator | None = None) -> None:
         """Chooses what acts in the coming forward passes; `generator` draws the dropout of the adapter's input."""
         self._lane = lane
         self._generator = generator
@@ -156,7 +123,7 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[…, d_in]` to `[…, d_out]` through what acts in the current lane."""
-        columns, frozen, masks = self._columns()
+        columns, frozen = self._columns()
         if not columns:
             return F.linear(x, self.base.weight, self.base.bias)
         a = columns[0][0] if len(columns) == 1 else torch.cat([c[0] for c in columns])
@@ -165,27 +132,18 @@ class AdaptedLinear(nn.Module):
         if self.dropout and self._generator is not None:
             kept = torch.rand(x.shape, generator=self._generator, device=x.device) >= self.dropout
             keep = kept.to(x.dtype) / (1 - self.dropout)
-        if masks is not None:
-            masks = masks[0].to(x.dtype), masks[1].to(x.dtype)
         weight, bias = self.base.weight, self.base.bias
-        scaling = self.scale(self._lane) if isinstance(self._lane, Lane) else self.scaling
         y: Tensor = _LowRankUpdate.apply(  # type: ignore[no-untyped-call]
-            x, weight, bias, a.to(x.dtype), b.to(x.dtype), frozen, scaling, masks, keep
+            x, weight, bias, a.to(x.dtype), b.to(x.dtype), frozen, self.scale(self._lane), keep
         )
         return y
 
-    def _columns(self) -> tuple[list[tuple[Tensor, Tensor]], int, tuple[Tensor, Tensor] | None]:
-        """Vectors of the acting blocks, the number of leading columns that are constants, and the row masks."""
+    def _columns(self) -> tuple[list[tuple[Tensor, Tensor]], int]:
+        """Vectors of the acting blocks, and the number of leading columns that are constants."""
         lane, blocks = self._lane, self.active()
-        if isinstance(lane, RowMasks):
-            columns = [block.vectors() for block in blocks]
-            if self.reserve is not None:
-                columns.append(self.reserve.vectors())
-            sizes = tuple(block.size for block in blocks)
-            return columns, 0, lane.masks(sizes, self.reserve is not None) if columns else None
         constants = blocks[: lane.frozen]
         columns = [(block.published_a, block.published_b) for block in constants]
         columns += [blocks[k - 1].vectors() for k in lane.live if k <= len(blocks)]
         if lane.reserve and self.reserve is not None:
             columns.append(self.reserve.vectors())
-        return columns, sum(block.size for block in constants), None
+        return columns, sum(block.size for block in constants)

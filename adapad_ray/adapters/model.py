@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from adapad_ray.adapters.families import PLAIN, Block, Family
 from adapad_ray.adapters.lane import RESERVE, Lane
-from adapad_ray.adapters.linear import AdaptedLinear, RowMasks
+from adapad_ray.adapters.linear import AdaptedLinear
 from adapad_ray.budget import ModuleShape
 
 
 class LaneHead(nn.Module):
-    """One copy of a head module per lane; a mixed batch sends each row through the copy of its lane.
+    """One copy of a head module per lane.
 
     Copies are fp32 whatever the backbone's dtype, as adapters are: what learns is kept in full precision.
     """
@@ -25,7 +25,7 @@ class LaneHead(nn.Module):
         super().__init__()
         self.base = base
         self.copies = nn.ModuleDict()
-        self._lane: Lane | RowMasks = Lane.prefix(0)
+        self._lane: Lane = Lane.prefix(0)
 
     def add(self, index: int, source: int | None) -> nn.Module:
         """Gives lane `index` a trainable copy of lane `source`'s head, or of the initial head."""
@@ -35,19 +35,14 @@ class LaneHead(nn.Module):
         self.copies[str(index)] = module
         return module
 
-    def use(self, lane: Lane | RowMasks) -> None:
+    def use(self, lane: Lane) -> None:
         """Chooses whose copy acts in the coming forward passes."""
         self._lane = lane
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-        """Maps `[batch, …]` through the copy of the lane in use, row by row where the batch mixes lanes."""
-        lane, x = self._lane, x.to(torch.promote_types(x.dtype, torch.float32))
-        if isinstance(lane, Lane):
-            return self.copies[str(lane.index)](x, *args, **kwargs)  # type: ignore[no-any-return]
-        rows = [torch.nonzero(lane.lane_of_row == i).squeeze(1) for i in range(len(lane.lanes))]
-        parts = [self.copies[str(lane.lanes[i].index)](x[r], *args, **kwargs) for i, r in enumerate(rows) if len(r)]
-        order = torch.argsort(torch.cat(rows))
-        return torch.cat(parts)[order]
+        """Maps `[batch, …]` through the copy of the lane in use."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return self.copies[str(self._lane.index)](x, *args, **kwargs)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -156,7 +151,7 @@ class AdaptedModel:
         self.layers[module].reserve = None
         return list(reserve.parameters())
 
-    def use(self, lane: Lane | RowMasks, generator: torch.Generator | None = None) -> None:
+    def use(self, lane: Lane, generator: torch.Generator | None = None) -> None:
         """Chooses what acts, learns and classifies in the coming forward passes."""
         for layer in self.layers.values():
             layer.use(lane, generator)

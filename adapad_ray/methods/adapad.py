@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -31,15 +30,12 @@ from adapad_ray.methods.importance import ReserveScores
 class AdapadConfig(MethodConfig):
     """Settings of `adapad`. The defaults are ours: the paper publishes r_max = 4 on GLUE and none of the others."""
 
-    mode: Literal["exact", "interleaved"] = "exact"
-    """`exact`: one forward and backward per lane, every lane sees every example, the direct reading of the paper.
-    `interleaved`: every example goes to one lane, so that a step costs what a LoRA step costs."""
     local_steps: int = Field(default=5, ge=1)
-    """T, optimizer steps between two exchanges of estimates (always 1 in interleaved mode). Small, because a round is
+    """T, optimizer steps between two exchanges of estimates. Small, because a round is
     how long a lane works against an outdated target."""
     staleness: int = Field(default=0, ge=0)
     """Rounds by which the estimates that a lane reads may lag behind: 0 is the paper's synchronous round; with n every
-    lane reads exactly the estimates of n rounds ago, so that exchange overlaps with compute. (Exact mode.)"""
+    lane reads exactly the estimates of n rounds ago, so that exchange overlaps with compute."""
     initial_rank: int = Field(default=1, ge=0)
     """Components per module at the start. The paper starts at 1; 0 makes budgets below one component per module
     reachable, and needs advance learning."""
@@ -65,7 +61,7 @@ class AdapadConfig(MethodConfig):
     report losing to joint training on the largest tasks. 0 is their method."""
     family: Literal["plain", "cp"] = "plain"
     """`cp`: deflation and growth over components of a four-way tensor (see `cp`), each far smaller than a LoRA rank. No
-    paper has it. A budget holds many of them, and exact mode spends a pass on each lane: mind `r_max`."""
+    paper has it. A budget holds many of them, and every lane costs a pass: mind `r_max`."""
     splits: Splits = Field(default_factory=dict)
     """As for `cp`; needs family cp."""
 
@@ -75,8 +71,6 @@ class AdapadConfig(MethodConfig):
             raise ValueError("splits needs family cp")
         if self.initial_rank == 0 and not self.advance_learning:
             raise ValueError("initial_rank 0 needs advance_learning: there every component begins as a reserve")
-        if self.staleness and self.mode == "interleaved":
-            raise ValueError("staleness needs mode exact: interleaved lanes act on live values")
         if self.growth_end < self.growth_start:
             raise ValueError(f"growth_end {self.growth_end} must not be before growth_start {self.growth_start}")
         if self.joint_fraction + self.growth_end > 1 + 1e-9:
@@ -99,10 +93,9 @@ class Adapad(GrowingMethod[AdapadConfig]):
 
     def __init__(self, config: AdapadConfig, setting: Setting) -> None:
         super().__init__(config, setting)
-        self.mixed = config.mode == "interleaved"
-        self.parallel = None if self.mixed else "components"
+        self.parallel = "components"
         self.staleness = config.staleness
-        self.local_steps = 1 if self.mixed else min(config.local_steps, setting.total_steps)
+        self.local_steps = min(config.local_steps, setting.total_steps)
         self.initial_rank = config.initial_rank
         self.family = PLAIN if config.family == "plain" else Cp(config.splits)
         self.schedule = self._schedule()
@@ -165,7 +158,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
             parameters=reachable if growing else initial,
             peak_parameters=reachable + (one_each if growing else 0),
             lanes=lanes,
-            passes=1 if self.mixed else lanes,
+            passes=lanes,
             ranks=None if growing else dict.fromkeys(self.costs, self.config.initial_rank),
             acting_parameters=reachable * sum(m.component_cost for m in self.setting.modules) // one_each,
         )
@@ -200,8 +193,6 @@ class Adapad(GrowingMethod[AdapadConfig]):
             lanes = [Lane.prefix(0)]
         if self.growing:
             lanes.append(Lane.reserves(count))
-        if self.mixed:  # acts on live values, so what is not yet published must not act at all
-            lanes = [replace(lane, frozen=min(lane.frozen, current - 1)) for lane in lanes]
         return lanes
 
     def observe(self, lane: Lane) -> None:

@@ -123,8 +123,6 @@ class Method(ABC, Generic[ConfigT]):
     """What several workers of one cell share out: lanes, the examples of a batch, or nothing (one worker only)."""
     staleness: int = 0
     """Rounds between the newest published estimates and those that lanes read."""
-    mixed: bool = False
-    """Whether one batch is shared out among the lanes (interleaved) instead of shown to each."""
     local_steps: int = 1
     """Optimizer steps T of one round."""
 

@@ -142,7 +142,7 @@ def _label(label: str, budget: int | None, seeds: dict[int, tuple[CellResult, pd
     cells = tuple(cell for cell, _ in seeds.values())
     table = pd.concat({seed: errors for seed, (_, errors) in seeds.items()}, names=["seed"]).reset_index("seed")
     config = cells[0].identity.config
-    bounded = cells[0].identity.method == "adapad" and not config["staleness"] and config["mode"] == "exact"
+    bounded = cells[0].identity.method == "adapad" and not config["staleness"]
     components = []
     for number in sorted(table["component"].unique().tolist()):
         rows = table[table["component"] == number]

@@ -56,8 +56,8 @@ class FrontComparison:
         return self.difference > 0 or (self.difference == 0 and smaller)
 
     @property
-    def significant(self) -> bool:
-        """Whether the front's metric is better beyond chance."""
+    def significantly_better(self) -> bool:
+        """Whether the front's metric is significantly better, at the family-wise error rate of 5 %."""
         return self.difference > 0 and self.p_adjusted < ERROR_RATE
 
     @property
@@ -66,7 +66,7 @@ class FrontComparison:
         where = f"{self.default} ({self.default_parameters:,.0f} parameters)"
         if self.front is None:
             return f"{where}: no configuration on the front is as small"
-        judgement = "significant" if self.significant else "not significant"
+        judgement = "significantly better" if self.significantly_better else "not significantly better"
         return (
             f"{where}: the front has {self.front} ({self.front_parameters:,.0f}), {100 * self.difference:+.1f} points "
             f"on the test split (95 % interval {100 * self.low:.1f} to {100 * self.high:.1f}, adjusted p "
@@ -96,7 +96,7 @@ class Search:
         count, ahead = len(self.comparisons), sum(comparison.dominates for comparison in self.comparisons)
         if not any(comparison.front for comparison in self.comparisons):
             return f"The front of {self.label} cannot be judged: it has not been retrained with every seed."
-        significant = sum(comparison.significant for comparison in self.comparisons)
+        significant = sum(comparison.significantly_better for comparison in self.comparisons)
         beyond = f"it is significantly better than {significant}"
         if ahead == count:
             return f"On the test split the front of {self.label} dominates all {count} default points; {beyond}."

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from adapad_ray.adapters.lane import RESERVE, Lane
-from adapad_ray.adapters.linear import RowMasks
 from adapad_ray.adapters.model import AdaptedModel, Structure
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import Method
@@ -29,8 +28,8 @@ from adapad_ray.training.gradient_checkpointing import recomputed_layers
 from adapad_ray.training.optimizer import ComponentOptimizer
 from adapad_ray.training.padding import pad_to_multiple
 from adapad_ray.training.precision import scaled_backward
-from adapad_ray.training.randomness import derive_seed, epoch_batches, generator
-from adapad_ray.training.record import RoundObserver, RoundStats, Tally, TrainingRecord
+from adapad_ray.training.randomness import epoch_batches, generator
+from adapad_ray.training.record import RoundObserver, RoundStats, Tally, TrainingRecord, lane_name
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.workers import Alone, Exchange, Replicas, Share, Traffic
 
@@ -46,9 +45,7 @@ class DivergedError(RuntimeError):
 class LaneTrainer:
     """Trains the lanes that a method names.
 
-    In *exact* mode every lane sees the whole batch, one forward and backward after another. In *interleaved* mode every
-    example goes to one lane, chosen by a rotating function of (seed, step, position); the per-lane mean losses are
-    added, and a lane without examples is not stepped.
+    Every lane sees the whole batch, one forward and backward pass after another.
 
     Args:
         loss: name of the task's loss in `tasks.losses`.
@@ -143,13 +140,10 @@ class LaneTrainer:
         batch = self._batch(self.step)
         labels = batch.pop("labels")
         lanes = self.method.lanes(self.step)
-        if self.method.mixed and len(lanes) > 1:
-            losses = {0: self._mixed_step(lanes, batch, labels)}
-        else:
-            mine = [(i, lane) for i, lane in enumerate(lanes) if self._owns(lane.index, self.step)]
-            losses = {i: self._lane_step(lane, batch, labels) for i, lane in mine}
-            for i, lane in mine:
-                self._round_losses.setdefault(lane.index, []).append(losses[i])
+        mine = [(i, lane) for i, lane in enumerate(lanes) if self._owns(lane.index, self.step)]
+        losses = {i: self._lane_step(lane, batch, labels) for i, lane in mine}
+        for i, lane in mine:
+            self._round_losses.setdefault(lane.index, []).append(losses[i])
         self._losses[self.step] = losses
         self.record.peak_parameters = max(self.record.peak_parameters, self.adapted.adapter_parameters())
         self.step += 1
@@ -198,7 +192,7 @@ class LaneTrainer:
                 largest = nn.utils.get_total_norm(self.adapted.parameters(lane), norm_type=float("inf"))
                 if not torch.isfinite(largest):
                     step, value = self.step - 1, float(largest)
-                    raise DivergedError(f"{_names([lane])}, step {step}: the largest parameter is {value}")
+                    raise DivergedError(f"lane {lane_name(lane.index)}, step {step}: the largest parameter is {value}")
 
     def _swap(self, version: int, mine: Mapping[int, Tensor], due: bool) -> None:
         """Publishes this worker's estimates; fetches what its lanes read next, and when rank 0 wants a checkpoint."""
@@ -241,56 +235,33 @@ class LaneTrainer:
         penalty = self.method.penalty(lane)
         if penalty is not None:  # every replica adds its part, and their losses are summed
             loss = loss + penalty / self.replicas.workers
-        return self._backward(loss, [lane], batch, self.adapted.acting_parameters(lane))
+        return self._backward(loss, lane, batch)
 
-    def _dropout(self, *lane: int) -> torch.Generator:
+    def _dropout(self, lane: int) -> torch.Generator:
         replica = (self.replicas.rank,) if self.replicas.workers > 1 else ()
-        return generator(self.seed, "dropout", self.step, *lane, *replica, device=self.device)
+        return generator(self.seed, "dropout", self.step, lane, *replica, device=self.device)
 
-    def _mixed_step(self, lanes: Sequence[Lane], batch: dict[str, Tensor], labels: Tensor) -> float:
-        size = len(labels)
-        offset = self.step + derive_seed(self.seed, "rotation") % 2**32
-        lane_of_row = (torch.arange(size, device=labels.device) + offset) % len(lanes)
-        counts = torch.bincount(lane_of_row, minlength=len(lanes))
-        self.adapted.use(RowMasks(lanes, lane_of_row), self._dropout())
-        per_row = self.loss(self.adapted.model(**batch), labels)
-        loss = (per_row / counts[lane_of_row]).sum()
-        present = [lane for lane, count in zip(lanes, counts.tolist(), strict=True) if count]
-        if not torch.isfinite(loss):
-            finite = torch.isfinite(per_row.detach())
-            broken = [lane for i, lane in enumerate(lanes) if not finite[lane_of_row == i].all()]
-            raise self._diverged(broken or present, "loss", loss)
-        sums = torch.zeros_like(counts, dtype=per_row.dtype).index_add(0, lane_of_row, per_row.detach())
-        for lane, total, count in zip(lanes, sums.tolist(), counts.tolist(), strict=True):
-            if count:
-                self._round_losses.setdefault(lane.index, []).append(total / count)
-        return self._backward(loss, present, batch, self.adapted.adapter_parameters())
-
-    def _backward(self, loss: Tensor, lanes: Sequence[Lane], batch: dict[str, Tensor], acting: int) -> float:
-        """Backward pass, clipping and optimizer step of `lanes`; returns the loss over all replicas."""
+    def _backward(self, loss: Tensor, lane: Lane, batch: dict[str, Tensor]) -> float:
+        """Backward pass, clipping and optimizer step of `lane`; returns the loss over all replicas."""
         size = self.data.size_of(batch)
         self._round_tokens += size[0]
-        everything = [p for lane in lanes for p in self.adapted.parameters(lane)]
+        parameters = self.adapted.parameters(lane)
         if self.replicas.workers > 1:
             if loss.requires_grad:
-                self._differentiate(loss, everything)
-            loss, size = self.replicas.reduce(loss, size, everything)
+                self._differentiate(loss, parameters)
+            loss, size = self.replicas.reduce(loss, size, parameters)
         if not torch.isfinite(loss):
-            raise self._diverged(lanes, "loss", loss)
+            raise self._diverged(lane, "loss", loss)
         if self.replicas.workers == 1 and loss.requires_grad:  # nothing learns in a lane of no component and no head
-            self._differentiate(loss, everything)
-        learning: list[nn.Parameter] = []
-        for lane in lanes:
-            self.method.observe(lane)
-            parameters = self.adapted.parameters(lane)
-            norm = nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
-            if not torch.isfinite(norm):
-                raise self._diverged([lane], "gradient norm", norm)
-            learning += parameters
-        self.optimizer.step(learning)
+            self._differentiate(loss, parameters)
+        self.method.observe(lane)
+        norm = nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise self._diverged(lane, "gradient norm", norm)
+        self.optimizer.step(parameters)
         self.method.stepped(self.step + 1)
         self.optimizer.clear_gradients()
-        self._count(*size, acting)
+        self._count(*size, self.adapted.acting_parameters(lane))
         return float(loss.detach())
 
     def _differentiate(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
@@ -299,8 +270,8 @@ class LaneTrainer:
         else:
             torch.autograd.backward(loss)
 
-    def _diverged(self, lanes: Sequence[Lane], what: str, value: Tensor) -> DivergedError:
-        return DivergedError(f"{_names(lanes)}, step {self.step}: the {what} is {float(value.detach())}")
+    def _diverged(self, lane: Lane, what: str, value: Tensor) -> DivergedError:
+        return DivergedError(f"lane {lane_name(lane.index)}, step {self.step}: the {what} is {float(value.detach())}")
 
     def _count(self, tokens: int, padded: int, acting: int) -> None:
         work = self._work
@@ -454,7 +425,3 @@ def _lane_of(name: str) -> int:
     """The lane that a tensor of `LaneTrainer._tensors` belongs to: its component's, or its head's."""
     _kind, _, lane, *rest = name.split("|")
     return int(rest[0].partition(".")[0]) if lane == "head" else int(lane)
-
-
-def _names(lanes: Sequence[Lane]) -> str:
-    return "lane " + ", ".join("reserve" if lane.index == RESERVE else str(lane.index) for lane in lanes)

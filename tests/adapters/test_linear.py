@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from adapad_ray.adapters.families import PlainBlock
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.linear import AdaptedLinear, RowMasks
+from adapad_ray.adapters.linear import AdaptedLinear
 from adapad_ray.budget import ModuleShape
 
 SHAPE = ModuleShape("m", 7, 5)
@@ -103,31 +103,6 @@ def test_successors_and_the_reserve_do_not_act_in_a_component_lane(layer):
     torch.testing.assert_close(layer(x), before, rtol=0, atol=0)
     layer.reserve = None
     torch.testing.assert_close(layer(x), before, rtol=0, atol=0)
-
-
-def test_a_mixed_batch_equals_its_lanes_one_by_one(layer):
-    for block in (*layer.active(), layer.reserve):
-        block.publish()
-    lanes = [Lane.component(1), Lane.component(2), Lane.component(3), Lane.reserves(3)]
-    lane_of_row = torch.tensor([0, 1, 2, 3, 0, 1, 2, 2])
-    x = torch.randn(8, 4, 7, dtype=torch.float64, requires_grad=True)
-    weights = torch.randn(8, 4, 5, dtype=torch.float64)
-    layer.use(RowMasks(lanes, lane_of_row))
-    y = layer(x)
-    got = gradients(layer, x, y, weights)
-    expected_y = torch.empty_like(y)
-    expected = None
-    for i, lane in enumerate(lanes):
-        rows = lane_of_row == i
-        layer.use(lane)
-        part = layer(x)
-        expected_y[rows] = part[rows].detach()
-        share = gradients(layer, x, part, weights * rows[:, None, None])
-        share = [torch.zeros(()) if g is None else g for g in share]
-        expected = share if expected is None else [a + b for a, b in zip(expected, share, strict=True)]
-    torch.testing.assert_close(y, expected_y)
-    for a, b in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, b)
 
 
 def test_dropout_learns_from_what_it_kept(layer):

@@ -114,10 +114,9 @@ def test_a_cell_that_goes_on_with_fewer_workers_drops_what_the_others_would_repe
     assert [cost.rank for cost in result.cost.per_worker] == [0]
 
 
-@pytest.mark.parametrize("mode", ["exact", "interleaved"])
-def test_the_mean_losses_of_a_rounds_lanes_are_those_of_its_steps(mode, tmp_path):
+def test_the_mean_losses_of_a_rounds_lanes_are_those_of_its_steps(tmp_path):
     """Rounds of one step: there the losses of the lanes add up to the loss on record."""
-    case = MethodCase("adapad", 2 * COST_PER_RANK, {"mode": mode, "initial_rank": 2, "local_steps": 1})
+    case = MethodCase("adapad", 2 * COST_PER_RANK, {"initial_rank": 2, "local_steps": 1})
     result = case.run(tmp_path)
     rounds = load_rounds(tmp_path)[0]
     assert [set(r.losses) for r in rounds] == [{1, 2}] * 15

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from adapad_ray.adapters.export import deployed_adapter
 from adapad_ray.adapters.lane import RESERVE, Lane
-from adapad_ray.adapters.linear import RowMasks
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import BudgetTooSmallError, ModuleShape
 from adapad_ray.methods.adapad import Adapad, AdapadConfig
@@ -172,10 +171,9 @@ def changed(trainer, components):
                 parameters[name].copy_(value)
 
 
-@pytest.mark.parametrize("mode", ["exact", "interleaved"])
 @pytest.mark.parametrize("advance", [True, False])
-def test_before_round_k_nothing_of_component_k_is_visible(mode, advance):
-    trainer = started(3 * COST_PER_RANK, initial_rank=3, local_steps=2, mode=mode, advance_learning=advance)
+def test_before_round_k_nothing_of_component_k_is_visible(advance):
+    trainer = started(3 * COST_PER_RANK, initial_rank=3, local_steps=2, advance_learning=advance)
     period, batch = trainer.method.local_steps, tiny_task().splits["test"].batch(range(8), 0)
     batch.pop("labels")
     untouched = {k: live(trainer, k) for k in (1, 2, 3)}
@@ -187,8 +185,7 @@ def test_before_round_k_nothing_of_component_k_is_visible(mode, advance):
             assert same(live(trainer, k), untouched[k]) == (k > finished and not advance)
         for lane in trainer.method.lanes(trainer.step):
             seen = [k for k in range(1, lane.frozen + 1) if k <= finished]
-            # An interleaved batch acts on live values, an exact one on the snapshot.
-            trainer.adapted.use(RowMasks((lane,), torch.zeros(8, dtype=torch.long)) if mode == "interleaved" else lane)
+            trainer.adapted.use(lane)
             expected = trainer.adapted.model(**batch).logits
             hidden = {k for k in (1, 2, 3) if k not in (*seen, *lane.live)}
             with changed(trainer, hidden):
@@ -274,7 +271,7 @@ def test_from_rank_zero_a_head_only_lane_trains_until_the_first_activation():
     [
         (2 * COST_PER_RANK, {"local_steps": 2}),
         (2 * COST_PER_RANK + 63, {"local_steps": 4, "r_max": 3}),
-        (1111, {"mode": "interleaved", "initial_rank": 0, "r_max": 2}),
+        (1111, {"initial_rank": 0, "r_max": 2}),
         (3 * COST_PER_RANK, {"local_steps": 50}),
         (2 * COST_PER_RANK, {"local_steps": 2, "growth_end": 1.0}),
         (2 * COST_PER_RANK, {"local_steps": 4, "growth_start": 1.0, "growth_end": 1.0}),
@@ -341,7 +338,7 @@ def test_settings_that_contradict_each_other_are_refused():
 TAILS = [
     {"local_steps": 2, "joint_fraction": 0.3},
     {"initial_rank": 3, "local_steps": 1, "staleness": 4, "joint_fraction": 0.1},
-    {"initial_rank": 0, "mode": "interleaved", "joint_fraction": 0.4},
+    {"initial_rank": 0, "joint_fraction": 0.4},
     {"family": "cp", "local_steps": 3, "joint_fraction": 0.2},
 ]
 
@@ -435,40 +432,6 @@ def test_a_tail_that_begins_before_growth_has_ended_is_refused():
     with pytest.raises(ValidationError, match=r"joint_fraction 0\.5 and growth_end 0\.6"):
         AdapadConfig(joint_fraction=0.5)
     AdapadConfig(joint_fraction=0.4)
-
-
-# Interleaved mode
-
-
-def test_an_interleaved_step_adds_the_mean_losses_of_its_lanes():
-    trainer = started(3 * COST_PER_RANK, mode="interleaved", initial_rank=2, r_max=4)
-    trainer.run(stop_at=5)
-    lanes, batch = trainer.method.lanes(5), trainer._batch(5)
-    labels = batch.pop("labels")
-    assert len(lanes) >= 3
-    lane_of_row = (torch.arange(len(labels)) + 5) % len(lanes)  # seed 0
-    expected = 0.0
-    for i, lane in enumerate(lanes):
-        rows = lane_of_row == i
-        trainer.adapted.use(lane)
-        logits = trainer.adapted.model(**{name: value[rows] for name, value in batch.items()}).logits
-        expected += F.cross_entropy(logits, labels[rows]).item()
-    trainer.run(stop_at=6)
-    assert trainer.record.losses[-1] == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_lane_without_examples_is_not_stepped():
-    trainer = started(4 * COST_PER_RANK, mode="interleaved", initial_rank=4, training={"batch_size": 2, "epochs": 0.25})
-    assert trainer.total_steps == 6
-    for step in range(3):
-        trained = {(step + position) % 4 + 1 for position in range(2)}
-        before = {k: live(trainer, k) for k in (1, 2, 3, 4)}
-        trainer.run(stop_at=step + 1)
-        for k in (1, 2, 3, 4):
-            assert same(live(trainer, k), before[k]) == (k not in trained)
-    adam = trainer.optimizer._inner.state
-    for layer in trainer.adapted.layers.values():
-        assert [float(adam[block.b]["step"]) for block in layer.active()] == [1.0, 2.0, 2.0, 1.0]
 
 
 def test_the_score_is_the_product_of_bias_corrected_averages_of_importance_and_deviation():

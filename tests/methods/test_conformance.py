@@ -18,7 +18,7 @@ class TestLora(MethodConformance):
         return request.param
 
 
-class TestAdapadExact(MethodConformance):
+class TestAdapad(MethodConformance):
     @pytest.fixture(
         params=[
             MethodCase("adapad", 2 * COST_PER_RANK, {"local_steps": 3}, impossible={"initial_rank": 33}),
@@ -31,9 +31,9 @@ class TestAdapadExact(MethodConformance):
         return request.param
 
 
-class TestAdapadInterleaved(MethodConformance):
+class TestAdapadFromNoComponent(MethodConformance):
     @pytest.fixture(
-        params=[MethodCase("adapad", 1200, {"mode": "interleaved", "initial_rank": 0}, impossible={"r_max": 33})],
+        params=[MethodCase("adapad", 1200, {"initial_rank": 0}, impossible={"r_max": 33})],
         ids=str,
     )
     def case(self, request):
@@ -99,7 +99,7 @@ class TestAdapadCp(MethodConformance):
     @pytest.fixture(
         params=[
             MethodCase("adapad", 1000, {"family": "cp", "local_steps": 3}, impossible={"r_max": 33}),
-            MethodCase("adapad", 200, {"family": "cp", "initial_rank": 0, "mode": "interleaved"}, pooling="own"),
+            MethodCase("adapad", 200, {"family": "cp", "initial_rank": 0}, pooling="own"),
         ],
         ids=str,
     )
@@ -139,9 +139,7 @@ class TestAdapadJointTail(MethodConformance):
     @pytest.fixture(
         params=[
             MethodCase("adapad", 2 * COST_PER_RANK, {"local_steps": 2, "joint_fraction": 0.3, "staleness": 1}),
-            MethodCase(
-                "adapad", 1200, {"mode": "interleaved", "initial_rank": 0, "joint_fraction": 0.4}, pooling="own"
-            ),
+            MethodCase("adapad", 1200, {"initial_rank": 0, "joint_fraction": 0.4}, pooling="own"),
             MethodCase("adapad", 1000, {"family": "cp", "local_steps": 3, "joint_fraction": 0.2, "dropout": 0.1}),
         ],
         ids=str,

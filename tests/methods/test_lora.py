@@ -130,7 +130,7 @@ SQUARE = tuple(
         ("lora", {}, 16),
         ("lora", {"allocation": "random"}, 20),
         ("adapad", {"local_steps": 1}, 20),
-        ("adapad", {"initial_rank": 0, "mode": "interleaved"}, 20),
+        ("adapad", {"initial_rank": 0}, 20),
         ("increlora", {}, 20),
         ("dylora", {}, 16),
     ],

@@ -5,7 +5,7 @@ import pandas as pd
 from tests.report.factory import RANK_ONE, SweepFactory
 
 BUDGET = 2 * RANK_ONE * 36
-ADAPAD = {"mode": "exact", "staleness": 0, "advance_learning": True}
+ADAPAD = {"staleness": 0, "advance_learning": True}
 
 
 def curve(rate, rounds, start=1, plateau=1.0):

@@ -103,7 +103,7 @@ class SweepFactory:
                 label=label,
                 method=label.split("/")[0],
                 method_version=1,
-                config={"growth_threshold": 1.0, "mode": "interleaved"},
+                config={"growth_threshold": 1.0, "initial_rank": 0},
                 training={"epochs": 1, "batch_size": 16, "learning_rate": 2e-3, **(training or {})},
                 model="minilm-l6",
                 model_digest="0" * 8,

@@ -36,8 +36,8 @@ def test_a_default_point_is_compared_with_the_best_on_validation_that_is_as_smal
 def test_a_real_difference_is_significant_and_a_loss_is_reported(search):
     nothing, won, lost = search.comparisons
     assert "no configuration on the front is as small" in nothing.sentence
-    assert won.dominates and won.significant and won.low > 0
-    assert not lost.dominates and not lost.significant and lost.difference < 0
+    assert won.dominates and won.significantly_better and won.low > 0
+    assert not lost.dominates and not lost.significantly_better and lost.difference < 0
     assert search.verdict == (
         "On the test split the front of adapad does not dominate the default points: it is ahead of 1 of 3; "
         "it is significantly better than 1."

@@ -31,7 +31,7 @@ SPEC: dict[str, Any] = {
     "model": "minilm-l6",
     "task": {"type": "classification", "train": "a.csv", "text": "review", "label": "stars"},
     "target_modules": ["query"],
-    "methods": {"lora": {"rank": 2, "rank_pattern": {"query": 1}}, "adapad/x": {"local_steps": 2, "mode": "exact"}},
+    "methods": {"lora": {"rank": 2, "rank_pattern": {"query": 1}}, "adapad/x": {"local_steps": 2}},
     "budgets": ["10.4k", 41472, "0.5%"],
     "seeds": [0, 1],
     "training": {"epochs": 1, "learning_rate": 2e-3},

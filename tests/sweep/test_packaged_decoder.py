@@ -42,7 +42,7 @@ def test_a_sweep_of_the_packaged_decoder_runs_end_to_end(task, reviews, tmp_path
         "model": "smollm2-135m",
         "task": task | {split: f"{split}.jsonl" for split in ("train", "validation", "test")},
         "data_dir": str(reviews),
-        "methods": {"lora": {}, "adapad": {"mode": "interleaved"}},
+        "methods": {"lora": {}, "adapad": {}},
         "target_modules": ["q_proj", "v_proj"],
         "budgets": ["60 ranks"],
         "seeds": [0],

@@ -174,8 +174,8 @@ def test_a_failed_leader_leaves_its_followers_out(planner):
     [
         ({"methods": {"lora": {}, "lora/copy": {}}}, "lora and methods.lora/copy describe the same cells"),
         (
-            {"methods": {"adapad": {"mode": "interleaved"}, "lora/m": {"compute_as": "adapad"}}},
-            "methods.lora/m.compute_as is adapad",
+            {"methods": {"dora": {}, "lora/m": {"compute_as": "dora"}}},
+            "methods.lora/m.compute_as is dora",
         ),
         ({"budgets": [5]}, "no method of this sweep can reach budget 5"),
         ({"tune": {**TUNE, "budget": 5}}, "tune.budget does not suit lora"),

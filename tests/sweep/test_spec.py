@@ -11,7 +11,7 @@ GOOD = {
     "name": "s",
     "model": "m",
     "task": "rotten-tomatoes",
-    "methods": {"lora": {}, "adapad/exact": {"mode": "exact"}},
+    "methods": {"lora": {}, "adapad/exact": {"local_steps": 2}},
     "budgets": ["40k"],
 }
 

@@ -44,7 +44,7 @@ def spec_file(place: Path, tiny_model: Path, reviews: Path) -> Path:
         "methods": {
             "lora": {},
             "lora/random": {"allocation": "random"},
-            "adapad": {"mode": "interleaved", "initial_rank": 0},
+            "adapad": {"initial_rank": 0},
             "adapad/exact": {"local_steps": 2},
         },
         "budgets": [RANK_1 // 2, RANK_1 * 2],

@@ -54,9 +54,9 @@ def test_more_workers_than_there_can_ever_be_are_refused_with_both_sides_of_the_
 
 @pytest.mark.parametrize("command", ["plan", "sweep"])
 def test_a_method_that_trains_in_one_worker_is_refused_with_two(spec_file: Path, tmp_path: Path, command: str) -> None:
-    interleaved = "methods={lora: {}, adapad: {mode: interleaved}}"
-    code, output = adapad(command, spec_file, "resources.workers=2", interleaved)
+    methods = "methods={lora: {}, increlora: {}}"
+    code, output = adapad(command, spec_file, "resources.workers=2", methods)
     assert code == 2
-    assert "resources.workers is 2, but adapad as configured trains in one worker" in output
+    assert "resources.workers is 2, but increlora as configured trains in one worker" in output
     assert output.startswith("adapad: ") and output.count("\n") == 1
     assert not (tmp_path / "runs").exists()

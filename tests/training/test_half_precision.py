@@ -15,7 +15,7 @@ from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_workspace
     "case",
     [
         MethodCase("lora"),
-        MethodCase("adapad", config={"mode": "interleaved", "initial_rank": 0}),
+        MethodCase("adapad", config={"initial_rank": 0}),
         MethodCase("adapad", 3 * COST_PER_RANK, {"local_steps": 2}, pooling="own"),
         MethodCase("adalora"),
         MethodCase("dora", 3 * COST_PER_RANK),

@@ -16,7 +16,7 @@ from adapad_ray.training.settings import TrainingSettings
     [
         MethodCase("lora"),
         MethodCase("adapad", 2 * COST_PER_RANK, {"local_steps": 3}),
-        MethodCase("adapad", 1200, {"mode": "interleaved", "initial_rank": 0}),
+        MethodCase("adapad", 1200, {"initial_rank": 0}),
         MethodCase("ard", 3 * COST_PER_RANK, {"unit": "module", "rank_interval": 2}),
         MethodCase("dora", 2500),
     ],

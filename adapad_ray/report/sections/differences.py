@@ -45,7 +45,7 @@ class Differences(Section):
             )
             yield Bullets(
                 [difference.sentence for difference in self.differences],
-                summary=f"All {len(self.differences)} comparisons",
+                summary=f"All comparisons ({len(self.differences)})",
             )
         else:
             yield Paragraph("No two methods share a budget and a seed.")
@@ -78,7 +78,7 @@ class Differences(Section):
 
     def _explanations(self) -> list[str]:
         return [
-            "An interval covers how far a mean may move with other seeds and other test items of the same kind. The "
+            "An interval shows how far a mean would move with other seeds and other test items of the same kind. The "
             "items' part comes from a bootstrap over items. The seeds' part comes from the scatter over seeds with "
             "Student's t, because three seeds often agree by chance and a bootstrap of three values cannot account "
             "for that. With one seed the interval is about that one trained model.",
