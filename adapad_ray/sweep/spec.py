@@ -15,14 +15,9 @@ from pydantic_core import PydanticCustomError
 from adapad_ray.methods import METHODS
 from adapad_ray.report.published import PublishedPoint
 from adapad_ray.search.settings import BUDGET, SearchStage, TuneStage
-<<<<<<< HEAD
-from adapad_ray.tasks import BilinearSource, DataSource, parse_source
+from adapad_ray.tasks import Source, parse_source
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.validation import SECRET, validated
-=======
-from adapad_ray.tasks import Source, parse_source
-from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
->>>>>>> tasks
 
 REFERENCE = "head_only"
 """The method that is the curve's reference: the frozen backbone with a trained head."""
@@ -195,69 +190,3 @@ class SweepSpec(_Section):
 def front_label(label: str) -> str:
     """The curve's label for the retrained front of a search: `adapad/front`, `adapad/exact-front`."""
     return f"{label}-front" if "/" in label else f"{label}/front"
-<<<<<<< HEAD
-=======
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    key, sign, text = override.partition("=")
-    if not sign or not key:
-        raise BadRequestError(f"override {override!r} is not key=value, as in training.epochs=2 or seeds=[0,1]")
-    value = read_yaml(text, f"override {override[:100]!r}")
-    *parents, last = key.split(".")
-    place = content
-    for name in parents:
-        place = place.setdefault(name, {})
-        if not isinstance(place, dict):
-            raise BadRequestError(f"override {override!r}: {name} holds a value, not a mapping")
-    place[last] = value
-
-
-def _validated(model: type[ModelT], content: Mapping[str, Any], where: str) -> ModelT:
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        sentence = _sentence(error, model, where)
-        # Keys are repeated as they stand, and may hold what a terminal would obey.
-        raise BadRequestError("".join(c if c.isprintable() else "?" for c in sentence)) from error
-
-
-def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    """The first problem in one sentence: which key, which value, what would be right."""
-    problem = error.errors()[0]
-    parts = [str(part) for part in problem["loc"] if str(part) not in ("int", "float", "str", "list[str]", "Source")]
-    key = ".".join([where, *parts] if where else parts)
-    if problem["type"] == "extra_forbidden":
-        fields = _fields(model, parts[:-1])
-        return f"{key} is unknown: {_nearest(parts[-1], fields)}"
-    if problem["type"] == "missing":
-        return (
-            f"{key} is missing: every sweep needs model, task, methods and budgets"
-            if not where
-            else f"{key} is missing"
-        )
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == SECRET:
-        return f"{key}: {message}"
-    key, message, shown = key[:200], message[:1000], repr(problem["input"])
-    return f"{key or where} is {shown[:200]}: {message[:1].lower()}{message[1:]}" if parts else f"{where}: {message}"
-
-
-def _fields(model: type[BaseModel], parents: Sequence[str]) -> list[str]:
-    for name in parents:
-        field = model.model_fields.get(name)
-        options = [] if field is None else [field.annotation, *get_args(field.annotation)]
-        inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        if not inner:
-            break
-        model = inner[0]
-    entry = list(MethodEntry.model_fields) if model in {m.Config for m in METHODS.values()} else []
-    return [*model.model_fields, *entry]
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=3, cutoff=0.5)
-    close.sort(key=lambda k: sorted(k) != sorted(str(name)))  # swapped letters are a likelier slip than a missing one
-    choices = ", ".join(sorted(str(k) for k in known))
-    return f"did you mean {close[0]}?" if close else f"known are {choices}"
->>>>>>> tasks
