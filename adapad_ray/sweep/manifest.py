@@ -74,4 +74,3 @@ class Manifest:
                 "published": [PublishedPoint(**point) for point in content["published"]],
             }
         )
-

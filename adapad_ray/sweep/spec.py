@@ -86,8 +86,8 @@ class SweepSpec(_Section):
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default=[0, 1, 2], min_length=1)
     training: TrainingSettings = TrainingSettings()
     mode: Literal["curve", "search"] = "curve"
-    """`curve`: every (method, budget, seed), after the tune stage. `search`: the Pareto front that Optuna finds, and for
-    comparison the curve with the settings of the file."""
+    """`curve`: every (method, budget, seed), after the tune stage. `search`: the Pareto front that Optuna finds, beside
+    the curve with the settings of the file."""
     tune: TuneStage | None = None
     search: SearchStage | None = None
     reference: bool = True
