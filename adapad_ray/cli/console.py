@@ -17,12 +17,12 @@ from adapad_ray.cli.terminal import terminal
 from adapad_ray.report.inputs import FailedCell
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.sweep.observers import SweepObserver, SweepOutcome, SweepState
-from adapad_ray.sweep.planning.cells import Cell, Wave
-from adapad_ray.sweep.planning.tune_cells import Winners
 
 if TYPE_CHECKING:
     from adapad_ray.distributed import JobProgress
     from adapad_ray.report.page import Report
+    from adapad_ray.sweep.planning.cells import Cell, Wave
+    from adapad_ray.sweep.planning.tune_cells import Winners
 
 
 class Console(SweepObserver):

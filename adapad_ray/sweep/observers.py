@@ -12,13 +12,13 @@ from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.report.inputs import FailedCell
 from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder
-from adapad_ray.sweep.lock import SweepLock
-from adapad_ray.sweep.planning.cells import Cell, Wave
-from adapad_ray.sweep.planning.tune_cells import Winners
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the console is an observer too, and commands that only read a sweep start without Ray
     from adapad_ray.distributed import JobProgress
     from adapad_ray.report.page import Report
+    from adapad_ray.sweep.lock import SweepLock
+    from adapad_ray.sweep.planning.cells import Cell, Wave
+    from adapad_ray.sweep.planning.tune_cells import Winners
     from adapad_ray.tracking import Tracker
 
 P = ParamSpec("P")
