@@ -79,7 +79,7 @@ def main() -> None:
         parent = arguments.folder / "cells" / str(uniform.identity.parent) / "adapter"
         ranks = json.loads((parent.parent.parent / uniform.id / "adapter" / CONFIG).read_text())["r"]
         with tempfile.TemporaryDirectory() as scratch:
-            fresh = [load_backbone(spec.model, len(data.label_names), pooling=spec.pooling) for _ in range(2)]
+            fresh = [load_backbone(spec.model, len(data.class_names), pooling=spec.pooling) for _ in range(2)]
             theirs = convert(fresh[0], parent, ranks, Path(scratch))
             metric = score(fresh[1], Path(scratch), data.splits["test"], uniform.metric)
         with tempfile.TemporaryDirectory() as scratch:

@@ -17,12 +17,12 @@ from adapad_ray.cli.terminal import terminal
 from adapad_ray.report.inputs import FailedCell
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.sweep.observers import SweepObserver, SweepOutcome, SweepState
-from adapad_ray.sweep.planning.cells import Cell, Wave
-from adapad_ray.sweep.planning.tune_cells import Winners
 
 if TYPE_CHECKING:
     from adapad_ray.distributed import JobProgress
-    from adapad_ray.report.page import ReportPaths
+    from adapad_ray.report.page import Report
+    from adapad_ray.sweep.planning.cells import Cell, Wave
+    from adapad_ray.sweep.planning.tune_cells import Winners
 
 
 class Console(SweepObserver):
@@ -109,10 +109,10 @@ class Console(SweepObserver):
         self._print(f"{_name(cell.identity)} failed: {reason}")
         self._advance(1)
 
-    def report(self, paths: ReportPaths) -> None:
+    def report(self, report: Report) -> None:
         """Prints the curve, the verdict on each search, and the recommendation."""
-        self._curve(paths.table, paths.metric)
-        for sentence in (*paths.verdicts, paths.recommendation.sentence):
+        self._curve(report.table, report.metric)
+        for sentence in (*report.verdicts, report.recommendation.sentence):
             self._print(sentence)
 
     def summary(self, outcome: SweepOutcome) -> None:

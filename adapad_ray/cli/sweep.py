@@ -19,6 +19,7 @@ def sweep(
     """Run a sweep, or finish it: compute the missing cells, then draw the curve."""
     from adapad_ray.cli.console import Console
     from adapad_ray.distributed import sigterm_as_interrupt
+    from adapad_ray.report.page import PAGE
     from adapad_ray.storage import working_folder
     from adapad_ray.sweep.folder import sweep_location
     from adapad_ray.sweep.run import Sweep
@@ -31,8 +32,7 @@ def sweep(
     links = {"results": folder.location, **outcome.mlflow}
     if outcome.report is not None:
         console.report(outcome.report)
-        files = {"report": outcome.report.html, "figure": outcome.report.curve_png}
-        links = {name: folder.within(file.name) for name, file in files.items()} | links
+        links = {"report": folder.within(PAGE), "figure": folder.within("curve.png")} | links
     console.summary(outcome)
     console.links(links)
     return FAILED if outcome.failed else DONE

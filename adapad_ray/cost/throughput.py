@@ -15,12 +15,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapad_ray.methods import METHODS, Setting
-from adapad_ray.models import LINEAR, linear_backbone, load_skeleton
+from adapad_ray.models.backbone import parse_dtype
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.sweep.inputs import SweepInputs
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import TYPES, Split, TaskData
-from adapad_ray.training.cell import SHAPES
+from adapad_ray.training.cell import shape_inputs
 from adapad_ray.training.randomness import epoch_batches
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.trainer import LaneTrainer
@@ -84,7 +84,7 @@ def expected_flops_per_token(model: nn.Module, data: TaskData) -> float:
     device = next(model.parameters()).device
     shapes_only, counter = FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False)
     with torch.inference_mode(), shapes_only, counter:  # innermost, so that the counter sees operations first
-        model(**{name: batch[name].to(device) for name in SHAPES if name in batch})
+        model(**{name: value.to(device) for name, value in shape_inputs(batch).items()})
     return float(counter.get_total_flops() / padded)
 
 
@@ -128,13 +128,9 @@ def _pass_rate(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float, dev
 
 
 def _with_random_weights(spec: SweepSpec, inputs: SweepInputs) -> nn.Module:
-    if spec.model == LINEAR:
-        layer = inputs.model.layers[0]
-        return linear_backbone(layer.in_features, layer.out_features, dtype=spec.dtype).model
     kind = TYPES[inputs.data.type]
-    outputs = kind.outputs(inputs.data.label_names)
-    model = load_skeleton(spec.model, outputs, spec.pooling, auto_class=kind.auto_class, device="cpu")
-    return model.to(getattr(torch, spec.dtype))
+    model = kind.skeleton(spec.model, inputs.data, pooling=spec.pooling, device="cpu")
+    return model.to(parse_dtype(spec.dtype))
 
 
 def _product_rate(device: str) -> float:

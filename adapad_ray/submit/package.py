@@ -26,7 +26,7 @@ from adapad_ray.storage import NODE_LOCAL, check_url, is_url
 from adapad_ray.submit import entrypoint
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.sweep.spec_file import load_spec
-from adapad_ray.tasks import DataSource
+from adapad_ray.tasks import TYPES
 
 LARGEST_UPLOAD = 100 * 2**20
 """Most bytes that are uploaded with a job (a project default): the cluster's head keeps them in memory."""
@@ -148,22 +148,19 @@ def _is_shared(path: Path, shared: Sequence[Path]) -> bool:
 
 def _data_files(spec: SweepSpec, shared: Sequence[Path]) -> dict[str, Path]:
     """Data files that the sweep names, by key of its file."""
-    if not isinstance(spec.task, DataSource):
+    if isinstance(spec.task, str):
         if spec.data_dir is not None:
             _check_shared(f"data_dir {spec.data_dir!r}", Path(spec.data_dir).expanduser().absolute(), shared)
         return {}
-    if spec.task.dataset is not None:
-        return {}
-    task = spec.task.inside(spec.data_dir)
-    needed = {f"task.{split}": path for split in ("train", "validation", "test") if (path := getattr(task, split))}
-    further = {f"task.further_tests.{name}": path for name, path in task.further_tests.items()}
-    paths = {key: Path(path).expanduser().absolute() for key, path in (needed | further).items()}
-    for key in needed:
-        if task.type == "image":  # its rows name further files
-            _check_shared(f"{key} {needed[key]!r}", paths[key], shared)
-        if not _is_shared(paths[key], shared) and not paths[key].is_file():
+    kind = TYPES[spec.task.type]
+    files = kind.files(spec.task.inside(spec.data_dir))
+    paths = {file.key: Path(file.path).expanduser().absolute() for file in files}
+    for file in files:
+        if file.required and kind.rows_name_files:
+            _check_shared(f"{file.key} {file.path!r}", paths[file.key], shared)
+        if file.required and not _is_shared(paths[file.key], shared) and not paths[file.key].is_file():
             raise BadRequestError(
-                f"{key} {needed[key]!r} does not exist on this machine: pass the path of a file, or its folder with "
+                f"{file.key} {file.path!r} does not exist on this machine: pass the path of a file, or its folder with "
                 "--shared if every node has it"
             )
     return {key: path for key, path in paths.items() if _is_shared(path, shared) or path.is_file()}

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
-from adapad_ray.report.inputs import FailedCell, Gap, SearchedLabel
+from adapad_ray.report.inputs import FailedCell, Gap, ReportInputs, SearchedLabel
 from adapad_ray.report.published import PublishedPoint
-
-if TYPE_CHECKING:
-    from adapad_ray.report.page import ReportPaths
 
 MANIFEST = "manifest.yaml"
 
@@ -42,6 +39,19 @@ class Manifest:
         content: dict[str, Any] = {**vars(self), **rows, "published": published}
         write_text(folder / MANIFEST, yaml.safe_dump(content, sort_keys=False))
 
+    def report_inputs(self) -> ReportInputs:
+        """The inputs of `build_report`."""
+        return ReportInputs(
+            title=self.title,
+            labels=self.labels,
+            gaps=self.gaps,
+            failed=self.failed,
+            searched=self.searched,
+            published=self.published,
+            mlflow_url=self.mlflow or None,
+            delta=self.delta,
+        )
+
     @classmethod
     def load(cls, folder: Path) -> Manifest:
         """Reads the manifest of a sweep's folder.
@@ -64,25 +74,3 @@ class Manifest:
                 "published": [PublishedPoint(**point) for point in content["published"]],
             }
         )
-
-
-def rebuild_report(folder: Path, manifest: Manifest | None = None) -> ReportPaths:
-    """Writes figures, tables and page from the finished cells of a sweep's folder.
-
-    Raises:
-        BadRequestError: the folder holds no sweep or no finished cell of the curve.
-    """
-    from adapad_ray.report.page import build_report  # drawing takes seconds to import
-
-    manifest = manifest or Manifest.load(folder)
-    return build_report(
-        folder,
-        title=manifest.title,
-        mlflow_url=manifest.mlflow or None,
-        notes=manifest.gaps,
-        failed=manifest.failed,
-        cells=manifest.labels,
-        delta=manifest.delta,
-        searched=manifest.searched,
-        published=manifest.published,
-    )

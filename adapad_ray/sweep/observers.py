@@ -12,13 +12,13 @@ from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.report.inputs import FailedCell
 from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder
-from adapad_ray.sweep.lock import SweepLock
-from adapad_ray.sweep.planning.cells import Cell, Wave
-from adapad_ray.sweep.planning.tune_cells import Winners
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the console is an observer too, and commands that only read a sweep start without Ray
     from adapad_ray.distributed import JobProgress
-    from adapad_ray.report.page import ReportPaths
+    from adapad_ray.report.page import Report
+    from adapad_ray.sweep.lock import SweepLock
+    from adapad_ray.sweep.planning.cells import Cell, Wave
+    from adapad_ray.sweep.planning.tune_cells import Winners
     from adapad_ray.tracking import Tracker
 
 P = ParamSpec("P")
@@ -47,7 +47,7 @@ class SweepOutcome:
     reused: int
     """Cells that earlier launches had finished."""
     failed: list[FailedCell]
-    report: ReportPaths | None
+    report: Report | None
     """None if no cell of the curve is finished."""
     mlflow: dict[str, str] = field(default_factory=dict)
     """Links and commands that show the sweep in MLflow, by name; known when the launch has ended."""
@@ -195,7 +195,7 @@ class TrackerLog(SweepObserver):
         """Logs the report and ends the run of the sweep."""
         if outcome.report is not None:
             digest = hashlib.sha256("".join(sorted(state.results)).encode()).hexdigest()
-            self._tracker.log_report(outcome.report.table, outcome.report.files, digest)
+            self._tracker.log_report(outcome.report.table, outcome.report.files.values(), digest)
         self._tracker.close("FAILED" if outcome.failed else "FINISHED")
 
     def sweep_interrupted(self, reason: BaseException) -> None:

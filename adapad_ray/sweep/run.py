@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from adapad_ray.report.inputs import FailedCell, Gap
-from adapad_ray.report.page import ReportPaths
+from adapad_ray.report.page import Report, build_report
 from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep.executor import Executor, ray_executor
 from adapad_ray.sweep.folder import locked_folder
 from adapad_ray.sweep.inputs import load_inputs
 from adapad_ray.sweep.launch import Launch, find_missing
 from adapad_ray.sweep.lock import SweepLock
-from adapad_ray.sweep.manifest import Manifest, rebuild_report
+from adapad_ray.sweep.manifest import Manifest
 from adapad_ray.sweep.observers import (
     LockCheck,
     Observers,
@@ -129,9 +129,9 @@ class Sweep:
         failed = _failed_cells(state)
         manifest = self._manifest(stages, state, failed, tracker.comparison_url)
         manifest.save(self.folder.path)
-        report: ReportPaths | None = None
+        report: Report | None = None
         if any(result.identity.stage == "curve" for result in state.results.values()):
-            report = rebuild_report(self.folder.path, manifest)
+            report = build_report(self.folder.path, manifest.report_inputs())
         reused = len(state.results) - state.computed
         outcome = SweepOutcome(state.computed, reused, failed, report)
         observers.notify(SweepObserver.sweep_ended, state, outcome)

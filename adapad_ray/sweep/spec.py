@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from adapad_ray.methods import METHODS
 from adapad_ray.report.published import PublishedPoint
 from adapad_ray.search.settings import BUDGET, SearchStage, TuneStage
-from adapad_ray.tasks import BilinearSource, DataSource, parse_source
+from adapad_ray.tasks import Source, parse_source
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.validation import SECRET, validated
 
@@ -72,7 +72,7 @@ class SweepSpec(_Section):
     name: str = Field(default="", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     """Default: the file's name."""
     model: str
-    task: str | SerializeAsAny[DataSource] | BilinearSource
+    task: str | SerializeAsAny[Source]
     data_dir: str | None = None
     """Folder of a GLUE task's files, or of the files that `task` names."""
     pooling: str | None = None
@@ -86,8 +86,8 @@ class SweepSpec(_Section):
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default=[0, 1, 2], min_length=1)
     training: TrainingSettings = TrainingSettings()
     mode: Literal["curve", "search"] = "curve"
-    """`curve`: every (method, budget, seed), after the tune stage. `search`: the Pareto front that Optuna finds, and for
-    comparison the curve with the settings of the file."""
+    """`curve`: every (method, budget, seed), after the tune stage. `search`: the Pareto front that Optuna finds, beside
+    the curve with the settings of the file."""
     tune: TuneStage | None = None
     search: SearchStage | None = None
     reference: bool = True

@@ -6,6 +6,7 @@ import pytest
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.report.convergence import label_convergences
+from adapad_ray.report.inputs import ReportInputs
 from adapad_ray.report.page import build_report
 from adapad_ray.sweep.inputs import load_inputs, sketch_inputs
 from adapad_ray.sweep.planning.curve_cells import CurveCells
@@ -97,7 +98,8 @@ def test_advance_learning_does_not_slow_down(finished):
 
 def test_the_report_shows_it(finished):
     folder, labels = finished
-    html = build_report(folder, title="bilinear", draws=50).html.read_text()
+    report = build_report(folder, ReportInputs(title="bilinear", draws=50))
+    html = report.files["report.html"].read_text()
     assert "How single components converge" in html
     assert all(f"{label}: " in html for label in labels)
     assert "with a trained head" not in html

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("module", ["adapad_ray.sweep.export", "adapad_ray.sweep.manifest"])
+@pytest.mark.parametrize(
+    "module", ["adapad_ray.sweep.export", "adapad_ray.sweep.manifest", "adapad_ray.sweep.observers"]
+)
 def test_a_finished_sweep_is_read_without_ray_optuna_and_mlflow(module):
     code = f"import sys, {module}; print({{'ray', 'optuna', 'mlflow', 'matplotlib', 'torch'}} & sys.modules.keys())"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -71,7 +71,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         FolderLock(tmp_path / "file" / "sweep").acquire()
 
 
-def test_a_bucket_that_is_not_there_is_not_made(bucket):
+def test_a_missing_bucket_is_not_created(bucket):
     with (
         pytest.raises(BadRequestError, match=r"no-such-bucket/runs/mine.* cannot be reached"),
         StoreLock("s3://no-such-bucket/runs/mine"),

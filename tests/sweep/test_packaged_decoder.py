@@ -30,7 +30,7 @@ def reviews(tmp_path_factory):
     raw = load_task("rotten-tomatoes")
     folder = tmp_path_factory.mktemp("reviews")
     for split, frame in raw.splits.items():
-        rows = [{"text": t, "label": raw.label_names[i]} for t, i in zip(frame["text"][:40], frame["label"])]
+        rows = [{"text": t, "label": raw.class_names[i]} for t, i in zip(frame["text"][:40], frame["label"])]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

@@ -52,7 +52,7 @@ def tracker(monkeypatch):
 @pytest.fixture
 def launch(tiny_model, reviews, tmp_path, tracker, monkeypatch):
     """Launches the sweep of these fields in one folder; what it returned and what an observer was told."""
-    monkeypatch.setattr(run, "rebuild_report", lambda folder, manifest: None)
+    monkeypatch.setattr(run, "build_report", lambda folder, inputs: None)
     monkeypatch.setattr(run, "SweepMetrics", lambda sweep: SweepObserver())
     content = {
         "name": "s",

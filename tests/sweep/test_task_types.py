@@ -220,7 +220,7 @@ def test_peft_does_the_test_split_alike(finished: Any) -> None:
     kind = TYPES[data.type]
     for label in ("lora", "adapad"):
         cell = folder / "cells" / results[label].id
-        backbone = load_backbone(spec.model, kind.outputs(data.label_names), auto_class=kind.auto_class, seed=9)
+        backbone = load_backbone(spec.model, kind.outputs(data.class_names), auto_class=kind.auto_class, seed=9)
         model = peft.PeftModel.from_pretrained(backbone.model, cell / str(results[label].final.adapter)).eval()
         passes = ModelPasses(model, 64, backbone.pad_token_id, tokenizer=backbone.tokenizer)
         found = kind.evaluate(data, passes, ["validation", "test"])

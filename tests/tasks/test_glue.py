@@ -49,7 +49,7 @@ def test_every_task_is_read_by_name_from_a_folder(task, tmp_path):
     raw = load_task(task, data_dir=str(tmp_path))
     assert raw.metric == METRICS.get(task, "accuracy")
     assert raw.type == ("regression" if task == "stsb" else "classification")
-    assert len(raw.label_names) == {"stsb": 0, "mnli": 3}.get(task, 2)
+    assert len(raw.class_names) == {"stsb": 0, "mnli": 3}.get(task, 2)
     # The labelled validation set is the test; validation is carved out of train.
     assert all(text.startswith("validation") for text in raw.splits["test"]["text"])
     assert len(raw.splits["train"]) + len(raw.splits["validation"]) == 200

@@ -6,6 +6,7 @@ from adapad_ray.tasks.metrics.registry import (
     AnswerMetricName,
     ClassMetricName,
     NumberMetricName,
+    check_classes,
     find_metric,
 )
 
@@ -15,6 +16,7 @@ __all__ = [
     "ClassMetricName",
     "Metric",
     "NumberMetricName",
+    "check_classes",
     "check_finite",
     "find_metric",
 ]

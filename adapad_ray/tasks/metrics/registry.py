@@ -41,6 +41,16 @@ def find_metric(name: str) -> Metric:
     return METRICS[name]
 
 
+def check_classes(name: str, classes: int, task: str) -> None:
+    """Check that a metric suits a task's number of classes.
+
+    Raises:
+        BadRequestError: it is for two classes, and the task has another number.
+    """
+    if find_metric(name).binary and classes != 2:
+        raise BadRequestError(f"metric {name} is for two classes and task {task!r} has {classes}: use f1_macro")
+
+
 def _named(predicted: Predicted) -> AfterValidator:
     """Validates the name of a metric that takes such predictions."""
 
