@@ -36,7 +36,7 @@ def check_url(url: str) -> None:
     """Rejects URLs that cannot be storage on any machine. It does not check that the store's package is installed.
 
     Raises:
-        BadRequestError: fsspec has no such scheme, the URL means another place in every process, or it has a password.
+        BadRequestError: fsspec has no such scheme, it means other storage in every process, or it has a password.
     """
     try:
         parts = urlsplit(url)

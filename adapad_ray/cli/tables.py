@@ -1,4 +1,4 @@
-"""Tables and sentences that commands print."""
+"""The tables and lines that commands print."""
 
 from __future__ import annotations
 

@@ -14,16 +14,16 @@ REQUIREMENTS = "adapad-job.json"
 """File next to this one: the oldest Python that works, the submitting Python, the required packages."""
 
 
-def complaint(needed: "dict[str, Any]") -> str:
+def find_problem(requirements: "dict[str, Any]") -> str:
     """Why the package cannot run in this Python, in one line; empty if it can."""
-    if list(sys.version_info[:2]) < needed["python"]:
+    if list(sys.version_info[:2]) < requirements["python"]:
         return "the cluster runs Python {}.{}, but adapad-ray needs {}.{} or newer: use another image".format(
-            *sys.version_info[:2], *needed["python"]
+            *sys.version_info[:2], *requirements["python"]
         )
     from packaging.requirements import Requirement
 
     missing = []
-    for text in needed["requirements"]:
+    for text in requirements["packages"]:
         requirement = Requirement(text)
         try:
             version = metadata.version(requirement.name)
@@ -40,15 +40,15 @@ def complaint(needed: "dict[str, Any]") -> str:
 def main() -> None:
     """Starts `adapad sweep` with the arguments of this program: a file and overrides."""
     with open(REQUIREMENTS) as file:
-        needed = json.load(file)
-    problem = complaint(needed)
+        requirements = json.load(file)
+    problem = find_problem(requirements)
     if problem:
         print("adapad: " + problem, file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
     here = "{}.{}".format(*sys.version_info[:2])
-    if here != needed["submitted_from"]:
+    if here != requirements["submitted_from"]:
         note = "Submitted from Python {}, running on {}."
-        print(note.format(needed["submitted_from"], here))  # noqa: T201
+        print(note.format(requirements["submitted_from"], here))  # noqa: T201
     os.execv(sys.executable, [sys.executable, "-m", "adapad_ray.cli", "sweep", *sys.argv[1:]])
 
 

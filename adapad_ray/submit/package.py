@@ -195,5 +195,5 @@ def _requirements() -> dict[str, object]:
     return {
         "python": _OLDEST_PYTHON,
         "submitted_from": f"{sys.version_info[0]}.{sys.version_info[1]}",
-        "requirements": [text for text in declared if "extra ==" not in text],
+        "packages": [text for text in declared if "extra ==" not in text],
     }

@@ -45,8 +45,8 @@ def test_values_energies_and_errors_are_those_of_a_dense_svd(adapter, tmp_path, 
     for module in report.modules:
         name = "base_model.model." + module.module
         values = torch.linalg.svdvals(before[name])
-        found = torch.tensor(module.singular_values, dtype=torch.float64)
-        torch.testing.assert_close(found, values[: len(found)], rtol=1e-5, atol=1e-6)
+        reported = torch.tensor(module.singular_values, dtype=torch.float64)
+        torch.testing.assert_close(reported, values[: len(reported)], rtol=1e-5, atol=1e-6)
         assert module.energy == pytest.approx(float(values.square().sum()), rel=1e-5)
         assert module.energy_kept == pytest.approx(float(values[: module.rank].square().sum()), rel=1e-5, abs=1e-9)
         left = before[name] - after.get(name, torch.zeros_like(before[name]))
@@ -110,8 +110,8 @@ def test_a_doubled_alpha_and_a_halved_b_are_the_same_adapter(tmp_path):
     stored = load_file(weights)
     stored["base_model.model.bert.encoder.layer.0.attention.self.query.lora_B.weight"] /= 2
     save_file(stored, weights)
-    found = compress_adapter(adapter.folder, tmp_path / "second", ratio=0.5)
-    assert [m.rank for m in found.modules] == [m.rank for m in expected.modules]
+    report = compress_adapter(adapter.folder, tmp_path / "second", ratio=0.5)
+    assert [m.rank for m in report.modules] == [m.rank for m in expected.modules]
     np.testing.assert_allclose(adapter.logits(tmp_path / "second"), adapter.logits(tmp_path / "first"), atol=1e-6)
 
 

@@ -69,13 +69,13 @@ def test_a_missing_or_wrong_token_or_address_is_one_line(head, spec, shared):
         },
         "rejected the token of this machine": {"RAY_AUTH_TOKEN": "f" * 48},
     }
-    running = {sentence: head.submit(spec, "--shared", shared, **change) for sentence, change in cases.items()}
+    running = {message: head.submit(spec, "--shared", shared, **change) for message, change in cases.items()}
     wrong_address = ["submit", spec, "--shared", shared, "--address", f"http://127.0.0.1:{free_port()}"]
     running["no Ray job server answers at"] = head.adapad(*wrong_address)
-    for sentence, process in running.items():
+    for message, process in running.items():
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 2, output
-        assert sentence in " ".join(output.split())
+        assert message in " ".join(output.split())
         assert "Traceback" not in output
 
 

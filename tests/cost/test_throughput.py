@@ -22,7 +22,7 @@ TINY = {"vocab_size": 100, "hidden_size": 32, "intermediate_size": 64, "num_hidd
     ids=lambda config: config.model_type,
 )
 def test_the_flops_of_a_plan_are_those_of_a_real_pass(config, tmp_path):
-    """The plan finds them on the meta device; Deberta's and the decoders' code asks for values, which are not there.
+    """The plan counts on the meta device, where tensors have no values; DeBERTa and the decoders read values.
 
     In the real pass attention is computed step by step: torch does not count its fused kernel on CPU.
     """

@@ -68,7 +68,7 @@ def test_the_tracking_address_of_the_environment_is_passed_on(write, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"storage": "runs"}, "storage 'runs' would be deleted with the job's temporary folder"),
         ({"storage": "/home/ann/runs"}, "storage '/home/ann/runs' may exist on one node only"),
@@ -83,10 +83,10 @@ def test_the_tracking_address_of_the_environment_is_passed_on(write, monkeypatch
         ({"task": {"train": "nowhere.csv"}}, "task.train 'nowhere.csv' does not exist on this machine"),
     ],
 )
-def test_a_sweep_whose_results_or_inputs_the_cluster_would_miss_is_rejected(changes, sentence, write):
+def test_a_sweep_whose_results_or_inputs_the_cluster_would_miss_is_rejected(changes, message, write):
     with pytest.raises(BadRequestError) as caught, packed(Request(write(**changes), shared=(SHARED,))):
         pass
-    assert sentence in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_tracking_database_on_shared_storage_is_accepted(write):
