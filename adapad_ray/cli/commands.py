@@ -84,12 +84,12 @@ def run_sweep(path: Path, overrides: Sequence[str], out: str | None) -> int:
 def show_plan(path: Path, overrides: Sequence[str], as_json: bool, link_gbps: float) -> int:
     """`adapad plan`."""
     from adapad_ray.cost.estimate import estimate, tables
-    from adapad_ray.sweep.inputs import sketch_grounds
+    from adapad_ray.sweep.inputs import sketch_inputs
     from adapad_ray.sweep.planner import Planner
 
     spec = load_spec(path, overrides)
-    grounds = sketch_grounds(spec)
-    found = estimate(spec, grounds, Planner(spec, grounds).plan(), link_gbps)
+    inputs = sketch_inputs(spec)
+    found = estimate(spec, inputs, Planner(spec, inputs).plan(), link_gbps)
     console = terminal()
     if as_json:
         console.print_json(json.dumps(dataclasses.asdict(found)))

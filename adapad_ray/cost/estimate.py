@@ -11,7 +11,8 @@ from rich.table import Table
 from adapad_ray.cost.throughput import Speed, expected_flops_per_token, tokens_per_step, training_speed
 from adapad_ray.cost.worker_scaling import WORKERS, WorkersTime, expected_phases, expected_times
 from adapad_ray.errors import BadRequestError
-from adapad_ray.sweep.planner import GapRow, Grounds, Row, SweepPlan
+from adapad_ray.sweep.inputs import SweepInputs
+from adapad_ray.sweep.planner import GapRow, Row, SweepPlan
 from adapad_ray.sweep.spec import SweepSpec
 
 LINK_GBPS = 10.0
@@ -72,7 +73,7 @@ class SweepEstimate:
     """Whether the model's sizes are those that this package keeps, as the Hub's configuration is out of reach."""
 
 
-def estimate(spec: SweepSpec, grounds: Grounds, plan: SweepPlan, link_gbps: float = LINK_GBPS) -> SweepEstimate:
+def estimate(spec: SweepSpec, inputs: SweepInputs, plan: SweepPlan, link_gbps: float = LINK_GBPS) -> SweepEstimate:
     """Estimates a planned sweep. Time is FLOPs over a rate that is measured now, padding included.
 
     Lanes are taken as growth is expected to add them, and tune cells at a label's mean over its budgets: a rough guide.
@@ -82,9 +83,9 @@ def estimate(spec: SweepSpec, grounds: Grounds, plan: SweepPlan, link_gbps: floa
     """
     if not link_gbps > 0:
         raise BadRequestError(f"--link-gbps is {link_gbps:g}: give the rate of a worker's link in Gbit/s, above 0")
-    per_token = expected_flops_per_token(grounds.model, grounds.data)
-    speed = training_speed(spec, grounds, per_token)
-    splits = grounds.data.splits
+    per_token = expected_flops_per_token(inputs.model, inputs.data)
+    speed = training_speed(spec, inputs, per_token)
+    splits = inputs.data.splits
     sizes = {name: len(split) for name, split in splits.items()}
     evaluated = {
         name: sum(
@@ -123,7 +124,7 @@ def estimate(spec: SweepSpec, grounds: Grounds, plan: SweepPlan, link_gbps: floa
     return SweepEstimate(
         name=spec.name,
         model=spec.model,
-        backbone_parameters=grounds.backbone_parameters,
+        backbone_parameters=inputs.backbone_parameters,
         examples=sizes,
         budgets=plan.budgets,
         rows=rows,
@@ -134,9 +135,9 @@ def estimate(spec: SweepSpec, grounds: Grounds, plan: SweepPlan, link_gbps: floa
         speed=speed,
         link_gbps=link_gbps,
         single_worker_seconds=flops / speed.flops_per_second,
-        words=grounds.words,
-        assumed=grounds.assumed,
-        kept=grounds.kept,
+        words=inputs.tokens_are_words,
+        assumed=inputs.rows_are_assumed,
+        kept=inputs.sizes_are_packaged,
     )
 
 

@@ -15,12 +15,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapad_ray.methods import METHODS, Setting
-from adapad_ray.models import LINEAR, linear_backbone, load_skeleton
+from adapad_ray.models.backbone import parse_dtype
 from adapad_ray.models.target_modules import target_modules
-from adapad_ray.sweep.planner import Grounds
+from adapad_ray.sweep.inputs import SweepInputs
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import TYPES, Split, TaskData
-from adapad_ray.training.cell import SHAPES
+from adapad_ray.training.cell import shape_inputs
 from adapad_ray.training.randomness import epoch_batches
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.trainer import LaneTrainer
@@ -43,7 +43,7 @@ class Speed:
     """The rest of a sentence that says what was timed."""
 
 
-def training_speed(spec: SweepSpec, grounds: Grounds, flops_per_token: float) -> Speed:
+def training_speed(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float) -> Speed:
     """Times training passes of the model on its own data, with the threads that a worker has.
 
     The model has the architecture and random weights, which take the same time as real ones. Models that are too large
@@ -58,12 +58,12 @@ def training_speed(spec: SweepSpec, grounds: Grounds, flops_per_token: float) ->
         if spec.resources.gpus_per_worker and device == "cpu":
             basis = f"{product / 1e9:,.0f} GFLOP/s of a matrix product on {place}; the GPUs it asks for are not here"
             return Speed(product, False, basis)
-        tokens = tokens_per_step(grounds.data.splits["train"], spec.training)
+        tokens = tokens_per_step(inputs.data.splits["train"], spec.training)
         seconds = 2 * flops_per_token * tokens / product
-        if grounds.backbone_parameters > LARGEST_MEASURED or seconds > LONGEST_PASS_SECONDS:
+        if inputs.backbone_parameters > LARGEST_MEASURED or seconds > LONGEST_PASS_SECONDS:
             basis = f"{product / 1e9:,.0f} GFLOP/s of a matrix product on {place}; the model is too large to time it"
             return Speed(product, False, basis)
-        rate = _pass_rate(spec, grounds, flops_per_token, device)
+        rate = _pass_rate(spec, inputs, flops_per_token, device)
     basis = f"{rate / 1e9:,.1f} GFLOP/s of training passes of this model, just timed on {place}"
     return Speed(rate, True, basis)
 
@@ -80,7 +80,7 @@ def expected_flops_per_token(model: nn.Module, data: TaskData) -> float:
     device = next(model.parameters()).device
     shapes_only, counter = FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False)
     with torch.inference_mode(), shapes_only, counter:  # the counter innermost: it sees operations first
-        model(**{name: batch[name].to(device) for name in SHAPES if name in batch})
+        model(**{name: value.to(device) for name, value in shape_inputs(batch).items()})
     return float(counter.get_total_flops() / padded)
 
 
@@ -91,9 +91,9 @@ def tokens_per_step(split: Split, settings: TrainingSettings) -> float:
     return sum(len(rows) * int(lengths[rows].max()) for rows in batches) / len(batches)
 
 
-def _pass_rate(spec: SweepSpec, grounds: Grounds, flops_per_token: float, device: str) -> float:
+def _pass_rate(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float, device: str) -> float:
     """Median over a few optimizer steps of a LoRA of rank 1: a lane's pass has the same parts."""
-    model = _with_random_weights(spec, grounds).to(device)
+    model = _with_random_weights(spec, inputs).to(device)
     modules = target_modules(model, spec.target_modules)
     lora = METHODS["lora"]
     setting = Setting(modules, sum(m.component_cost for m in modules), total_steps=10_000, seed=0)
@@ -102,13 +102,13 @@ def _pass_rate(spec: SweepSpec, grounds: Grounds, flops_per_token: float, device
     trainer = LaneTrainer(
         adapted,
         method,
-        grounds.data.splits["train"],
+        inputs.data.splits["train"],
         spec.training,
         total_steps=setting.total_steps,
         seed=0,
         pad_token_id=0,
         device=device,
-        loss=grounds.data.loss,
+        loss=inputs.data.loss,
     )
     trainer.start()
     trainer.run(stop_at=1)  # the first step is slower than those that count
@@ -123,14 +123,10 @@ def _pass_rate(spec: SweepSpec, grounds: Grounds, flops_per_token: float, device
     return statistics.median(rates)
 
 
-def _with_random_weights(spec: SweepSpec, grounds: Grounds) -> nn.Module:
-    if spec.model == LINEAR:
-        layer = grounds.model.layers[0]
-        return linear_backbone(layer.in_features, layer.out_features, dtype=spec.dtype).model
-    kind = TYPES[grounds.data.type]
-    outputs = kind.outputs(grounds.data.label_names)
-    model = load_skeleton(spec.model, outputs, spec.pooling, auto_class=kind.auto_class, device="cpu")
-    return model.to(getattr(torch, spec.dtype))
+def _with_random_weights(spec: SweepSpec, inputs: SweepInputs) -> nn.Module:
+    kind = TYPES[inputs.data.type]
+    model = kind.skeleton(spec.model, inputs.data, pooling=spec.pooling, device="cpu")
+    return model.to(parse_dtype(spec.dtype))
 
 
 def _product_rate(device: str) -> float:

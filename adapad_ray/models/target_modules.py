@@ -6,7 +6,6 @@ neither embeddings nor poolers nor heads.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 from adapad_ray.budget import ModuleShape
 from adapad_ray.errors import BadRequestError
 from adapad_ray.safe_regex import Matcher
+from adapad_ray.validation import closest
 
 ALL_LINEAR = "all-linear"
 
@@ -194,8 +194,8 @@ def _match_pattern(pattern: str, candidates: dict[str, nn.Linear]) -> set[str]:
 
 def _nothing_matches(name: str, candidates: dict[str, nn.Linear]) -> BadRequestError:
     suffixes = _suffixes(candidates)
-    nearest = difflib.get_close_matches(name, [*suffixes, ALL_LINEAR, *Layer._fields], n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    near = closest(name, [*suffixes, ALL_LINEAR, *Layer._fields])
+    hint = f"did you mean {near!r}? " if near else ""
     return BadRequestError(
         f"target_modules {name!r} matches no nn.Linear of the backbone (pooler and head are not adapted): "
         f"{hint}available are {', '.join(suffixes)}, and the presets all-linear, attention and mlp"

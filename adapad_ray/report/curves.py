@@ -18,10 +18,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.report.metrics import item_metric
 from adapad_ray.report.records import load_predictions
 from adapad_ray.report.statistics import Estimate, estimate, item_weights, pareto_front
 from adapad_ray.results import CellResult, Point
+from adapad_ray.tasks import find_metric
 
 Array = NDArray[np.float64]
 Split = Literal["validation", "test"]
@@ -175,7 +175,7 @@ class Curves:
         return self._scores("test")
 
     def _scores(self, split: Split) -> dict[PointKey, SeedScores]:
-        metric, targets = item_metric(self.metric), self.targets(split)
+        metric, targets = find_metric(self.metric), self.targets(split)
         members = [(key, cell, point) for key, group in self.points.items() for cell, point in group]
         features = np.stack(
             [metric.features(self._tensor(cell, f"{split}/{point.key}"), targets) for _, cell, point in members],

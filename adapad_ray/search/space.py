@@ -6,7 +6,6 @@ earlier launch had already computed, not on kills.
 
 from __future__ import annotations
 
-import difflib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import optuna
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.quiet import quiet_optuna
+from adapad_ray.validation import closest
 
 Space = Mapping[str, Mapping[str, Sequence[Any]]]
 """`{name: {log | uniform | int: [low, high]}}` or `{name: {choice: [...]}}`."""
@@ -85,8 +85,9 @@ def _distribution(where: str, spec: Any) -> optuna.distributions.BaseDistributio
         )
     [(kind, values)] = spec.items()
     if kind not in _KINDS:
-        near = difflib.get_close_matches(str(kind), _KINDS, n=1, cutoff=0.0)[0]
-        raise BadRequestError(f"{where}.{kind} is not a kind of range: did you mean {near}? ({', '.join(_KINDS)})")
+        near = closest(kind, _KINDS)
+        hint = f"did you mean {near}? " if near else ""
+        raise BadRequestError(f"{where}.{kind} is not a kind of range: {hint}use one of {', '.join(_KINDS)}")
     if not isinstance(values, (list, tuple)):
         raise BadRequestError(f"{where}.{kind} must be a list but got {values!r}")
     if kind == "choice":

@@ -25,7 +25,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.storage import OF_A_NODE, check_url, is_url
 from adapad_ray.submit import entrypoint
 from adapad_ray.sweep.spec import SweepSpec, load_spec
-from adapad_ray.tasks import DataSource
+from adapad_ray.tasks import TYPES
 
 LARGEST_UPLOAD = 100 * 2**20
 """Bytes that travel with a job. Ours: the cluster's head keeps them in its memory."""
@@ -139,25 +139,22 @@ def _is_shared(path: Path, shared: Sequence[Path]) -> bool:
 
 def _data_files(spec: SweepSpec, shared: Sequence[Path]) -> dict[str, Path]:
     """Local data files by the key of the sweep's file that names them."""
-    if not isinstance(spec.task, DataSource):
+    if isinstance(spec.task, str):
         if spec.data_dir is not None:
             _check_shared(f"data_dir {spec.data_dir!r}", Path(spec.data_dir).expanduser().absolute(), shared)
         return {}
-    if spec.task.dataset is not None:
-        return {}
-    task = spec.task.inside(spec.data_dir)
-    needed = {f"task.{split}": path for split in ("train", "validation", "test") if (path := getattr(task, split))}
-    further = {f"task.further_tests.{name}": path for name, path in task.further_tests.items()}
-    found = {key: Path(path).expanduser().absolute() for key, path in (needed | further).items()}
-    for key in needed:
-        if task.type == "image":  # its rows name files as well
-            _check_shared(f"{key} {needed[key]!r}", found[key], shared)
-        if not _is_shared(found[key], shared) and not found[key].is_file():
+    kind = TYPES[spec.task.type]
+    files = kind.files(spec.task.inside(spec.data_dir))
+    paths = {file.key: Path(file.path).expanduser().absolute() for file in files}
+    for file in files:
+        if file.required and kind.rows_name_files:
+            _check_shared(f"{file.key} {file.path!r}", paths[file.key], shared)
+        if file.required and not _is_shared(paths[file.key], shared) and not paths[file.key].is_file():
             raise BadRequestError(
-                f"{key} {needed[key]!r} does not exist here, and so cannot travel: pass the path of a file, or declare "
-                "its folder with --shared if every node has it"
+                f"{file.key} {file.path!r} does not exist here, and so cannot travel: pass the path of a file, or "
+                "declare its folder with --shared if every node has it"
             )
-    return {key: path for key, path in found.items() if _is_shared(path, shared) or path.is_file()}
+    return {key: path for key, path in paths.items() if _is_shared(path, shared) or path.is_file()}
 
 
 def _tracking(spec: SweepSpec, shared: Sequence[Path]) -> Mapping[str, str]:

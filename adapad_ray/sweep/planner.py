@@ -17,8 +17,8 @@ from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.search.settings import BUDGET, SearchStage
 from adapad_ray.search.space import Distributions, parse_space, quasi_random_list, quasi_random_points, whole_numbers
 from adapad_ray.sweep.cells import Cell
+from adapad_ray.sweep.inputs import SweepInputs
 from adapad_ray.sweep.spec import SweepSpec, front_label
-from adapad_ray.tasks import TaskData
 from adapad_ray.training.cell import check_workers, make_method, parent_identity
 from adapad_ray.training.settings import TrainingSettings
 
@@ -27,23 +27,6 @@ SAMPLE = 8
 
 Winners = Mapping[tuple[str, int | None], Mapping[str, Any]]
 """(label, budget) → the best point of the tune stage; the budget is None where one point serves all budgets."""
-
-
-@dataclass(frozen=True)
-class Grounds:
-    """What cells are identified and counted on: the model's structure and digest, and the tokenised data."""
-
-    model: Any
-    """The backbone, or its skeleton on the meta device."""
-    backbone_parameters: int
-    model_digest: str
-    data: TaskData
-    words: bool = False
-    """Whether the texts are counted in words, for want of a tokenizer."""
-    assumed: bool = False
-    """Whether the data were not read: so many examples of `max_length` tokens are assumed."""
-    kept: bool = False
-    """Whether the model's sizes are those that this package keeps, as the Hub's configuration is out of reach."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +83,7 @@ Results = Mapping[str, CellResult]
 class Planner:
     """Plans one sweep on its grounds."""
 
-    def __init__(self, spec: SweepSpec, grounds: Grounds) -> None:
+    def __init__(self, spec: SweepSpec, grounds: SweepInputs) -> None:
         self.spec, self.grounds = spec, grounds
         self.modules = {label: target_modules(grounds.model, spec.modules_of(label)) for label in spec.labels()}
         self._everywhere = target_modules(grounds.model, spec.target_modules)

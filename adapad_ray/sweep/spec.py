@@ -17,7 +17,7 @@ from adapad_ray.methods import METHODS
 from adapad_ray.report.published import PublishedPoint
 from adapad_ray.safe_yaml import LONGEST_TEXT, read_yaml
 from adapad_ray.search.settings import BUDGET, SearchStage, TuneStage
-from adapad_ray.tasks import BilinearSource, DataSource, parse_source
+from adapad_ray.tasks import Source, parse_source
 from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
 
 REFERENCE = "head_only"
@@ -76,7 +76,7 @@ class SweepSpec(_Part):
     name: str = Field(default="", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     """By default the file's name."""
     model: str
-    task: str | SerializeAsAny[DataSource] | BilinearSource
+    task: str | SerializeAsAny[Source]
     data_dir: str | None = None
     """Folder of a GLUE task's files, or of the files that `task` names."""
     pooling: str | None = None
@@ -326,9 +326,7 @@ def _validated(model: type[ModelT], content: Mapping[str, Any], where: str) -> M
 def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """The first problem in one sentence: which key, which value, what would be right."""
     problem = error.errors()[0]
-    parts = [
-        str(part) for part in problem["loc"] if str(part) not in ("int", "float", "str", "list[str]", "DataSource")
-    ]
+    parts = [str(part) for part in problem["loc"] if str(part) not in ("int", "float", "str", "list[str]", "Source")]
     key = ".".join([where, *parts] if where else parts)
     if problem["type"] == "extra_forbidden":
         fields = _fields(model, parts[:-1])

@@ -14,7 +14,9 @@ POINTS = [
     PublishedPoint(label="adapad", parameters="0.34M", value=0.87, source=TABLE),
     PublishedPoint(label="adapad", parameters="0.34M", value=0.7226, task="cola", source=TABLE),
     PublishedPoint(label="para", value=0.86, source="2604.27796, Table 2"),
-    PublishedPoint(label="lora", parameters=663_552, value=0.82, metric="matthews", source="2604.27796, Table 2"),
+    PublishedPoint(
+        label="lora", parameters=663_552, value=0.82, metric="matthews_corrcoef", source="2604.27796, Table 2"
+    ),
 ]
 
 
@@ -37,7 +39,7 @@ def test_points_are_filtered_by_task_and_by_metric():
     assert of_task(POINTS, "rte") == [POINTS[0], POINTS[2], POINTS[3]]
     assert of_task(POINTS, "cola") == POINTS
     assert comparable(POINTS, "accuracy") == POINTS[:2]
-    assert comparable(POINTS, "matthews") == [POINTS[0], POINTS[1], POINTS[3]]
+    assert comparable(POINTS, "matthews_corrcoef") == [POINTS[0], POINTS[1], POINTS[3]]
 
 
 def test_published_points_reach_a_rebuilt_report(folder):

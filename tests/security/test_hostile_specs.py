@@ -12,7 +12,7 @@ from bounded import bounded_memory, check_sentence
 
 from adapad_ray import safe_regex
 from adapad_ray.errors import BadRequestError
-from adapad_ray.sweep.inputs import sketch_grounds
+from adapad_ray.sweep.inputs import sketch_inputs
 from adapad_ray.sweep.planner import Planner
 from adapad_ray.sweep.spec import load_spec
 
@@ -146,7 +146,7 @@ def refuse(path: Path, overrides: tuple[str, ...] = ()) -> None:
     """Everything that `adapad plan` and `adapad sweep` do before anything is computed."""
     with bounded_memory(), pytest.raises(BadRequestError) as caught:
         spec = load_spec(path, overrides)
-        Planner(spec, sketch_grounds(spec)).plan()
+        Planner(spec, sketch_inputs(spec)).plan()
     check_sentence(caught.value)
 
 
@@ -160,7 +160,7 @@ def write(folder: Path, content: dict[Any, Any]) -> Path:
 
 def test_the_harmless_one_is_accepted(base, tmp_path):
     spec = load_spec(write(tmp_path, base))
-    assert Planner(spec, sketch_grounds(spec)).plan()
+    assert Planner(spec, sketch_inputs(spec)).plan()
 
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))

@@ -10,7 +10,7 @@ import pytest
 from adapad_ray.cost.estimate import estimate, tables
 from adapad_ray.errors import BadRequestError
 from adapad_ray.results import CellResult, Cost, Point
-from adapad_ray.sweep.inputs import sketch_grounds
+from adapad_ray.sweep.inputs import sketch_inputs
 from adapad_ray.sweep.planner import Planner
 from adapad_ray.sweep.spec import parse_spec
 
@@ -31,7 +31,7 @@ def planner(tiny_model, reviews):
             "training": {"max_length": 32},
         }
         spec = parse_spec({**content, **changes})
-        return Planner(spec, sketch_grounds(spec))
+        return Planner(spec, sketch_inputs(spec))
 
     return make
 

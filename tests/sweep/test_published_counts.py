@@ -15,7 +15,7 @@ from adapad_ray.cost.throughput import expected_flops_per_token
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import BUILT_IN
 from adapad_ray.models import load_backbone, load_skeleton
-from adapad_ray.sweep.inputs import sketch_grounds
+from adapad_ray.sweep.inputs import sketch_inputs
 from adapad_ray.sweep.planner import Planner
 from adapad_ray.sweep.spec import parse_spec
 from adapad_ray.testing import tiny_task
@@ -121,7 +121,7 @@ def test_deberta_v3_base_has_165_888_parameters_per_rank(folder, reviews):
             "budgets": ["72 ranks", 2 * per_rank, 4 * per_rank, 9 * per_rank - 1],
         }
     )
-    planner = Planner(spec, sketch_grounds(spec))
+    planner = Planner(spec, sketch_inputs(spec))
     assert planner.grounds.backbone_parameters == 183_831_552
     rows = [row.plan for row in planner.plan().rows if row.budget is not None]
     assert [row.parameters for row in rows] == [per_rank, 2 * per_rank, 4 * per_rank, 8 * per_rank]
@@ -203,7 +203,7 @@ def test_a_decoder_of_which_only_the_configuration_is_there_costs_twice_its_weig
             "budgets": ["560 ranks"],
         }
     )
-    grounds = sketch_grounds(spec)
+    grounds = sketch_inputs(spec)
     weights = grounds.backbone_parameters - 128_256 * 8_192
     assert expected_flops_per_token(grounds.model, grounds.data) == pytest.approx(2 * weights, rel=1e-3)
     split = grounds.data.splits["train"]

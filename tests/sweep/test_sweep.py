@@ -20,7 +20,7 @@ from adapad_ray.models import load_backbone
 from adapad_ray.report.records import load_results
 from adapad_ray.sweep.run import Manifest
 from adapad_ray.tasks import encode, load_task
-from adapad_ray.tasks.metrics import compute_metrics
+from adapad_ray.tasks.metrics import find_metric
 from adapad_ray.training.evaluation import predict
 
 pytestmark = pytest.mark.xdist_group("clusters")
@@ -106,7 +106,7 @@ def test_recorded_metrics_are_those_of_the_stored_predictions(first):
         stored = load_file(first[0] / "cells" / result.id / "predictions.safetensors")
         for point in result.points:
             logits = stored[f"validation/{point.key}"]
-            expected = compute_metrics(result.metric, logits, stored["validation/labels"])
+            expected = find_metric(result.metric).scores(logits, stored["validation/labels"])
             assert point.validation == pytest.approx(expected)
         assert result.identity.stage == "curve" or not any(name.startswith("test/") for name in stored)
 

@@ -21,7 +21,7 @@ from adapad_ray.models import load_backbone
 from adapad_ray.report.curves import Curves
 from adapad_ray.report.records import load_results
 from adapad_ray.results import CellResult
-from adapad_ray.sweep.inputs import load_grounds, sketch_grounds
+from adapad_ray.sweep.inputs import load_inputs, sketch_inputs
 from adapad_ray.sweep.planner import Planner
 from adapad_ray.sweep.spec import parse_spec
 from adapad_ray.tasks import TYPES
@@ -156,9 +156,9 @@ def spec_of(task: str, models: dict[str, str], data_dir: Path, **changes: Any) -
 
 def compute(spec: Any, folder: Path) -> dict[str, CellResult]:
     """Every cell of a sweep in this process, by label; backbone and data go the way that they take to a worker."""
-    loaded = load_grounds(spec)
-    planner = Planner(spec, loaded.grounds)
-    backbone, data = pickle.loads(pickle.dumps((share_backbone(loaded.backbone), loaded.grounds.data)))
+    loaded = load_inputs(spec)
+    planner = Planner(spec, loaded.inputs)
+    backbone, data = pickle.loads(pickle.dumps((share_backbone(loaded.backbone), loaded.inputs.data)))
     workspace = Workspace(open_backbone(backbone, "cpu"), data)
     results: dict[str, CellResult] = {}
     for wave in planner.waves(planner.plan(), results):
@@ -214,11 +214,11 @@ def test_the_report_finds_the_metric_in_the_stored_predictions(finished: Any) ->
 
 def test_peft_does_the_test_split_alike(finished: Any) -> None:
     _, spec, folder, results = finished
-    data = load_grounds(spec).grounds.data
+    data = load_inputs(spec).inputs.data
     kind = TYPES[data.type]
     for label in ("lora", "adapad"):
         cell = folder / "cells" / results[label].id
-        backbone = load_backbone(spec.model, kind.outputs(data.label_names), auto_class=kind.auto_class, seed=9)
+        backbone = load_backbone(spec.model, kind.outputs(data.class_names), auto_class=kind.auto_class, seed=9)
         model = peft.PeftModel.from_pretrained(backbone.model, cell / str(results[label].final.adapter)).eval()
         passes = ModelPasses(model, 64, backbone.pad_token_id, tokenizer=backbone.tokenizer)
         found = kind.evaluate(data, passes, ["validation", "test"])
@@ -249,7 +249,7 @@ def test_answers_are_kept_as_texts(finished: Any) -> None:
 
 def test_a_plan_has_the_sweep_s_own_counts(finished: Any) -> None:
     _, spec, _, results = finished
-    sketch = sketch_grounds(spec)
+    sketch = sketch_inputs(spec)
     assert sketch.data.digest == results["lora"].identity.data_digest
     planned = {row.label: row.plan.parameters for row in Planner(spec, sketch).plan().rows}
     assert planned["lora"] == results["lora"].final.parameters

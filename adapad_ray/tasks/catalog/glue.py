@@ -1,7 +1,7 @@
 """GLUE's tasks by name: columns, metrics and sizes, from a folder of JSON lines or from the Hub.
 
-Two metrics of one task are averaged, as GLUE's own score does it; the mean decides and both are reported. MNLI is
-judged on the matched set; the mismatched one is reported beside it.
+Where GLUE has two metrics, their mean decides, as in GLUE's own score, and both are reported. MNLI is scored on the
+matched set; the mismatched one is reported beside it.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.source import DataSource, TaskSource
+from adapad_ray.tasks.source import DataSource
+from adapad_ray.tasks.types.classification import ClassificationSource
 from adapad_ray.tasks.types.regression import RegressionSource
 
 _HUB = "nyu-mll/glue"
 _SENTENCES = {"text": "sentence1", "text_pair": "sentence2"}
 
 
-def _on_hub(subset: str, rows: tuple[int, int], **fields: Any) -> TaskSource:
+def _on_hub(subset: str, rows: tuple[int, int], **fields: Any) -> ClassificationSource:
     examples = dict(zip(("train", "validation"), rows, strict=True))
-    return TaskSource.model_validate({"dataset": _HUB, "subset": subset, "examples": examples, **fields})
+    return ClassificationSource.model_validate({"dataset": _HUB, "subset": subset, "examples": examples, **fields})
 
 
 GLUE_TASKS: dict[str, DataSource] = {
-    "cola": _on_hub("cola", (8_551, 1_043), text="sentence", metric="matthews"),
+    "cola": _on_hub("cola", (8_551, 1_043), text="sentence", metric="matthews_corrcoef"),
     "sst2": _on_hub("sst2", (67_349, 872), text="sentence"),
     "mrpc": _on_hub("mrpc", (3_668, 408), **_SENTENCES, metric="accuracy_f1"),
     "stsb": RegressionSource(
@@ -49,15 +50,15 @@ GLUE_TASKS: dict[str, DataSource] = {
     "rte": _on_hub("rte", (2_490, 277), **_SENTENCES),
     "wnli": _on_hub("wnli", (635, 71), **_SENTENCES),
 }
-"""With the columns, splits and numbers of rows of the Hub's data set."""
+"""Name → task, with the columns, splits and numbers of rows of the Hub's data set."""
 
 
 def in_folder(name: str, task: DataSource, data_dir: str | None) -> DataSource:
-    """A task of the Hub, with `train.jsonl`, `validation.jsonl` and `test.jsonl` of a folder where one is given.
+    """The task with the files of a folder instead of the Hub's data set, if a folder is given.
 
-    The folder holds them itself or in a subfolder of the task's name. Files have the Hub's columns; a test set whose
-    labels are withheld (-1) is left out; MNLI's validation files may be called `validation_matched.jsonl` and
-    `validation_mismatched.jsonl`.
+    The folder, or its subfolder with the task's name, holds `train.jsonl`, `validation.jsonl` and `test.jsonl` with the
+    Hub's columns. A test set whose labels are withheld (-1) is left out. MNLI's validation files may be called
+    `validation_matched.jsonl` and `validation_mismatched.jsonl`.
 
     Raises:
         BadRequestError: the folder has no `train.jsonl`.
@@ -65,10 +66,11 @@ def in_folder(name: str, task: DataSource, data_dir: str | None) -> DataSource:
     if data_dir is None:
         return task
     base = Path(data_dir).expanduser()
-    folder = next((place for place in (base / name, base) if (place / "train.jsonl").is_file()), None)
+    folder = next((path for path in (base / name, base) if (path / "train.jsonl").is_file()), None)
     if folder is None:
         raise BadRequestError(
-            f"data_dir {data_dir!r} has no train.jsonl of task {name}: put it there or into {name}/, one JSON a line"
+            f"data_dir {data_dir!r} has no train.jsonl of task {name}: put it there or into {name}/, "
+            "one JSON object per line"
         )
     files: dict[str, Any] = {"dataset": None, "subset": None, "train": str(folder / "train.jsonl")}
     files["validation"] = _first(folder, "validation.jsonl", f"{task.validation}.jsonl")
@@ -83,9 +85,9 @@ def _first(folder: Path, *names: str) -> str | None:
 
 
 def _labelled(path: Path) -> bool:
-    """Whether a file of GLUE tells its labels; the first line stands for all."""
+    """Whether the first row of a file has a label."""
     with path.open(encoding="utf-8") as lines:
         try:
             return bool(json.loads(next(lines, "{}")).get("label") != -1)
         except ValueError:
-            return True  # reading it will say what is wrong
+            return True  # reading the file reports the error
