@@ -9,7 +9,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.adalora import Adalora
 from adapad_ray.methods.adapad import Adapad
 from adapad_ray.methods.ard import Ard
-from adapad_ray.methods.base import Deployable, Method, MethodConfig, Plan, RoundReport, Setting
+from adapad_ray.methods.base import CellContext, Deployable, Method, MethodConfig, Plan, RoundReport
 from adapad_ray.methods.cp import CpMethod
 from adapad_ray.methods.dora import Dora
 from adapad_ray.methods.dylora import Dylora
@@ -44,6 +44,7 @@ __all__ = [
     "Adalora",
     "Adapad",
     "Ard",
+    "CellContext",
     "CpMethod",
     "Deployable",
     "Dora",
@@ -59,5 +60,4 @@ __all__ = [
     "Plan",
     "RoundReport",
     "Sequential",
-    "Setting",
 ]

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from adapad_ray.adapters.external_models import ADAPTER, InjectedModel
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import BudgetTooSmallError
 from adapad_ray.methods.base import Method, MethodConfig, Plan
 
@@ -167,33 +166,34 @@ class Adalora(Method[AdaloraConfig]):
     name = "adalora"
     summary = "AdaLoRA through PEFT: starts above the budget and prunes the least important components"
     Config = AdaloraConfig
+    adapted: AdaloraModel
 
     @cached_property
     def _start(self) -> int:
         """t_i, in optimizer steps."""
-        return min(round(self.config.allocation_start * self.setting.total_steps), self._end - 1)
+        return min(round(self.config.allocation_start * self.context.total_steps), self._end - 1)
 
     @cached_property
     def _end(self) -> int:
         """The step after which the final allocation is made."""
-        return max(1, round(self.config.allocation_end * self.setting.total_steps))
+        return max(1, round(self.config.allocation_end * self.context.total_steps))
 
     @property
     def _target(self) -> int:
         """Triplets that the schedule heads for: what the budget holds at the mean cost."""
-        modules, budget = self.setting.modules, self.setting.budget
+        modules, budget = self.context.modules, self.context.budget
         assert budget is not None
         return max(1, budget * len(modules) // sum(m.component_cost for m in modules))
 
     @property
     def _initial_rank(self) -> int:
         """Triplets of every module at the start: more than the target in all, so that there is something to prune."""
-        count = len(self.setting.modules)
+        count = len(self.context.modules)
         wanted = max(math.ceil(self.config.initial_factor * self._target / count), self._target // count + 1)
-        return min(wanted, min(m.max_rank for m in self.setting.modules))
+        return min(wanted, min(m.max_rank for m in self.context.modules))
 
     def plan(self) -> Plan:
-        modules, budget = self.setting.modules, self.setting.budget
+        modules, budget = self.context.modules, self.context.budget
         assert budget is not None
         largest = max(modules, key=lambda m: m.component_cost)
         if budget < largest.component_cost:
@@ -214,10 +214,10 @@ class Adalora(Method[AdaloraConfig]):
     def scales(self) -> dict[str, float]:
         return self.budget_scales()
 
-    def adapt(self, model: nn.Module, head_modules: Sequence[str]) -> AdaptedModel:
+    def attach(self, model: nn.Module, head_modules: Sequence[str]) -> AdaloraModel:
         from peft import AdaLoraConfig
 
-        rank, settings, total = self._initial_rank, self.config, self.setting.total_steps
+        rank, settings, total = self._initial_rank, self.config, self.context.total_steps
         scale = next(iter(self.scales().values()))
         config = AdaLoraConfig(
             init_r=rank,
@@ -230,27 +230,21 @@ class Adalora(Method[AdaloraConfig]):
             orth_reg_weight=settings.orth_reg_weight,
             total_step=total,
         )
-        adapted = AdaloraModel(model, self.setting.modules, head_modules, config, dropout=settings.dropout)
+        adapted = AdaloraModel(model, self.context.modules, head_modules, config, dropout=settings.dropout)
         adapted.allocator.target_bgt = min(self._target, adapted.allocator.init_bgt - 1)
         return adapted
 
-    @property
-    def _model(self) -> AdaloraModel:
-        assert isinstance(self.adapted, AdaloraModel)
-        return self.adapted
-
-    def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
-        self.adapted = adapted
-        self._model.reset(generator)
-        adapted.add_head(1)
+    def build(self, generator: torch.Generator) -> None:
+        self.adapted.reset(generator)
+        self.adapted.add_head(1)
 
     def penalty(self, lane: Lane) -> Tensor | None:
         weight = self.config.orth_reg_weight
-        return weight * self._model.orthogonality() if weight else None
+        return weight * self.adapted.orthogonality() if weight else None
 
     def stepped(self, steps_done: int) -> None:
         """PEFT's order: after the optimizer's step, before its gradients go."""
-        model = self._model
+        model = self.adapted
         model.zero_missing_gradients()
         if steps_done == self._end:
             if not model.allocator.exp_avg_ipt:  # the training is too short for a step before the final allocation
@@ -262,7 +256,7 @@ class Adalora(Method[AdaloraConfig]):
 
     def _affordable(self) -> int:
         """Largest number of best triplets that the budget holds; the allocator always prunes at least one."""
-        budget, model = self.setting.budget, self._model
+        budget, model = self.context.budget, self.adapted
         assert budget is not None
         scores = model.scores()
         ordered = torch.cat([scores[shape.name] for shape in model.shapes]).sort(descending=True, stable=True).indices
@@ -271,9 +265,8 @@ class Adalora(Method[AdaloraConfig]):
         return min(fitting, len(costs) - 1)
 
     def state(self) -> dict[str, Any]:
-        return {"rank_pattern": self._model.config.rank_pattern, "kept": self._model.kept}
+        return {"rank_pattern": self.adapted.config.rank_pattern, "kept": self.adapted.kept}
 
-    def load_state(self, adapted: AdaptedModel, state: Mapping[str, Any]) -> None:
-        self.adapted = adapted
-        self._model.config.rank_pattern = state["rank_pattern"]
-        self._model.kept = state["kept"]
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.adapted.config.rank_pattern = state["rank_pattern"]
+        self.adapted.kept = state["kept"]

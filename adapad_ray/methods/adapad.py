@@ -19,10 +19,9 @@ from pydantic import Field, model_validator
 from adapad_ray.adapters.cp import Cp, Splits
 from adapad_ray.adapters.families import PLAIN
 from adapad_ray.adapters.lane import RESERVE, Lane
-from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import BudgetTooSmallError, GrowthRequest, GrowthSchedule, decide_growth
 from adapad_ray.errors import BadRequestError
-from adapad_ray.methods.base import Deployable, MethodConfig, Plan, RoundReport, Setting
+from adapad_ray.methods.base import CellContext, Deployable, MethodConfig, Plan, RoundReport
 from adapad_ray.methods.growth import GrowingMethod
 from adapad_ray.methods.importance import ReserveScores
 
@@ -91,28 +90,28 @@ class Adapad(GrowingMethod[AdapadConfig]):
     Config = AdapadConfig
     structural = frozenset({"initial_rank", "r_max", "family", "splits"})
 
-    def __init__(self, config: AdapadConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
+    def __init__(self, config: AdapadConfig, context: CellContext) -> None:
+        super().__init__(config, context)
         self.parallel = "components"
         self.staleness = config.staleness
-        self.local_steps = min(config.local_steps, setting.total_steps)
+        self.local_steps = min(config.local_steps, context.total_steps)
         self.initial_rank = config.initial_rank
         self.family = PLAIN if config.family == "plain" else Cp(config.splits)
         self.schedule = self._schedule()
         self.joint_start = self._joint_start()
         self.scores: ReserveScores = ReserveScores(config.score_decay)
-        self.limits = {m.name: min(self.r_max, m.max_rank) for m in setting.modules}
+        self.limits = {m.name: min(self.r_max, m.max_rank) for m in context.modules}
 
     @property
     def r_max(self) -> int:
         """Largest rank of a module."""
-        assert self.setting.budget is not None
+        assert self.context.budget is not None
         if self.config.r_max is not None:
             return self.config.r_max
-        return max(2, self.config.initial_rank, math.ceil(2 * self.setting.budget / sum(self.costs.values())))
+        return max(2, self.config.initial_rank, math.ceil(2 * self.context.budget / sum(self.costs.values())))
 
     def _schedule(self) -> GrowthSchedule:
-        total, period = self.setting.total_steps, self.local_steps
+        total, period = self.context.total_steps, self.local_steps
         last = total // period * period  # growth that never comes would leave the budget unspent
         start = min(last, max(period, round(self.config.growth_start * total / period) * period))
         end = min(last, max(start, round(self.config.growth_end * total / period) * period))
@@ -121,7 +120,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
 
     def _joint_start(self) -> int:
         """Steps before the joint tail, in whole rounds and fewer than all; all of them where there is no tail."""
-        total, period = self.setting.total_steps, self.local_steps
+        total, period = self.context.total_steps, self.local_steps
         if self.config.joint_fraction == 0:
             return total
         latest = (total - 1) // period * period
@@ -129,8 +128,8 @@ class Adapad(GrowingMethod[AdapadConfig]):
 
     def plan(self) -> Plan:
         budget = self.ledger.budget
-        self.family.check(self.setting.modules)
-        for module in self.setting.modules:
+        self.family.check(self.context.modules)
+        for module in self.context.modules:
             if self.config.initial_rank > module.max_rank:
                 raise BadRequestError(
                     f"initial_rank {self.config.initial_rank} is above the dimension {module.max_rank} of {module.name}"
@@ -160,23 +159,22 @@ class Adapad(GrowingMethod[AdapadConfig]):
             lanes=lanes,
             passes=lanes,
             ranks=None if growing else dict.fromkeys(self.costs, self.config.initial_rank),
-            acting_parameters=reachable * sum(m.component_cost for m in self.setting.modules) // one_each,
+            acting_parameters=reachable * sum(m.component_cost for m in self.context.modules) // one_each,
         )
 
     def scales(self) -> dict[str, float]:
         return self.budget_scales()
 
-    def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
-        self.adapted = adapted
+    def build(self, generator: torch.Generator) -> None:
         self.add_initial(generator)
-        adapted.add_head(0)
-        for k in range(1, adapted.blocks + 1):
-            adapted.add_head(k, source=0)
-        if adapted.blocks:
-            adapted.drop_head(0)
+        self.adapted.add_head(0)
+        for k in range(1, self.adapted.blocks + 1):
+            self.adapted.add_head(k, source=0)
+        if self.adapted.blocks:
+            self.adapted.drop_head(0)
         self.renew_reserves(generator)
         if self.growing:
-            adapted.add_head(RESERVE, source=min(adapted.blocks, 1))
+            self.adapted.add_head(RESERVE, source=min(self.adapted.blocks, 1))
 
     def _round(self, step: int) -> int:
         """Number of the round that contains `step`, from 1."""
@@ -200,7 +198,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
             self.scores.update(self.adapted)
 
     def in_tail(self, step: int) -> bool:
-        return self.joint_start <= step < self.setting.total_steps
+        return self.joint_start <= step < self.context.total_steps
 
     def end_round(self, steps_done: int, generator: torch.Generator) -> RoundReport:
         return self._grow(steps_done, generator) if self.grows(steps_done) else RoundReport()
@@ -239,11 +237,11 @@ class Adapad(GrowingMethod[AdapadConfig]):
     def _final_lane(self) -> Lane:
         """The whole model: live where a joint tail trains it, for what is published stays the prefixes'."""
         count = self.adapted.blocks
-        has_tail = self.joint_start < self.setting.total_steps
+        has_tail = self.joint_start < self.context.total_steps
         return Lane.joint(count, head=count) if has_tail else Lane.prefix(count)
 
     def finish(self) -> None:
-        if self.joint_start == self.setting.total_steps:
+        if self.joint_start == self.context.total_steps:
             super().finish()
 
     def deployables(self) -> list[Deployable]:

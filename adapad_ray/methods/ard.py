@@ -22,10 +22,9 @@ from torch import Tensor
 
 from adapad_ray.adapters.gated import Gated, GatedBlock
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import BudgetTooSmallError
 from adapad_ray.errors import BadRequestError
-from adapad_ray.methods.base import Method, MethodConfig, Plan, RoundReport, Setting
+from adapad_ray.methods.base import CellContext, Method, MethodConfig, Plan, RoundReport
 from adapad_ray.results import GrowthEvent
 
 
@@ -63,11 +62,11 @@ class Ard(Method[ArdConfig]):
     structural = frozenset({"unit", "initial_rank", "alpha_max"})
     parallel = None
 
-    def __init__(self, config: ArdConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
-        assert setting.budget is not None
-        self.budget = setting.budget
-        self.local_steps = min(config.rank_interval, setting.total_steps)
+    def __init__(self, config: ArdConfig, context: CellContext) -> None:
+        super().__init__(config, context)
+        assert context.budget is not None
+        self.budget = context.budget
+        self.local_steps = min(config.rank_interval, context.total_steps)
         self.family: Gated = self._family(1)
         self.family = self._family(config.initial_rank or self._largest_initial_rank())
 
@@ -82,14 +81,14 @@ class Ard(Method[ArdConfig]):
 
     def _one_each(self) -> int:
         """Parameters of one component on every unit."""
-        return sum(self.family.layout(m).units * self.family.cost(m) for m in self.setting.modules)
+        return sum(self.family.layout(m).units * self.family.cost(m) for m in self.context.modules)
 
     def _largest_initial_rank(self) -> int:
-        layouts = [self.family.layout(m) for m in self.setting.modules]
+        layouts = [self.family.layout(m) for m in self.context.modules]
         return max(1, min(self.budget // self._one_each(), *(min(x.reads, x.writes) for x in layouts)))
 
     def plan(self) -> Plan:
-        modules, rank = self.setting.modules, self.family.initial_rank
+        modules, rank = self.context.modules, self.family.initial_rank
         layouts = {m: self.family.layout(m) for m in modules}
         narrow, layout = min(layouts.items(), key=lambda item: min(item[1].reads, item[1].writes))
         width = min(layout.reads, layout.writes)
@@ -114,14 +113,13 @@ class Ard(Method[ArdConfig]):
         )
 
     def scales(self) -> dict[str, float]:
-        return {m.name: self.config.lora_alpha / self.family.initial_rank for m in self.setting.modules}
+        return {m.name: self.config.lora_alpha / self.family.initial_rank for m in self.context.modules}
 
-    def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
-        self.adapted = adapted
-        for shape in self.setting.modules:
+    def build(self, generator: torch.Generator) -> None:
+        for shape in self.context.modules:
             layout = self.family.layout(shape)
-            adapted.add_block(shape.name, layout.units * layout.most, generator)
-        adapted.add_head(1)
+            self.adapted.add_block(shape.name, layout.units * layout.most, generator)
+        self.adapted.add_head(1)
         self._decide()
 
     def _blocks(self) -> Iterator[tuple[str, GatedBlock]]:
@@ -136,7 +134,7 @@ class Ard(Method[ArdConfig]):
 
     def end_round(self, steps_done: int, generator: torch.Generator) -> RoundReport:
         """Sets the ranks to what the units wish, within the budget; not after the last step: none follows."""
-        if steps_done == self.setting.total_steps:
+        if steps_done == self.context.total_steps:
             return RoundReport()
         before = self.adapted.ranks
         for _, block in self._blocks():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar, final
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,7 +39,7 @@ ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 
 
 @dataclass(frozen=True)
-class Setting:
+class CellContext:
     """The cell that a method works in."""
 
     modules: tuple[ModuleShape, ...]
@@ -125,11 +125,12 @@ class Method(ABC, Generic[ConfigT]):
     """Rounds between the newest published estimates and those that lanes read."""
     local_steps: int = 1
     """Optimizer steps T of one round."""
+    adapted: AdaptedModel
+    """The model with its adapters, from `adapt` on."""
 
-    def __init__(self, config: ConfigT, setting: Setting) -> None:
+    def __init__(self, config: ConfigT, context: CellContext) -> None:
         self.config = config
-        self.setting = setting
-        self.adapted: AdaptedModel
+        self.context = context
 
     def parent(self) -> Parent | None:
         """What has to be trained before; None for a method that trains its adapter itself."""
@@ -142,12 +143,12 @@ class Method(ABC, Generic[ConfigT]):
     @property
     def training_steps(self) -> int:
         """Optimizer steps of the cell itself: none where a parent has done the training."""
-        return self.setting.total_steps if self.parent() is None else 0
+        return self.context.total_steps if self.parent() is None else 0
 
     def phase(self, step: int) -> tuple[int, int]:
         """The first step and the number of steps of the phase that `step` (from 0) belongs to: the learning-rate
         schedule runs once in every phase. By default the whole training is one."""
-        return 0, self.setting.total_steps
+        return 0, self.context.total_steps
 
     @abstractmethod
     def plan(self) -> Plan:
@@ -161,33 +162,38 @@ class Method(ABC, Generic[ConfigT]):
     def scales(self) -> dict[str, float]:
         """Constant factor s of every module's update; by default `lora_alpha / rank` with the planned rank."""
         ranks = self.plan().ranks or {}
-        return {m.name: self.config.lora_alpha / ranks.get(m.name, 1) for m in self.setting.modules}
+        return {m.name: self.config.lora_alpha / ranks.get(m.name, 1) for m in self.context.modules}
 
     def budget_scales(self) -> dict[str, float]:
         """`lora_alpha / mean rank of the budget`, at least rank 1: the scale of a uniform LoRA of this budget, the same
         on every module whatever its rank; for methods whose ranks differ between modules."""
-        assert self.setting.budget is not None
-        mean_rank = self.setting.budget / sum(m.component_cost for m in self.setting.modules)
+        assert self.context.budget is not None
+        mean_rank = self.context.budget / sum(m.component_cost for m in self.context.modules)
         alpha = self.config.lora_alpha / max(1.0, mean_rank)
-        return {m.name: alpha * self.family.gain(m) for m in self.setting.modules}
+        return {m.name: alpha * self.family.gain(m) for m in self.context.modules}
 
+    @final
     def adapt(self, model: nn.Module, head_modules: Sequence[str]) -> AdaptedModel:
-        """Attaches what will be trained to `model`: by default components of `family` on the setting's modules."""
+        """Attaches the adapters to `model`; the result is `adapted` from here on."""
+        self.adapted = self.attach(model, head_modules)
+        return self.adapted
+
+    def attach(self, model: nn.Module, head_modules: Sequence[str]) -> AdaptedModel:
+        """Attaches what will be trained to `model`: by default components of `family` on the cell's modules."""
         return AdaptedModel(
             model,
-            self.setting.modules,
+            self.context.modules,
             head_modules,
             scales=self.scales(),
             family=self.family,
             dropout=self.config.dropout,
         )
 
-    def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
+    def build(self, generator: torch.Generator) -> None:
         """Creates the first components and heads; by default one jointly trained block per module of `plan().ranks`."""
-        self.adapted = adapted
         for module, rank in (self.plan().ranks or {}).items():
-            adapted.add_block(module, rank, generator)
-        adapted.add_head(1)
+            self.adapted.add_block(module, rank, generator)
+        self.adapted.add_head(1)
 
     def lanes(self, step: int) -> Sequence[Lane]:
         """The lanes that train in optimizer step `step` (from 0)."""
@@ -232,6 +238,5 @@ class Method(ABC, Generic[ConfigT]):
         """What the method must remember beside the model, as JSON."""
         return {}
 
-    def load_state(self, adapted: AdaptedModel, state: Mapping[str, Any]) -> None:
-        """Continues from a checkpoint: `adapted` holds its components and heads already."""
-        self.adapted = adapted
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state` gave; `adapted` holds the components and heads of that moment already."""

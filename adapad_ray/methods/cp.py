@@ -7,7 +7,7 @@ from pydantic import Field
 from adapad_ray.adapters.cp import Cp, Splits
 from adapad_ray.budget import BudgetTooSmallError, uniform_rank
 from adapad_ray.errors import BadRequestError
-from adapad_ray.methods.base import Method, MethodConfig, Plan, Setting
+from adapad_ray.methods.base import CellContext, Method, MethodConfig, Plan
 
 
 class CpConfig(MethodConfig):
@@ -29,12 +29,12 @@ class CpMethod(Method[CpConfig]):
     structural = frozenset({"components", "splits"})
     parallel = None
 
-    def __init__(self, config: CpConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
+    def __init__(self, config: CpConfig, context: CellContext) -> None:
+        super().__init__(config, context)
         self.family: Cp = Cp(config.splits)
 
     def plan(self) -> Plan:
-        modules, budget, wanted = self.setting.modules, self.setting.budget, self.config.components
+        modules, budget, wanted = self.context.modules, self.context.budget, self.config.components
         assert budget is not None
         self.family.check(modules)
         costs = {m.name: self.family.cost(m) for m in modules}
@@ -58,6 +58,6 @@ class CpMethod(Method[CpConfig]):
 
     def scales(self) -> dict[str, float]:
         """`lora_alpha · √d_out / mean rank` of a LoRA with as many parameters, at least 1 (ours)."""
-        modules = self.setting.modules
+        modules = self.context.modules
         mean_rank = self.plan().parameters / sum(m.component_cost for m in modules)
         return {m.name: self.config.lora_alpha * self.family.gain(m) / max(1.0, mean_rank) for m in modules}

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from adapad_ray.adapters.external_models import ADAPTER, InjectedModel
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import BudgetTooSmallError
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import Method, MethodConfig, Plan
@@ -65,10 +64,11 @@ class Dora(Method[DoraConfig]):
     name = "dora"
     summary = "weight-decomposed LoRA through PEFT: the lengths of the rows learn too, and count"
     Config = DoraConfig
+    adapted: DoraModel
     structural = frozenset({"rank"})
 
     def plan(self) -> Plan:
-        modules, budget = self.setting.modules, self.setting.budget
+        modules, budget = self.context.modules, self.context.budget
         assert budget is not None
         per_rank, lengths = sum(m.component_cost for m in modules), sum(m.out_features for m in modules)
         narrow = min(modules, key=lambda m: m.max_rank)
@@ -84,16 +84,14 @@ class Dora(Method[DoraConfig]):
         ranks = dict.fromkeys((m.name for m in modules), rank)
         return Plan(parameters=parameters, peak_parameters=parameters, lanes=1, ranks=ranks)
 
-    def adapt(self, model: nn.Module, head_modules: Sequence[str]) -> AdaptedModel:
+    def attach(self, model: nn.Module, head_modules: Sequence[str]) -> DoraModel:
         from peft import LoraConfig
 
-        modules = self.setting.modules
+        modules = self.context.modules
         rank = next(iter((self.plan().ranks or {}).values()))
         config = LoraConfig(r=rank, lora_alpha=self.config.lora_alpha, use_dora=True)
         return DoraModel(model, modules, head_modules, config, dropout=self.config.dropout)
 
-    def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
-        assert isinstance(adapted, DoraModel)
-        self.adapted = adapted
-        adapted.reset(generator)
-        adapted.add_head(1)
+    def build(self, generator: torch.Generator) -> None:
+        self.adapted.reset(generator)
+        self.adapted.add_head(1)

@@ -14,7 +14,6 @@ import torch
 from pydantic import Field
 
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import uniform_rank
 from adapad_ray.methods.base import Deployable, Method, MethodConfig, Plan
 
@@ -45,9 +44,9 @@ class Dylora(Method[DyloraConfig]):
     @cached_property
     def rank(self) -> int:
         """r, components of every module."""
-        assert self.setting.budget is not None
-        costs = {m.name: m.component_cost for m in self.setting.modules}
-        return uniform_rank(self.setting.budget, self.setting.modules, costs)
+        assert self.context.budget is not None
+        costs = {m.name: m.component_cost for m in self.context.modules}
+        return uniform_rank(self.context.budget, self.context.modules, costs)
 
     @cached_property
     def drawn(self) -> list[int]:
@@ -56,25 +55,24 @@ class Dylora(Method[DyloraConfig]):
         ranks = torch.arange(1, self.rank + 1, dtype=torch.float64)
         geometric = self.config.distribution == "geometric"
         weights = (1 - self.config.geometric_p) ** ranks if geometric else torch.ones_like(ranks)
-        generator = torch.Generator().manual_seed(self.setting.seed)
-        draws = torch.multinomial(weights, self.setting.total_steps, replacement=True, generator=generator)
+        generator = torch.Generator().manual_seed(self.context.seed)
+        draws = torch.multinomial(weights, self.context.total_steps, replacement=True, generator=generator)
         return [int(i) + 1 for i in draws]
 
     def plan(self) -> Plan:
-        parameters = self.rank * sum(m.component_cost for m in self.setting.modules)
-        ranks = {m.name: self.rank for m in self.setting.modules}
+        parameters = self.rank * sum(m.component_cost for m in self.context.modules)
+        ranks = {m.name: self.rank for m in self.context.modules}
         return Plan(parameters=parameters, peak_parameters=parameters, lanes=1, ranks=ranks)
 
     def scales(self) -> dict[str, float]:
         """`lora_alpha`, which each lane divides by its rank."""
-        return {m.name: self.config.lora_alpha for m in self.setting.modules}
+        return {m.name: self.config.lora_alpha for m in self.context.modules}
 
-    def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
-        self.adapted = adapted
-        for module in adapted.layers:
+    def build(self, generator: torch.Generator) -> None:
+        for module in self.adapted.layers:
             for _ in range(self.rank):
-                adapted.add_block(module, 1, generator)
-        adapted.add_head(1)
+                self.adapted.add_block(module, 1, generator)
+        self.adapted.add_head(1)
 
     def lanes(self, step: int) -> Sequence[Lane]:
         b = self.drawn[step]

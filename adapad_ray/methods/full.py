@@ -9,8 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from adapad_ray.adapters.external_models import FullModel
-from adapad_ray.adapters.model import AdaptedModel
-from adapad_ray.methods.base import Method, MethodConfig, Plan, Setting
+from adapad_ray.methods.base import CellContext, Method, MethodConfig, Plan
 
 
 class FullConfig(MethodConfig):
@@ -31,17 +30,16 @@ class Full(Method[FullConfig]):
     budgeted = False
     backbone_passes = 3
 
-    def __init__(self, config: FullConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
+    def __init__(self, config: FullConfig, context: CellContext) -> None:
+        super().__init__(config, context)
         self.learning_rate_scale = config.learning_rate_scale
 
     def plan(self) -> Plan:
-        count = self.setting.backbone_parameters
+        count = self.context.backbone_parameters
         return Plan(parameters=count, peak_parameters=count, lanes=1, ranks={}, acting_parameters=0)
 
-    def adapt(self, model: nn.Module, head_modules: Sequence[str]) -> AdaptedModel:
+    def attach(self, model: nn.Module, head_modules: Sequence[str]) -> FullModel:
         return FullModel(model, head_modules)
 
-    def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
-        self.adapted = adapted
-        adapted.add_head(1)
+    def build(self, generator: torch.Generator) -> None:
+        self.adapted.add_head(1)

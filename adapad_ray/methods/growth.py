@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import GrowthSchedule, Ledger
-from adapad_ray.methods.base import ConfigT, Method, Setting
+from adapad_ray.methods.base import CellContext, ConfigT, Method
 from adapad_ray.methods.importance import SmoothedScores
 from adapad_ray.results import GrowthEvent
 
@@ -26,15 +25,15 @@ class GrowingMethod(Method[ConfigT]):
     schedule: GrowthSchedule
     scores: SmoothedScores
 
-    def __init__(self, config: ConfigT, setting: Setting) -> None:
-        super().__init__(config, setting)
-        assert setting.budget is not None
-        self.ledger = Ledger(setting.budget)
+    def __init__(self, config: ConfigT, context: CellContext) -> None:
+        super().__init__(config, context)
+        assert context.budget is not None
+        self.ledger = Ledger(context.budget)
 
     @cached_property
     def costs(self) -> dict[str, int]:
         """Parameters of one component on each module."""
-        return {m.name: self.family.cost(m) for m in self.setting.modules}
+        return {m.name: self.family.cost(m) for m in self.context.modules}
 
     @property
     def initial_parameters(self) -> int:
@@ -94,7 +93,6 @@ class GrowingMethod(Method[ConfigT]):
     def state(self) -> dict[str, Any]:
         return {"spent": self.ledger.spent, "scores": self.scores.state()}
 
-    def load_state(self, adapted: AdaptedModel, state: Mapping[str, Any]) -> None:
-        self.adapted = adapted
+    def load_state(self, state: Mapping[str, Any]) -> None:
         self.ledger.spent = int(state["spent"])
         self.scores.load(state["scores"])

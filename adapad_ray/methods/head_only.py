@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.methods.base import Deployable, Method, MethodConfig, Plan
 
 
@@ -24,9 +23,8 @@ class HeadOnly(Method[MethodConfig]):
     def plan(self) -> Plan:
         return Plan(parameters=0, peak_parameters=0, lanes=1, ranks={})
 
-    def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
-        self.adapted = adapted
-        adapted.add_head(0)
+    def build(self, generator: torch.Generator) -> None:
+        self.adapted.add_head(0)
 
     def lanes(self, step: int) -> Sequence[Lane]:
         return (Lane.prefix(0),)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.adapters.linear import AdaptedLinear
@@ -22,7 +22,7 @@ from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.adapters.triplet import Triplet
 from adapad_ray.budget import BudgetTooSmallError, GrowthRequest, GrowthSchedule, decide_growth
 from adapad_ray.errors import BadRequestError
-from adapad_ray.methods.base import MethodConfig, Plan, RoundReport, Setting
+from adapad_ray.methods.base import CellContext, MethodConfig, Plan, RoundReport
 from adapad_ray.methods.growth import GrowingMethod
 from adapad_ray.methods.importance import SmoothedScores
 
@@ -60,17 +60,17 @@ class Increlora(GrowingMethod[IncreloraConfig]):
     structural = frozenset({"initial_rank"})
     parallel = None
 
-    def __init__(self, config: IncreloraConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
+    def __init__(self, config: IncreloraConfig, context: CellContext) -> None:
+        super().__init__(config, context)
         self.family = Triplet()
         self.initial_rank = config.initial_rank
-        self.limits = {m.name: m.max_rank for m in setting.modules}
+        self.limits = {m.name: m.max_rank for m in context.modules}
         self.top_h, self.schedule = self._schedule()
         self.scores = SmoothedScores(config.score_decay)
 
     def _schedule(self) -> tuple[int, GrowthSchedule]:
         """How many modules grow at one time, and when."""
-        end = max(1, round(self.config.growth_end * self.setting.total_steps))
+        end = max(1, round(self.config.growth_end * self.context.total_steps))
         left = max(0, self.ledger.budget - self.initial_parameters)
         components = math.ceil(left * len(self.costs) / sum(self.costs.values()))
         top_h = self.config.top_h or min(len(self.costs), max(1, math.ceil(components / 15)))
@@ -79,7 +79,7 @@ class Increlora(GrowingMethod[IncreloraConfig]):
 
     def plan(self) -> Plan:
         budget, initial, one_each = self.ledger.budget, self.initial_parameters, sum(self.costs.values())
-        narrow = min(self.setting.modules, key=lambda m: m.max_rank)
+        narrow = min(self.context.modules, key=lambda m: m.max_rank)
         if self.initial_rank > narrow.max_rank:
             raise BadRequestError(
                 f"initial_rank {self.initial_rank} is above the dimension {narrow.max_rank} of {narrow.name}"
@@ -100,19 +100,18 @@ class Increlora(GrowingMethod[IncreloraConfig]):
             ranks=None if growing else ranks,
         )
 
-    def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
-        self._attach(adapted)
+    def build(self, generator: torch.Generator) -> None:
         self.add_initial(generator)
-        adapted.add_head(1)
+        self.adapted.add_head(1)
 
-    def load_state(self, adapted: AdaptedModel, state: Mapping[str, Any]) -> None:
-        super().load_state(adapted, state)
-        self._attach(adapted)
-        self._rescale()
-
-    def _attach(self, adapted: AdaptedModel) -> None:
-        self.adapted = adapted
+    def attach(self, model: nn.Module, head_modules: Sequence[str]) -> AdaptedModel:
+        adapted = super().attach(model, head_modules)
         self._importance = UpdateImportance(adapted)
+        return adapted
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        super().load_state(state)
+        self._rescale()
 
     def _rescale(self) -> None:
         for layer in self.adapted.layers.values():

@@ -52,7 +52,7 @@ class Lora(Method[LoraConfig]):
     structural = frozenset({"rank", "rank_pattern", "allocation"})
 
     def plan(self) -> Plan:
-        modules, budget = self.setting.modules, self.setting.budget
+        modules, budget = self.context.modules, self.context.budget
         assert budget is not None
         costs = {m.name: m.component_cost for m in modules}
         ranks = self._random_ranks(costs, budget) if self.config.allocation == "random" else self._ranks(costs, budget)
@@ -70,16 +70,16 @@ class Lora(Method[LoraConfig]):
         """The ranks that the configuration names; the modules that it does not name share what is left, all alike."""
         ranks = self._named_ranks()
         if not ranks and self.config.rank is None:
-            return dict.fromkeys(costs, uniform_rank(budget, self.setting.modules, costs))
+            return dict.fromkeys(costs, uniform_rank(budget, self.context.modules, costs))
         asked = [f"rank_pattern on {len(ranks)} modules"] if ranks else []
-        others = [m for m in self.setting.modules if m.name not in ranks]
+        others = [m for m in self.context.modules if m.name not in ranks]
         if others:
             rest = budget - sum(rank * costs[name] for name, rank in ranks.items())
             fitting = min(rest // sum(costs[m.name] for m in others), min(m.max_rank for m in others))
             rank = self.config.rank or max(1, fitting)
             ranks |= {m.name: rank for m in others}
             asked.append(f"rank {rank} on {len(others)} modules")
-        for module in self.setting.modules:
+        for module in self.context.modules:
             if ranks[module.name] > module.max_rank:
                 raise BadRequestError(
                     f"rank {ranks[module.name]} is above the dimension {module.max_rank} of module {module.name}"
@@ -98,7 +98,7 @@ class Lora(Method[LoraConfig]):
         idle = list(self.config.rank_pattern)
         matcher = Matcher()
         patterns = {p: rf"(.*\.)?({p})" for p in self.config.rank_pattern}
-        for module in self.setting.modules:
+        for module in self.context.modules:
             fitting = (p for p, whole in patterns.items() if matcher.fullmatch(whole, module.name, "rank_pattern"))
             pattern = next(fitting, None)
             if pattern is not None:
@@ -109,8 +109,8 @@ class Lora(Method[LoraConfig]):
         return ranks
 
     def _random_ranks(self, costs: dict[str, int], budget: int) -> dict[str, int]:
-        generator = torch.Generator().manual_seed(self.setting.seed)
-        limits = {m.name: m.max_rank for m in self.setting.modules}
+        generator = torch.Generator().manual_seed(self.context.seed)
+        limits = {m.name: m.max_rank for m in self.context.modules}
         ranks: dict[str, int] = {}
         remaining = budget
         while True:

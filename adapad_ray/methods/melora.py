@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from adapad_ray.adapters.families import Block, Family
 from adapad_ray.budget import BudgetTooSmallError, ModuleShape
 from adapad_ray.errors import BadRequestError
-from adapad_ray.methods.base import Method, MethodConfig, Plan, Setting
+from adapad_ray.methods.base import CellContext, Method, MethodConfig, Plan
 
 
 class MeloraConfig(MethodConfig):
@@ -83,12 +83,12 @@ class Melora(Method[MeloraConfig]):
     Config = MeloraConfig
     structural = frozenset({"minis", "rank"})
 
-    def __init__(self, config: MeloraConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
+    def __init__(self, config: MeloraConfig, context: CellContext) -> None:
+        super().__init__(config, context)
         self.family: Mini = Mini(config.minis)
 
     def plan(self) -> Plan:
-        modules, budget, minis = self.setting.modules, self.setting.budget, self.config.minis
+        modules, budget, minis = self.context.modules, self.context.budget, self.config.minis
         assert budget is not None
         self.family.check(modules)
         narrow = min(modules, key=lambda m: m.max_rank)

@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 
 from adapad_ray.adapters.families import PlainBlock
 from adapad_ray.adapters.load import LoadedAdapter
-from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.adapters.truncation import Cut, KeepParameters, allocate, spectrum
 from adapad_ray.budget import BudgetTooSmallError, uniform_rank
 from adapad_ray.errors import BadRequestError
@@ -52,10 +51,10 @@ class Para(Method[ParaConfig]):
         config = LoraConfig(
             rank=self.config.parent_rank, lora_alpha=self.config.lora_alpha, dropout=self.config.dropout
         )
-        return Parent("lora", config, self.config.parent_rank * sum(m.component_cost for m in self.setting.modules))
+        return Parent("lora", config, self.config.parent_rank * sum(m.component_cost for m in self.context.modules))
 
     def plan(self) -> Plan:
-        modules, budget = self.setting.modules, self.setting.budget
+        modules, budget = self.context.modules, self.context.budget
         assert budget is not None
         narrow = min(modules, key=lambda m: m.max_rank)
         if self.config.parent_rank > narrow.max_rank:
@@ -75,24 +74,23 @@ class Para(Method[ParaConfig]):
         return Plan(parameters=parameters, peak_parameters=whole, lanes=1, ranks=ranks, acting_parameters=whole)
 
     def scales(self) -> dict[str, float]:
-        return {m.name: 1.0 for m in self.setting.modules}  # the parent's scale is in its B
+        return {m.name: 1.0 for m in self.context.modules}  # the parent's scale is in its B
 
     def inherit(self, adapter: LoadedAdapter) -> None:
         self._inherited = adapter
 
     @torch.no_grad()
-    def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
-        self.adapted = adapted
-        assert self.setting.budget is not None
+    def build(self, generator: torch.Generator) -> None:
+        assert self.context.budget is not None
         factors = self._inherited.folded()
-        spectra = {m.name: spectrum(*factors[m.name]) for m in self.setting.modules if m.name in factors}
-        keep = KeepParameters(self.setting.budget, self.config.per_parameter)
+        spectra = {m.name: spectrum(*factors[m.name]) for m in self.context.modules if m.name in factors}
+        keep = KeepParameters(self.context.budget, self.config.per_parameter)
         for name, rank in allocate(spectra, keep, self.config.cut).items():
             a, b = spectra[name].factors(rank)
-            block = adapted.add_block(name, rank, generator)
+            block = self.adapted.add_block(name, rank, generator)
             assert isinstance(block, PlainBlock)
             block.a.copy_(a)
             block.b.copy_(b.T)
         saved = self._inherited.saved
-        for path, head in zip(adapted.heads, adapted.add_head(1), strict=True):
+        for path, head in zip(self.adapted.heads, self.adapted.add_head(1), strict=True):
             head.load_state_dict({k.removeprefix(f"{path}."): v for k, v in saved.items() if k.startswith(f"{path}.")})

@@ -14,9 +14,8 @@ import torch
 from pydantic import Field
 
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import uniform_rank
-from adapad_ray.methods.base import Deployable, Method, MethodConfig, Plan, RoundReport, Setting
+from adapad_ray.methods.base import CellContext, Deployable, Method, MethodConfig, Plan, RoundReport
 
 
 class SequentialConfig(MethodConfig):
@@ -42,26 +41,26 @@ class Sequential(Method[SequentialConfig]):
     summary = "sequential deflation: rank-1 components one after another, frozen once trained"
     Config = SequentialConfig
 
-    def __init__(self, config: SequentialConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
-        self.local_steps = min(config.local_steps, setting.total_steps)
+    def __init__(self, config: SequentialConfig, context: CellContext) -> None:
+        super().__init__(config, context)
+        self.local_steps = min(config.local_steps, context.total_steps)
 
     @cached_property
     def rank(self) -> int:
         """Components of every module: as many as the budget allows and the training has rounds for."""
-        assert self.setting.budget is not None
-        costs = {m.name: m.component_cost for m in self.setting.modules}
-        return min(uniform_rank(self.setting.budget, self.setting.modules, costs), self._rounds)
+        assert self.context.budget is not None
+        costs = {m.name: m.component_cost for m in self.context.modules}
+        return min(uniform_rank(self.context.budget, self.context.modules, costs), self._rounds)
 
     def plan(self) -> Plan:
         rank = self.rank
-        parameters = rank * sum(m.component_cost for m in self.setting.modules)
-        ranks = {m.name: rank for m in self.setting.modules}
+        parameters = rank * sum(m.component_cost for m in self.context.modules)
+        ranks = {m.name: rank for m in self.context.modules}
         return Plan(parameters=parameters, peak_parameters=parameters, lanes=1, ranks=ranks)
 
     @property
     def _rounds(self) -> int:
-        return -(-self.setting.total_steps // self.local_steps)
+        return -(-self.context.total_steps // self.local_steps)
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -71,18 +70,17 @@ class Sequential(Method[SequentialConfig]):
         reached = list(accumulate(max(1 + self.config.more_first * x, 1e-9) for x in positions))
         spare = rounds - rank  # beyond the one round that each has
         ends = [k + round(spare * share / reached[-1]) for k, share in enumerate(reached, start=1)]
-        return [min(end * self.local_steps, self.setting.total_steps) for end in ends]
+        return [min(end * self.local_steps, self.context.total_steps) for end in ends]
 
     def phase(self, step: int) -> tuple[int, int]:
         k = bisect_right(self._ends, step)
         first = self._ends[k - 1] if k else 0
         return first, self._ends[k] - first
 
-    def build(self, adapted: AdaptedModel, generator: torch.Generator) -> None:
-        self.adapted = adapted
-        for module in adapted.layers:
-            adapted.add_block(module, 1, generator)
-        adapted.add_head(1)
+    def build(self, generator: torch.Generator) -> None:
+        for module in self.adapted.layers:
+            self.adapted.add_block(module, 1, generator)
+        self.adapted.add_head(1)
 
     def lanes(self, step: int) -> Sequence[Lane]:
         return (Lane.component(self.adapted.blocks),)

@@ -27,7 +27,7 @@ from adapad_ray.budget import ModuleShape
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import atomic_path, write_text
 from adapad_ray.methods import METHODS
-from adapad_ray.methods.base import Deployable, Method, Setting
+from adapad_ray.methods.base import CellContext, Deployable, Method
 from adapad_ray.models import Backbone, initialise_head
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity, CellResult, Cost, Point
@@ -86,8 +86,8 @@ def make_method(
     cls = METHODS[identity.method]
     settings = TrainingSettings(**identity.training)
     steps = settings.total_steps(train_examples)
-    setting = Setting(modules, identity.budget, steps, identity.seed, backbone_parameters)
-    return cls(cls.Config(**identity.config), setting)
+    context = CellContext(modules, identity.budget, steps, identity.seed, backbone_parameters)
+    return cls(cls.Config(**identity.config), context)
 
 
 def parent_identity(identity: CellIdentity, method: Method[Any]) -> CellIdentity | None:

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import BudgetTooSmallError, ModuleShape
 from adapad_ray.methods.ard import Ard, ArdConfig, Wish, capped_ranks
-from adapad_ray.methods.base import Setting
+from adapad_ray.methods.base import CellContext
 from adapad_ray.testing import COST_PER_RANK, MethodCase, uninterrupted
 
 # The rule: max(1, round(wish − τ)) with the smallest τ that meets the budget
@@ -156,11 +155,11 @@ class HeadProblem:
         model = nn.Sequential(nn.Linear(d_in, 4 * d_head, bias=False)).requires_grad_(False)
         model[0].weight.zero_()
         shape = ModuleShape("0", d_in, 4 * d_head, heads=4)
-        setting = Setting((shape,), budget, total_steps=10_000, seed=0)
-        self.method = Ard(ArdConfig(**config), setting)
-        self.adapted = AdaptedModel(model, [shape], [], scales=self.method.scales(), family=self.method.family)
+        context = CellContext((shape,), budget, total_steps=10_000, seed=0)
+        self.method = Ard(ArdConfig(**config), context)
+        self.adapted = self.method.adapt(model, [])
         self.generator = torch.Generator().manual_seed(0)
-        self.method.build(self.adapted, self.generator)
+        self.method.build(self.generator)
 
     def train(self, steps: int) -> list[int]:
         (lane,) = self.method.lanes(0)

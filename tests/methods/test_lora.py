@@ -56,7 +56,7 @@ def test_ranks_scales_and_logits_are_pefts(rslora):
 
 def test_modules_that_the_pattern_does_not_name_share_what_is_left():
     method = MethodCase("lora", 2500, {"rank_pattern": {"query": 4, "key": 1}}).make()
-    plan, costs = method.plan(), {m.name: m.component_cost for m in method.setting.modules}
+    plan, costs = method.plan(), {m.name: m.component_cost for m in method.context.modules}
     others = {rank for name, rank in plan.ranks.items() if not name.endswith(("query", "key"))}
     assert {rank for name, rank in plan.ranks.items() if name.endswith("query")} == {4}
     assert len(others) == 1
