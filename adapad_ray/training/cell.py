@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from adapad_ray.adapters.export import DeployedAdapter, deployed_adapter, save_peft
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.adapters.load import load_adapter
-from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.budget import ModuleShape
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import atomic_path, write_text
@@ -259,7 +259,7 @@ def check_workers(method: Method[Any], workers: int) -> None:
         )
 
 
-def _worth_deploying(deployables: list[Deployable], adapted: AdaptedModel) -> list[Deployable]:
+def _worth_deploying(deployables: list[Deployable], adapted: TrainableModel) -> list[Deployable]:
     """The final model and those prefixes that really are smaller."""
     sizes = [adapted.deployed_parameters(d.lane) for d in deployables]
     return [d for i, d in enumerate(deployables) if i == 0 or 0 < sizes[i] < sizes[0]]
@@ -272,7 +272,7 @@ class _Evaluation:
     cell_id: str
     identity: CellIdentity
     workspace: Workspace
-    adapted: AdaptedModel
+    adapted: TrainableModel
     settings: TrainingSettings
     folder: Path
     base_model: str

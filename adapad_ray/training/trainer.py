@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from adapad_ray.adapters.lane import RESERVE, Lane
-from adapad_ray.adapters.model import AdaptedModel, Structure
+from adapad_ray.adapters.trainable_model import Structure, TrainableModel
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import Method
 from adapad_ray.tasks import Split
@@ -34,7 +34,7 @@ from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.workers import Alone, Exchange, Replicas, Share, Traffic
 
 Progress = Callable[[dict[str, Any]], None]
-Probe = Callable[[AdaptedModel, Sequence[int]], list[float]]
+Probe = Callable[[TrainableModel, Sequence[int]], list[float]]
 """Looks at the live values of the blocks that are published; one number per active block, block 1 first."""
 
 
@@ -57,7 +57,7 @@ class LaneTrainer:
 
     def __init__(
         self,
-        adapted: AdaptedModel,
+        adapted: TrainableModel,
         method: Method[Any],
         data: Split,
         settings: TrainingSettings,
