@@ -118,7 +118,7 @@ def _pass_rate(spec: SweepSpec, grounds: Grounds, flops_per_token: float, device
         tokens, start = trainer.record.work.padded_tokens, time.perf_counter()
         trainer.run(stop_at=trainer.step + 1)
         tokens = trainer.record.work.padded_tokens - tokens
-        flops = tokens * (lora.backbone_passes * flops_per_token + 6.0 * adapted.active_parameters())
+        flops = tokens * (method.plan().backbone_passes * flops_per_token + 6.0 * adapted.active_parameters())
         rates.append(flops / (time.perf_counter() - start))
     return statistics.median(rates)
 

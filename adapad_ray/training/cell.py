@@ -27,7 +27,8 @@ from adapad_ray.budget import ModuleShape
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import atomic_path, write_text
 from adapad_ray.methods import METHODS
-from adapad_ray.methods.base import CellContext, Deployable, Method
+from adapad_ray.methods.base import Method
+from adapad_ray.methods.plan import CellContext, Deployable
 from adapad_ray.models import Backbone, initialise_head
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity, CellResult, Cost, Point
@@ -138,7 +139,7 @@ def run_cell(
     backbone, data = workspace.backbone, workspace.data
     train, modules = data.splits["train"], workspace.shapes(identity.target_modules)
     method = make_method(identity, modules, len(train), backbone.parameters)
-    method.plan()  # refuses what cannot be built
+    plan = method.plan()  # raises where the method cannot be built
     check_workers(method, exchange.workers)
     inherited = _inherit(method, parent)
     flops_per_token = workspace.forward_flops_per_token  # before adapters hang on the backbone, or theirs would count
@@ -157,7 +158,7 @@ def run_cell(
             method,
             train,
             settings,
-            total_steps=0 if method.head_alone and not backbone.head_modules else method.training_steps,
+            total_steps=0 if plan.trains_head_only and not backbone.head_modules else method.training_steps,
             seed=identity.seed,
             pad_token_id=backbone.pad_token_id,
             device=workspace.device,
@@ -187,7 +188,7 @@ def run_cell(
         trained = time.perf_counter()
         evaluation = _Evaluation(cell_id, identity, workspace, adapted, settings, folder, base_model)
         points = tuple(evaluation.point(d) for d in _worth_deploying(method.deployables(), adapted))
-        flops = record.work.padded_tokens * flops_per_token * method.backbone_passes
+        flops = record.work.padded_tokens * flops_per_token * plan.backbone_passes
         cost = Cost(
             start_seconds=started - called,
             train_seconds=record.seconds,
