@@ -39,8 +39,8 @@ def frozen_linear(module: nn.Module, path: str) -> FrozenLinear:
         what = f"{type(module).__name__} with a weight of class {type(module.weight).__name__}"
     supported = ", ".join(name.rpartition(".")[2] for name in FORMS)
     raise BadRequestError(
-        f"module {path} is a {what}, which cannot carry an adapter (supported classes: {supported}): "
-        "choose target_modules without it"
+        f"module {path} is of class {what}, which cannot carry an adapter (supported are {supported}): choose "
+        "target_modules without it"
     )
 
 
