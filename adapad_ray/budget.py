@@ -18,7 +18,7 @@ _FACTOR = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
 
 @dataclass(frozen=True)
 class ModuleShape:
-    """An `nn.Linear` of the backbone that may carry an adapter."""
+    """A linear layer of the backbone that may carry an adapter."""
 
     name: str
     """Full path inside the model, for instance `bert.encoder.layer.0.attention.self.query`."""
