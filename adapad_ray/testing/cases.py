@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from adapad_ray.adapters.load import load_adapter
+from adapad_ray.budget import ModuleShape
 from adapad_ray.methods import METHODS, Method
 from adapad_ray.models import Pooling, initialise_head
 from adapad_ray.models.target_modules import target_modules
@@ -47,7 +48,7 @@ class MethodCase:
 
     def identity(self, seed: int = 0, **changes: Any) -> CellIdentity:
         """The identity of this case's cell; `changes` replace fields of it."""
-        names = tuple(m.name for m in target_modules(shared_backbone(self.pooling).model, "all-linear"))
+        names = tuple(m.name for m in _shapes(self.pooling))
         fields: dict[str, Any] = {
             "stage": "curve",
             "label": self.method,
@@ -134,6 +135,11 @@ def _trained_parent(identity: str, pooling: Pooling) -> tempfile.TemporaryDirect
 
 
 def _method(identity: CellIdentity, pooling: Pooling) -> Method[Any]:
-    backbone = shared_backbone(pooling)
-    modules = target_modules(backbone.model, identity.target_modules)
-    return make_method(identity, modules, len(tiny_task().splits["train"]), backbone.parameters)
+    shapes = {shape.name: shape for shape in _shapes(pooling)}
+    modules = tuple(shapes[name] for name in identity.target_modules)
+    return make_method(identity, modules, len(tiny_task().splits["train"]), shared_backbone(pooling).parameters)
+
+
+@functools.cache
+def _shapes(pooling: Pooling) -> tuple[ModuleShape, ...]:
+    return target_modules(shared_backbone(pooling).model, "all-linear")

@@ -153,10 +153,10 @@ class MethodConformance:
 
     def test_a_stopped_cell_ends_with_the_uninterrupted_result(self, case: MethodCase, tmp_path: Path) -> None:
         expected, whole = finished(case)
+        trainer = case.trainer()
+        trainer.start()
         for step in (4, 9):
             folder = tmp_path / f"stopped-{step}"
-            trainer = case.trainer()
-            trainer.start()
             trainer.run(stop_at=step)
             trainer.checkpoint().save(folder / CHECKPOINT)
             assert lasting(case.run(folder)) == lasting(expected)
