@@ -54,7 +54,7 @@ def main(folder: Path) -> None:
                 content = {"identity": CASE.identity().model_dump(mode="json"), "folder": str(folder / "nodes")}
                 content |= {"base_model": "tiny", "checkpoint_seconds": 60.0, "checkpoint_rounds": 3}
                 pool.submit("cell", content)
-                (folder / "status").write_text(finish(pool)["cell"].status)
+                (folder / "status").write_text(finish(pool, "cell")["cell"].status)
             (folder / "left").write_text(" ".join(actors_left()))
     finally:
         cluster.shutdown()
