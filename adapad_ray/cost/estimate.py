@@ -143,7 +143,7 @@ def estimate(spec: SweepSpec, grounds: Grounds, plan: SweepPlan, link_gbps: floa
 def _passes(row: Row) -> float:
     """Expected passes per step of a row without `compute_as`."""
     if row.method.parallel != "components":
-        return row.plan.passes
+        return row.plan.lanes
     phases = expected_phases(row.method)
     return sum(phase.steps * phase.lanes for phase in phases) / sum(phase.steps for phase in phases)
 
@@ -153,7 +153,7 @@ def _row(
 ) -> RowEstimate:
     plan = row.plan
     acting = plan.parameters if plan.acting_parameters is None else plan.acting_parameters
-    pass_flops = tokens * (row.method.backbone_passes * per_token + 6.0 * acting)
+    pass_flops = tokens * (plan.backbone_passes * per_token + 6.0 * acting)
     pass_seconds = pass_flops / speed.flops_per_second
     shared = row.method.parallel == "components"
     return RowEstimate(

@@ -146,7 +146,7 @@ class Planner:
 
     def _check_followers(self, plan: SweepPlan) -> None:
         """A label with `compute_as` has a gap where its leader has one, or spends one pass a step like any method."""
-        led = {(row.label, row.budget): row.plan.passes for row in plan.rows}
+        led = {(row.label, row.budget): row.plan.lanes for row in plan.rows}
         for row in [row for row in plan.rows if self.spec.compute_as(row.label) is not None]:
             leader = self.spec.compute_as(row.label)
             assert leader is not None and row.budget is not None

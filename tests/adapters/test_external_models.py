@@ -84,7 +84,7 @@ def test_on_a_half_precision_backbone_the_layers_start_as_no_update_and_learn_in
     with torch.no_grad():
         expected = backbone.model.get_submodule("bert")(ids).last_hidden_state
         adapted = made.adapt(backbone.model, backbone.head_modules)
-        made.build(adapted, torch.Generator().manual_seed(0))
+        made.build(torch.Generator().manual_seed(0))
         adapted.use(Lane.joint(1))
         assert torch.equal(adapted.model.get_submodule("bert")(ids).last_hidden_state, expected)
     assert {p.dtype for p in adapted.named_parameters().values()} == {torch.float32}

@@ -71,12 +71,12 @@ def test_each_tower_of_a_model_for_images_and_texts_has_heads_of_its_own():
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_neither_heads_nor_embeddings_are_ever_matched(name):
-    """Whatever is asked for by pattern: OPT's projections of embeddings and SigLIP's pooling head are linear, too."""
+    """Not even by a pattern: OPT's projections of embeddings and SigLIP's pooling head are linear, too."""
     model = build(ARCHITECTURES[name].config())
     base = base_prefix(model)
     assert base
     for shape in target_modules(model, ".*(?<!project_in)(?<!project_out)(?<!multi_modal_projector.linear)"):
-        assert shape.name.startswith(base) and (".layers." in shape.name or ".layer." in shape.name)
+        assert shape.name.startswith(base) and any(part in shape.name for part in (".layers.", ".layer.", ".h."))
 
 
 def test_deberta_without_shared_keys_adapts_its_projections_of_positions_only_as_all_linear():
@@ -94,9 +94,25 @@ def test_a_preset_of_an_unknown_architecture_is_refused_with_the_names_there_are
         model = transformers.MPNetForSequenceClassification(
             transformers.MPNetConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
         )
-    with pytest.raises(BadRequestError, match="target_modules mlp does not know the layers of architecture 'mpnet'"):
+    with pytest.raises(BadRequestError, match="target_modules mlp is not defined for architecture 'mpnet'"):
         target_modules(model, "mlp")
     assert len(target_modules(model, "all-linear")) == 6
+
+
+def test_a_module_of_an_unsupported_class_is_rejected_by_name_wherever_it_is_selected():
+    """A mixture of experts: one module holds the matrices of all experts."""
+    with torch.device("meta"):
+        model = transformers.MixtralForSequenceClassification(
+            transformers.MixtralConfig(
+                hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2
+            )
+        )
+    for spec in ("all-linear", ["q_proj", "experts"], ".*mlp.experts"):
+        with pytest.raises(BadRequestError, match=r"module model\.layers\.0\.mlp\.experts is of class MixtralExperts"):
+            target_modules(model, spec)
+    assert [shape.name for shape in target_modules(model, ["q_proj"])] == ["model.layers.0.self_attn.q_proj"]
+    with pytest.raises(BadRequestError, match="available are q_proj, k_proj, v_proj, o_proj, and the presets"):
+        target_modules(model, ["gate_proj"])
 
 
 def test_a_misspelt_preset_is_named():
