@@ -22,7 +22,7 @@ def broken_set_up(context: SetupContext) -> None:
 
 
 def run(state: dict[str, Any], payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
-    """Sleeps, reports, fails or dies, as the payload says; returns where and how the job ran. No model is needed."""
+    """Sleeps, reports, fails or dies, as the payload says; returns where and how the job ran."""
     state["jobs"] += 1
     began = time.time()
     if "report" in payload:
@@ -54,14 +54,14 @@ def run(state: dict[str, Any], payload: dict[str, Any], context: JobContext) -> 
 
 
 def open_workspace_and_state(context: SetupContext) -> dict[str, Any]:
-    """The set-up of a pool that computes cells and runs the jobs above, too."""
+    """The set-up of a pool that computes cells as well as the jobs above."""
     from adapad_ray.distributed.cell_jobs import open_workspace
 
     return {"workspace": open_workspace(context), "jobs": 0, "shared": {}}
 
 
 def compute_or_run(state: dict[str, Any], payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
-    """A cell if the payload has an identity, else one of the jobs above; tells the process either way."""
+    """Computes a cell if the payload has an identity, else runs one of the jobs above; either value has the `pid`."""
     if "identity" not in payload:
         return run(state, payload, context)
     from adapad_ray.distributed.cell_jobs import compute

@@ -1,4 +1,4 @@
-"""What becomes of a job whose worker dies, and of a cell that loses one of its workers or its board (invariant D3)."""
+"""Jobs whose worker dies are repeated, and so are cells that lose one of their workers or the board (invariant D3)."""
 
 import filecmp
 import os
@@ -73,7 +73,7 @@ def test_a_cell_survives_the_death_of(name, title, pair, undisturbed, tmp_path):
     assert end("ray::EstimateBoard")
 
 
-def test_divergence_ends_a_cell_for_all_its_workers_and_none_of_them(pair, tmp_path):
+def test_divergence_ends_a_cell_on_all_its_workers_and_kills_none(pair, tmp_path):
     wild = MethodCase("adapad", 3 * COST_PER_RANK, config={"local_steps": 50}, training={"learning_rate": 3e38})
     tame = MethodCase("adapad", 3 * COST_PER_RANK, config={"local_steps": 2})
     before = run_jobs(pair, {"before": payload(tame, tmp_path / "before")})["before"]
@@ -82,11 +82,11 @@ def test_divergence_ends_a_cell_for_all_its_workers_and_none_of_them(pair, tmp_p
     assert (outcomes["wild"].status, error.type) == ("failed", "DivergedError")
     assert re.match(r"lane (\d+|reserve), step \d+: ", error.message)
     assert outcomes["tame"].status == "done"
-    # Whoever kills one worker of a group kills all.
-    assert outcomes["tame"].value["pid"] == before.value["pid"], "nobody had to be killed"
+    # The queue kills all workers of a group or none.
+    assert outcomes["tame"].value["pid"] == before.value["pid"], "no worker was killed"
 
 
-def test_a_job_whose_worker_is_killed_runs_again_and_spoils_no_other(pool, tmp_path):
+def test_a_job_whose_worker_is_killed_runs_again_and_the_others_go_on(pool, tmp_path):
     pool.submit("victim", {"sleep": 2.0, "pid_file": str(tmp_path / "pid")})
     pool.submit("neighbour", {"sleep": 2.0})
     os.kill(pid_in(tmp_path / "pid"), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""How a pool and its groups start again and end, whatever they were doing."""
+"""Groups are built again when their controller dies, and a closed pool frees its resources in any state."""
 
 import time
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_closing_in_the_middle_of_a_job_is_quick_and_leaves_nothing(only_pool, t
 
 
 def test_a_controller_that_is_killed_while_its_workers_start_leaves_their_resources_to_the_next(idle_cluster):
-    """No worker has joined the queue yet, so that Ray alone can tell what was reserved for it."""
+    """No worker has joined the queue yet, so only Ray has a record of the reserved resources."""
     with WorkerPool(pool_jobs.set_up, pool_jobs.run, workers=2, name="reborn") as pool:
         while ray.available_resources().get("CPU", 0) > 0:
             time.sleep(0.02)

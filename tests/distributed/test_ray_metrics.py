@@ -1,4 +1,4 @@
-"""What Prometheus reads on a node's metrics port while cells run, and what it no longer reads afterwards."""
+"""Metrics on a node's port for Prometheus while cells run, and those that remain afterwards."""
 
 import time
 import urllib.request
@@ -79,7 +79,7 @@ def test_every_metric_is_exported_with_its_tags(exported):
             assert (tags["sweep"], tags["label"]) == ("metered", "adapad")
 
 
-def test_the_cell_speaks_once_and_every_worker_for_its_lanes(exported):
+def test_worker_0_reports_the_cell_and_every_worker_its_lanes(exported):
     results, found, _ = exported
     final = results["components"].final
     ((tags, spent),) = values(found, "ray_adapad_budget_used_parameters", cell="components")

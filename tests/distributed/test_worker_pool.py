@@ -1,4 +1,4 @@
-"""Pools on a real cluster: which group runs a job, with what, and what the driver hears of it."""
+"""Pools on a real cluster: which group runs a job, with which resources, and which events the driver receives."""
 
 import pool_jobs
 import pytest
@@ -19,7 +19,7 @@ def test_two_groups_work_at_the_same_time(pool):
     assert left.seconds == pytest.approx(1.0, abs=0.5)
 
 
-def test_what_set_up_made_survives_from_job_to_job(pool):
+def test_the_state_of_a_set_up_is_kept_from_job_to_job(pool):
     outcomes = run_jobs(pool, {f"job-{i}": {"sleep": 0.05} for i in range(8)})
     values = [outcome.value for outcome in outcomes.values()]
     assert {value["shared"]["numbers"].tolist() == [0, 1, 2] for value in values} == {True}

@@ -21,7 +21,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
 def compute_and_tell(workspace: Workspace, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
-    """Computes the cell, and writes on which node this worker stands."""
+    """Computes the cell, and writes the id of this worker's node."""
     value = compute(workspace, payload, context)
     Path(f"{payload['folder']}.node-{context.rank}").write_text(ray.get_runtime_context().get_node_id())
     return value
