@@ -22,7 +22,7 @@ from typing import Any
 
 import ray
 
-from adapad_ray.distributed import GroupPool, connect
+from adapad_ray.distributed import WorkerPool, connect
 from adapad_ray.distributed.cell_jobs import open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.sweep.inputs import load_grounds
@@ -62,7 +62,7 @@ def run(
     name: str, cell: dict[str, Any], shared: dict[str, Any], groups: int, workers: int
 ) -> tuple[list[list[Rounds]], set[str]]:
     """Rounds by cell and rank, and the digests of the adapters; `groups` copies of the cell run side by side."""
-    with GroupPool(
+    with WorkerPool(
         open_workspace, "round_times:measure", groups=groups, workers=workers, shared=shared, name=name
     ) as pool:
         pool.wait_ready()

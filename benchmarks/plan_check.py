@@ -21,7 +21,7 @@ from typing import Any
 import ray
 
 from adapad_ray.cost.estimate import estimate
-from adapad_ray.distributed import GroupPool, connect
+from adapad_ray.distributed import WorkerPool, connect
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.results import CellResult
@@ -57,7 +57,7 @@ def specification(rounds: int) -> SweepSpec:
     )
 
 
-def run(pool: GroupPool, cell: dict[str, Any], name: str) -> tuple[CellResult, Path]:
+def run(pool: WorkerPool, cell: dict[str, Any], name: str) -> tuple[CellResult, Path]:
     """Runs the cell in a fresh folder."""
     folder = Path(tempfile.mkdtemp()) / name
     content = {"identity": cell, "folder": str(folder), "base_model": "minilm-l6"}
@@ -86,7 +86,7 @@ def main() -> None:
         shared = {"backbone": ray.put(share_backbone(loaded.backbone)), "data": ray.put(loaded.grounds.data)}
         groups = {
             workers: pools.enter_context(
-                GroupPool(open_workspace, compute, workers=workers, shared=shared, name=f"check-{workers}")
+                WorkerPool(open_workspace, compute, workers=workers, shared=shared, name=f"check-{workers}")
             )
             for workers in ratios
         }

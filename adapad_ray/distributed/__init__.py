@@ -4,17 +4,17 @@ Jobs, set-up and results are the caller's: nothing here knows what a sweep is.
 """
 
 from adapad_ray.distributed.cluster import available_groups, connect, sigterm_as_interrupt
-from adapad_ray.distributed.jobs import JobContext, JobError, Outcome, PoolError, Progress, SetupContext
-from adapad_ray.distributed.worker_groups import GroupPool
+from adapad_ray.distributed.jobs import JobContext, JobError, JobOutcome, JobProgress, PoolError, SetupContext
+from adapad_ray.distributed.worker_pool import WorkerPool
 
 __all__ = [
-    "GroupPool",
     "JobContext",
     "JobError",
-    "Outcome",
+    "JobOutcome",
+    "JobProgress",
     "PoolError",
-    "Progress",
     "SetupContext",
+    "WorkerPool",
     "available_groups",
     "connect",
     "sigterm_as_interrupt",

@@ -25,7 +25,7 @@ class Reply:
     """Seconds in which something was not there yet."""
 
 
-class Board:
+class EstimateBoard:
     """An asyncio actor, one for each attempt at a cell; `None` as a reply means that the attempt has ended.
 
     References come and go in lists of one, because Ray would replace bare ones by their values.

@@ -12,15 +12,15 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError
 
-from adapad_ray.distributed.estimate_board import Board
-from adapad_ray.distributed.jobs import Assignment, JobError, Outcome, PoolError, Progress
+from adapad_ray.distributed.estimate_board import EstimateBoard
+from adapad_ray.distributed.jobs import Assignment, JobError, JobOutcome, JobProgress, PoolError
 
 
 @dataclass
 class _Job:
     job_id: str
     payload: dict[str, Any]
-    outcome: asyncio.Future[Outcome]
+    outcome: asyncio.Future[JobOutcome]
     attempts: int = 0
 
 
@@ -89,11 +89,11 @@ class JobQueue:
         self._groups = [_Group() for _ in range(groups)]
         self._jobs: dict[str, _Job] = {}
         self._pending: deque[_Job] = deque()
-        self._board: Any = ray.remote(Board)
+        self._board: Any = ray.remote(EstimateBoard)
         self._tokens = 0
-        self._outcomes: deque[tuple[int, Outcome]] = deque()
+        self._outcomes: deque[tuple[int, JobOutcome]] = deque()
         self._outcome_count = 0
-        self._progress: dict[str, Progress] = {}
+        self._progress: dict[str, JobProgress] = {}
         self._stopping = False
         self._fault: str | None = None
         self._changed = asyncio.Condition()
@@ -113,7 +113,7 @@ class JobQueue:
         self._pending.append(job)
         await self._notify()
 
-    async def submit_and_wait(self, job_id: str, payload: dict[str, Any]) -> Outcome:
+    async def submit_and_wait(self, job_id: str, payload: dict[str, Any]) -> JobOutcome:
         """Submit a job and return its outcome; the driver's `poll` sees it too.
 
         Raises:
@@ -122,7 +122,7 @@ class JobQueue:
         await self.submit(job_id, payload)
         return await asyncio.shield(self._jobs[job_id].outcome)
 
-    async def poll(self, seen: int, timeout: float) -> tuple[int, list[Progress | Outcome]]:
+    async def poll(self, seen: int, timeout: float) -> tuple[int, list[JobProgress | JobOutcome]]:
         """News since the outcome numbered `seen`, waiting up to `timeout` seconds for some, and the new number.
 
         An outcome is kept until a later call says that it was seen: a reply that is lost is sent again.
@@ -135,7 +135,7 @@ class JobQueue:
         await self._wait(lambda: self._outcomes or self._progress or self._fault, timeout)
         if self._fault and not self._outcomes:
             raise PoolError(self._fault)
-        news: list[Progress | Outcome] = list(self._progress.values())
+        news: list[JobProgress | JobOutcome] = list(self._progress.values())
         self._progress.clear()
         news.extend(outcome for _, outcome in self._outcomes)
         return self._outcome_count, news
@@ -235,7 +235,7 @@ class JobQueue:
         lease = self._groups[group].lease
         if lease is not None and lease.token == token:
             job = lease.job
-            self._progress[job.job_id] = Progress(job.job_id, group, job.attempts, data)
+            self._progress[job.job_id] = JobProgress(job.job_id, group, job.attempts, data)
             await self._notify()
 
     async def finish(
@@ -359,7 +359,7 @@ class JobQueue:
         if job.outcome.done():
             return
         seconds = time.monotonic() - lease.began
-        outcome = Outcome(job.job_id, status, value, error, job.attempts, group, seconds)
+        outcome = JobOutcome(job.job_id, status, value, error, job.attempts, group, seconds)
         job.outcome.set_result(outcome)
         del self._jobs[job.job_id]
         self._outcome_count += 1

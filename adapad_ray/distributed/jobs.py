@@ -24,7 +24,7 @@ class JobError:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """How a job ended.
 
     `done`: `value` is what rank 0 returned. `failed`: the job raised, on any rank. `lost`: workers died under it in
@@ -42,7 +42,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Progress:
+class JobProgress:
     """The latest thing a running job has said of itself. Older reports of the same job may have been skipped."""
 
     job_id: str

@@ -19,7 +19,7 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from adapad_ray.distributed import GroupPool, Outcome, Progress
+from adapad_ray.distributed import JobOutcome, JobProgress, WorkerPool
 from adapad_ray.errors import BadRequestError
 from adapad_ray.quiet import quiet_optuna
 from adapad_ray.results import CellResult
@@ -44,15 +44,15 @@ class TuneCell:
 
 
 def tune_stage(
-    pool: GroupPool,
+    pool: WorkerPool,
     cells: Sequence[TuneCell],
     spaces: Mapping[str, Space],
     *,
     name: str,
     seed: int,
-    on_event: Callable[[Progress | Outcome], None] | None = None,
+    on_event: Callable[[JobProgress | JobOutcome], None] | None = None,
     storage: optuna.storages.BaseStorage | None = None,
-) -> dict[str, Outcome]:
+) -> dict[str, JobOutcome]:
     """Evaluate `cells` through Ray Tune, and return their outcomes by cell id.
 
     One `Tuner` runs all studies, so that no group idles while the last points of one finish. Its searcher deals the
@@ -96,13 +96,13 @@ class Desk(Protocol):
 
 
 def search_stage(
-    pool: GroupPool,
+    pool: WorkerPool,
     studies: Mapping[str, SearchStudy],
     desk: Desk,
     *,
     name: str,
     concurrency: int | None = None,
-    on_event: Callable[[Progress | Outcome], None] | None = None,
+    on_event: Callable[[JobProgress | JobOutcome], None] | None = None,
 ) -> None:
     """Runs the trials that the studies (by label) still lack, labels in turn, through one Ray Tune `Tuner`.
 
@@ -123,7 +123,7 @@ def search_stage(
         _run_tune(pool, searcher, news, f"{name}-search", remaining, min(concurrency or pool.groups, pool.groups))
 
 
-def _run_tune(pool: GroupPool, searcher: Searcher, news: _News, name: str, trials: int, concurrency: int) -> None:
+def _run_tune(pool: WorkerPool, searcher: Searcher, news: _News, name: str, trials: int, concurrency: int) -> None:
     """Runs Tune trials that cost no CPU: each puts its cell into the pool's queue and waits for it."""
     with tempfile.TemporaryDirectory(prefix="adapad-tune-", ignore_cleanup_errors=True) as folder, _quiet():
         tuner = tune.Tuner(
@@ -291,10 +291,10 @@ def _complete(study: SearchStudy, number: int, result: CellResult) -> None:
 class _News(tune.Callback):  # type: ignore[misc]
     """Hands the pool's news to the driver between Tune's steps, because `fit` holds the main thread."""
 
-    def __init__(self, pool: GroupPool, on_event: Callable[[Progress | Outcome], None] | None) -> None:
+    def __init__(self, pool: WorkerPool, on_event: Callable[[JobProgress | JobOutcome], None] | None) -> None:
         self._pool = pool
         self._on_event = on_event
-        self._outcomes: dict[str, Outcome] = {}
+        self._outcomes: dict[str, JobOutcome] = {}
         self.error: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -305,12 +305,12 @@ class _News(tune.Callback):  # type: ignore[misc]
         """Tune's hook."""
         self._forward(timeout=0.0)
 
-    def outcome(self, cell_id: str) -> Outcome | None:
+    def outcome(self, cell_id: str) -> JobOutcome | None:
         """How a cell ended whose trial has ended; None if it never reached the queue."""
         self._forward(timeout=0.0)
         return self._outcomes.get(cell_id)
 
-    def collect(self, cell_ids: Collection[str]) -> dict[str, Outcome]:
+    def collect(self, cell_ids: Collection[str]) -> dict[str, JobOutcome]:
         """All outcomes, by cell id.
 
         Raises:
@@ -328,7 +328,7 @@ class _News(tune.Callback):  # type: ignore[misc]
             raise self.error
         try:
             for event in self._pool.poll(timeout):
-                if isinstance(event, Outcome):
+                if isinstance(event, JobOutcome):
                     self._outcomes[event.job_id] = event
                 if self._on_event is not None:
                     self._on_event(event)

@@ -14,7 +14,7 @@ import ray
 import yaml
 from optuna.storages import RDBStorage
 
-from adapad_ray.distributed import GroupPool, Outcome, Progress, available_groups, connect
+from adapad_ray.distributed import JobOutcome, JobProgress, WorkerPool, available_groups, connect
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.errors import BadRequestError, StorageError
@@ -142,7 +142,7 @@ class Sweep:
         self.results.update(finished([planned.cell for planned in wave], self.folder))
         return list({planned.id: planned for planned in wave if planned.id not in self.results}.values())
 
-    def _compute(self, pool: GroupPool, tracker: Tracker, wave: Sequence[PlannedCell]) -> None:
+    def _compute(self, pool: WorkerPool, tracker: Tracker, wave: Sequence[PlannedCell]) -> None:
         known = len(self.results)
         parents = {p.id for p in wave if p.cell.identity.stage == "parent"} - self.cells.keys()
         missing = self._expect(wave)
@@ -164,7 +164,7 @@ class Sweep:
             self.console.tuned(winners, self.spec)
         self._submit(pool, tracker, missing)
 
-    def _tune(self, pool: GroupPool, tracker: Tracker, missing: Sequence[PlannedCell]) -> None:
+    def _tune(self, pool: WorkerPool, tracker: Tracker, missing: Sequence[PlannedCell]) -> None:
         stage = self.spec.tune
         assert stage is not None
         self._align_studies()
@@ -203,21 +203,21 @@ class Sweep:
     def _storage(self) -> RDBStorage:
         return open_storage(self.folder)
 
-    def _submit(self, pool: GroupPool, tracker: Tracker, missing: Sequence[PlannedCell]) -> None:
+    def _submit(self, pool: WorkerPool, tracker: Tracker, missing: Sequence[PlannedCell]) -> None:
         for planned in missing:
             pool.submit(planned.id, self._payload(planned.cell))
         remaining = {planned.id for planned in missing}
         while remaining:
             for event in pool.poll(timeout=1.0):
                 self._on_event(event, tracker)
-                if isinstance(event, Outcome):
+                if isinstance(event, JobOutcome):
                     remaining.discard(event.job_id)
 
-    def _on_event(self, event: Progress | Outcome, tracker: Tracker) -> None:
+    def _on_event(self, event: JobProgress | JobOutcome, tracker: Tracker) -> None:
         self._check_claim()
         self._metrics.observe(event)
         cell = self.cells[event.job_id]
-        if not isinstance(event, Outcome):
+        if not isinstance(event, JobOutcome):
             self.console.progress(cell.identity, event.data)
         elif event.status == "done":
             self.place.fetch(cell.within_sweep)
@@ -229,7 +229,7 @@ class Sweep:
             assert event.error is not None
             self._reasons[cell.id] = f"{event.error.type}: {event.error.message}"
             self.console.failed(cell.identity, self._reasons[cell.id])
-        if isinstance(event, Outcome):
+        if isinstance(event, JobOutcome):
             self.place.save()
 
     def _payload(self, cell: Cell) -> dict[str, Any]:
@@ -242,14 +242,14 @@ class Sweep:
             "checkpoint_rounds": self.spec.checkpoint.rounds,
         }
 
-    def _pool(self, groups: int) -> GroupPool:
+    def _pool(self, groups: int) -> WorkerPool:
         resources = self.spec.resources
         self._shared = {
             "backbone": ray.put(share_backbone(self.loaded.backbone)),
             "data": ray.put(self.loaded.grounds.data),
         }
         self.loaded.backbone.model.to("meta")  # its weights are in the object store, and the plan needs none
-        return GroupPool(
+        return WorkerPool(
             open_workspace,
             compute,
             groups=groups,

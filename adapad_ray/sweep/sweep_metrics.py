@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Self
 
-from adapad_ray.distributed import Outcome, Progress
+from adapad_ray.distributed import JobOutcome, JobProgress
 from adapad_ray.distributed.ray_metrics import (
     CELLS,
     FAILURES,
@@ -49,9 +49,9 @@ class SweepMetrics(RegularReporter):
         self.report()
         return super().__enter__()
 
-    def observe(self, event: Progress | Outcome) -> None:
+    def observe(self, event: JobProgress | JobOutcome) -> None:
         """Something that the pool has said of a cell."""
-        if isinstance(event, Outcome):
+        if isinstance(event, JobOutcome):
             self._heard.pop(event.job_id, None)
             self._attempts[event.job_id] = event.attempts
         else:

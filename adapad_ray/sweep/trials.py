@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
-from adapad_ray.distributed import GroupPool, Outcome, Progress
+from adapad_ray.distributed import JobOutcome, JobProgress, WorkerPool
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.report.search import SearchedLabel
 from adapad_ray.results import CellResult
@@ -54,7 +54,7 @@ class SearchDesk:
         """Whether every trial has ended."""
         return all(study.over for study in self.studies.values())
 
-    def run(self, pool: GroupPool, on_event: Callable[[Progress | Outcome], None]) -> None:
+    def run(self, pool: WorkerPool, on_event: Callable[[JobProgress | JobOutcome], None]) -> None:
         """Runs the trials that are missing."""
         name, concurrency = self._planner.spec.name, self._stage.concurrency
         search_stage(pool, self.studies, self, name=name, concurrency=concurrency, on_event=on_event)

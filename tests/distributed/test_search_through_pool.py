@@ -3,7 +3,7 @@
 import optuna
 import pytest
 
-from adapad_ray.distributed import GroupPool, Outcome
+from adapad_ray.distributed import JobOutcome, WorkerPool
 from adapad_ray.search.tuner import TuneCell, quasi_random_points, tune_stage
 
 pytestmark = pytest.mark.xdist_group("clusters")
@@ -21,7 +21,7 @@ def cells(**extra: dict) -> list[TuneCell]:
 
 
 @pytest.fixture(scope="module")
-def stage(pool: GroupPool, tmp_path_factory):
+def stage(pool: WorkerPool, tmp_path_factory):
     """One run of the stage in which a cell fails and another has a score that is not a number."""
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path_factory.mktemp('optuna') / 'studies.db'}")
     heard: list = []
@@ -47,7 +47,7 @@ def test_every_cell_has_its_outcome_and_a_failure_stays_alone(stage):
 
 def test_the_driver_hears_of_every_outcome_once(stage):
     outcomes, heard, _ = stage
-    assert sorted(event.job_id for event in heard if isinstance(event, Outcome)) == sorted(outcomes)
+    assert sorted(event.job_id for event in heard if isinstance(event, JobOutcome)) == sorted(outcomes)
 
 
 def test_every_label_has_a_study_with_exactly_its_points(stage):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapad_ray.distributed import JobError, Outcome, Progress
+from adapad_ray.distributed import JobError, JobOutcome, JobProgress
 from adapad_ray.distributed.ray_metrics import (
     CELLS,
     FAILURES,
@@ -48,12 +48,12 @@ def launch(tmp_path: Path) -> Launch:
 def test_every_cell_is_in_one_state(launch):
     first, second, third, *_ = launch.known
     assert launch.values(CELLS) == {("done",): 0, ("failed",): 0, ("running",): 0, ("waiting",): 5}
-    launch.metrics.observe(Progress(first, 0, 1, {"step": 1, "steps": 9}))
-    launch.metrics.observe(Progress(second, 1, 1, {"step": 1, "steps": 9}))
+    launch.metrics.observe(JobProgress(first, 0, 1, {"step": 1, "steps": 9}))
+    launch.metrics.observe(JobProgress(second, 1, 1, {"step": 1, "steps": 9}))
     launch.results[second] = launch.known[second]
-    launch.metrics.observe(Outcome(second, "done", None, None, 1, 1, 2.0))
+    launch.metrics.observe(JobOutcome(second, "done", None, None, 1, 1, 2.0))
     launch.reasons[third] = "DivergedError: lane 1, step 3: the loss is nan"
-    launch.metrics.observe(Outcome(third, "failed", None, JobError("DivergedError", "…"), 1, 0, 2.0))
+    launch.metrics.observe(JobOutcome(third, "failed", None, JobError("DivergedError", "…"), 1, 0, 2.0))
     assert launch.values(CELLS) == {("done",): 1, ("failed",): 1, ("running",): 1, ("waiting",): 2}
     assert launch.values(FAILURES) == {("lora", "DivergedError"): 1}
 
@@ -68,13 +68,13 @@ def test_finished_points_are_told_and_parents_are_none(launch):
 
 def test_silence_is_that_of_running_cells_and_restarts_add_up(launch):
     first, second, *_ = launch.known
-    launch.metrics.observe(Progress(first, 0, 1, {}))
+    launch.metrics.observe(JobProgress(first, 0, 1, {}))
     time.sleep(0.05)
-    launch.metrics.observe(Progress(second, 1, 3, {}))
+    launch.metrics.observe(JobProgress(second, 1, 3, {}))
     silence = launch.values(SILENCE)
     assert silence[first, "lora"] >= 0.05 > silence[second, "lora"] >= 0
     assert launch.values(RESTARTS) == {(): 2}
-    launch.metrics.observe(Outcome(second, "lost", None, JobError("WorkerDied", "…"), 4, 1, 2.0))
+    launch.metrics.observe(JobOutcome(second, "lost", None, JobError("WorkerDied", "…"), 4, 1, 2.0))
     assert launch.values(SILENCE).keys() == {(first, "lora")}
     assert launch.values(RESTARTS) == {(): 3}
 
@@ -82,7 +82,7 @@ def test_silence_is_that_of_running_cells_and_restarts_add_up(launch):
 def test_tags_are_those_that_the_metric_declares(launch):
     launch.results.update(launch.known)
     first, *_ = launch.known
-    launch.metrics.observe(Progress(first, 0, 1, {}))
+    launch.metrics.observe(JobProgress(first, 0, 1, {}))
     del launch.results[first]
     launch.reasons[list(launch.known)[1]] = "X: y"
     told = {metric: tags.keys() for metric, tags, _ in launch.metrics.figures()}

@@ -22,7 +22,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from adapad_ray.distributed.job_queue import JobQueue
-from adapad_ray.distributed.jobs import Outcome, PoolError, Progress, SetupContext, WorkerConfig, reference
+from adapad_ray.distributed.jobs import JobOutcome, JobProgress, PoolError, SetupContext, WorkerConfig, reference
 
 _TRAIN_ENVIRONMENT = {
     # The controller looks after its workers this often. Ray's default of 2 s is felt at every start, death and end.
@@ -46,7 +46,7 @@ _NEEDLESS_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 _CLOSE_SECONDS = 3.0
 
 
-class GroupPool:
+class WorkerPool:
     """`groups` groups of `workers` workers each, which share one queue of jobs. A context manager.
 
     `setup` runs once in each worker process, `run` once per job and rank with what `setup` returned; both are
@@ -92,7 +92,7 @@ class GroupPool:
         self._seen = 0
         self._open: set[str] = set()
 
-    def __enter__(self) -> GroupPool:
+    def __enter__(self) -> WorkerPool:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._storage = tempfile.mkdtemp(prefix=f"{self._name}-")
         self._queue = (
@@ -148,7 +148,7 @@ class GroupPool:
             raise PoolError(f"the queue of the pool is gone: {problem}") from problem
         self._open.add(job_id)
 
-    def poll(self, timeout: float = 1.0) -> list[Progress | Outcome]:
+    def poll(self, timeout: float = 1.0) -> list[JobProgress | JobOutcome]:
         """What has happened since the last call, waiting up to `timeout` seconds for something to happen.
 
         Raises:
@@ -156,19 +156,19 @@ class GroupPool:
         """
         self._check_groups()
         try:
-            news: list[Progress | Outcome]
+            news: list[JobProgress | JobOutcome]
             self._seen, news = ray.get(self._queue.poll.remote(self._seen, timeout))
         except RayTaskError as problem:
             raise problem.cause from None
         except RayActorError as problem:
             raise PoolError(f"the queue of the pool is gone: {problem}") from problem
-        self._open -= {item.job_id for item in news if isinstance(item, Outcome)}
+        self._open -= {item.job_id for item in news if isinstance(item, JobOutcome)}
         return news
 
-    def completed(self) -> Iterator[Outcome]:
+    def completed(self) -> Iterator[JobOutcome]:
         """Outcomes as they come, until every job that was submitted through this object has one."""
         while self._open:
-            yield from (item for item in self.poll() if isinstance(item, Outcome))
+            yield from (item for item in self.poll() if isinstance(item, JobOutcome))
 
     def counts(self) -> dict[str, int]:
         """`ready` groups, `pending` and `running` jobs.
