@@ -30,7 +30,7 @@ from adapad_ray.sweep.run import Manifest
 from adapad_ray.sweep.spec import load_spec
 from adapad_ray.tasks import Split
 from adapad_ray.tasks.metrics import compute_metrics
-from adapad_ray.training.evaluation import predict
+from adapad_ray.training.cell.evaluation import predict
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 

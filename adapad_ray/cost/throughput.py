@@ -20,10 +20,10 @@ from adapad_ray.models.target_modules import target_modules
 from adapad_ray.sweep.planner import Grounds
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import TYPES, Split, TaskData
-from adapad_ray.training.cell import SHAPES
-from adapad_ray.training.randomness import epoch_batches
+from adapad_ray.training.batches import Batches, epoch_batches
+from adapad_ray.training.cell import FLOP_INPUTS
 from adapad_ray.training.settings import TrainingSettings
-from adapad_ray.training.trainer import LaneTrainer
+from adapad_ray.training.trainer import Trainer
 
 LARGEST_MEASURED = 300_000_000
 """Parameters of the largest backbone that is built in order to be timed: about a gigabyte in fp32."""
@@ -80,7 +80,7 @@ def expected_flops_per_token(model: nn.Module, data: TaskData) -> float:
     device = next(model.parameters()).device
     shapes_only, counter = FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False)
     with torch.inference_mode(), shapes_only, counter:  # the counter innermost: it sees operations first
-        model(**{name: batch[name].to(device) for name in SHAPES if name in batch})
+        model(**{name: batch[name].to(device) for name in FLOP_INPUTS if name in batch})
     return float(counter.get_total_flops() / padded)
 
 
@@ -99,17 +99,8 @@ def _pass_rate(spec: SweepSpec, grounds: Grounds, flops_per_token: float, device
     context = CellContext(modules, sum(m.component_cost for m in modules), total_steps=10_000, seed=0)
     method = lora(lora.Config(), context)
     adapted = method.adapt(model, ())
-    trainer = LaneTrainer(
-        adapted,
-        method,
-        grounds.data.splits["train"],
-        spec.training,
-        total_steps=context.total_steps,
-        seed=0,
-        pad_token_id=0,
-        device=device,
-        loss=grounds.data.loss,
-    )
+    batches = Batches(grounds.data.splits["train"], spec.training, seed=0, pad_token_id=0, device=device)
+    trainer = Trainer(method, batches, spec.training, total_steps=context.total_steps, loss=grounds.data.loss)
     trainer.start()
     trainer.run(stop_at=1)  # the first step is slower than those that count
     rates: list[float] = []

@@ -44,12 +44,13 @@ from adapad_ray.models.task_models import MeanPooledClassifier
 from adapad_ray.results import CellIdentity, CellResult, Point
 from adapad_ray.storage import CHECKPOINT, RECORD
 from adapad_ray.tasks import EncodedSplit, TaskData
-from adapad_ray.training.cell import Workspace, make_method, parent_identity, run_cell
+from adapad_ray.training.batches import Batches
+from adapad_ray.training.cell import CellRequest, Workspace, make_method, parent_identity, run_cell
+from adapad_ray.training.cell.evaluation import predict
 from adapad_ray.training.checkpoint import Checkpoint
-from adapad_ray.training.evaluation import predict
 from adapad_ray.training.randomness import derive_seed
 from adapad_ray.training.settings import TrainingSettings
-from adapad_ray.training.trainer import DivergedError, LaneTrainer
+from adapad_ray.training.trainer import DivergedError, Trainer
 
 VOCABULARY = 100
 COST_PER_RANK = 896
@@ -106,29 +107,23 @@ class MethodCase:
         """The method of this case; `changes` replace fields of its identity."""
         return _method(self.identity(**changes), self.pooling)
 
-    def trainer(self, seed: int = 0, **connections: Any) -> LaneTrainer:
+    def trainer(self, seed: int = 0, **connections: Any) -> Trainer:
         """A trainer, not started yet, on a fresh backbone, set up as `run_cell` does it; it takes `connections`."""
         backbone, method = tiny_backbone(self.pooling), self.make(seed=seed)
         parent = self.parent(self.identity(seed))
         if parent is not None:
             method.inherit(load_adapter(parent / "adapter"))
         initialise_head(backbone.model, backbone.head_modules, derive_seed(seed, "head"))
-        return LaneTrainer(
-            method.adapt(backbone.model, backbone.head_modules),
-            method,
-            tiny_task().splits["train"],
-            TrainingSettings(**{**TRAINING, **self.training}),
-            total_steps=method.training_steps,
-            seed=seed,
-            pad_token_id=0,
-            **connections,
-        )
+        method.adapt(backbone.model, backbone.head_modules)
+        settings = TrainingSettings(**{**TRAINING, **self.training})
+        batches = Batches(tiny_task().splits["train"], settings, seed=seed, pad_token_id=0)
+        return Trainer(method, batches, settings, total_steps=method.training_steps, **connections)
 
     def run(self, folder: Path, workspace: Workspace | None = None, seed: int = 0, **changes: Any) -> CellResult:
         """Computes this case's cell in `folder`."""
         workspace, identity = workspace or tiny_workspace(self.pooling), self.identity(seed, **changes)
         parent = self.parent(identity)
-        result = run_cell("cell", identity, workspace, folder, base_model="tiny", parent=parent)
+        result = run_cell(CellRequest("cell", identity, folder, "tiny", parent), workspace)
         assert result is not None
         return result
 
@@ -149,7 +144,7 @@ def _trained_parent(identity: str, pooling: Pooling) -> tempfile.TemporaryDirect
     """The finished cell with this identity as JSON; shared by tests, until the last one is over."""
     folder = tempfile.TemporaryDirectory(prefix="adapad-parent-")
     parent = CellIdentity.model_validate_json(identity)
-    run_cell("parent", parent, tiny_workspace(pooling), Path(folder.name), base_model="tiny")
+    run_cell(CellRequest("parent", parent, Path(folder.name), "tiny"), tiny_workspace(pooling))
     return folder
 
 
@@ -201,7 +196,7 @@ def tiny_workspace(pooling: Pooling = "mean") -> Workspace:
 
 
 @functools.cache
-def uninterrupted(case: MethodCase) -> LaneTrainer:
+def uninterrupted(case: MethodCase) -> Trainer:
     """The case trained from start to end at one go; shared by tests, to be read only."""
     trainer = case.trainer()
     trainer.start()
@@ -209,7 +204,7 @@ def uninterrupted(case: MethodCase) -> LaneTrainer:
     return trainer
 
 
-def assert_same_training(got: LaneTrainer, expected: LaneTrainer) -> None:
+def assert_same_training(got: Trainer, expected: Trainer) -> None:
     """Both trainers hold bitwise the same tensors, optimizer state, losses and growth."""
     a, b = got.checkpoint(), expected.checkpoint()
     assert a.tensors.keys() == b.tensors.keys()

@@ -15,8 +15,8 @@ from adapad_ray.results import CellIdentity
 from adapad_ray.tasks import TaskData
 from adapad_ray.tasks.types.image import PixelSplit
 from adapad_ray.testing import tiny_task
-from adapad_ray.training.cell import Workspace, make_method, parent_identity, run_cell
-from adapad_ray.training.evaluation import predict
+from adapad_ray.training.cell import CellRequest, Workspace, make_method, parent_identity, run_cell
+from adapad_ray.training.cell.evaluation import predict
 from adapad_ray.training.settings import TrainingSettings
 from tests.architectures import ARCHITECTURES, save_architecture
 
@@ -91,8 +91,8 @@ def compute(method, workspace, folder, name):
     parent = None
     if planned is not None:
         parent = folder / "parent"
-        run_cell("parent", planned, workspace, parent, base_model=name)
-    return run_cell("cell", identity, workspace, folder / "cell", base_model=name, parent=parent)
+        run_cell(CellRequest("parent", planned, parent, name), workspace)
+    return run_cell(CellRequest("cell", identity, folder / "cell", name, parent), workspace)
 
 
 @pytest.mark.parametrize(("name", "method"), CASES)

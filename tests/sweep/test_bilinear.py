@@ -10,7 +10,7 @@ from adapad_ray.report.page import build_report
 from adapad_ray.sweep.inputs import load_grounds, sketch_grounds
 from adapad_ray.sweep.planner import Planner
 from adapad_ray.sweep.spec import load_spec
-from adapad_ray.training.cell import Workspace, run_cell
+from adapad_ray.training.cell import CellRequest, Workspace, run_cell
 
 FILE = Path(__file__).parents[2] / "sweeps" / "bilinear_convergence.yaml"
 
@@ -56,7 +56,8 @@ def finished(tmp_path_factory):
     for wave in planner.waves(planner.plan(), results):
         for planned in wave:
             place = planned.cell.folder(folder)
-            results[planned.id] = run_cell(planned.id, planned.cell.identity, workspace, place, base_model=spec.model)
+            request = CellRequest(planned.id, planned.cell.identity, place, spec.model)
+            results[planned.id] = run_cell(request, workspace)
     return folder, {one.label: one for one in label_convergences(list(results.values()), folder)}
 
 

@@ -24,8 +24,8 @@ from adapad_ray.sweep.inputs import load_grounds, sketch_grounds
 from adapad_ray.sweep.planner import Planner
 from adapad_ray.sweep.spec import parse_spec
 from adapad_ray.tasks import TYPES
-from adapad_ray.training.cell import Workspace, run_cell
-from adapad_ray.training.evaluation import ModelPasses
+from adapad_ray.training.cell import CellRequest, Workspace, run_cell
+from adapad_ray.training.cell.evaluation import ModelPasses
 from adapad_ray.training.round_log import load_rounds
 
 WORDS = ["red", "green", "blue", "black", "white", "pink", "cat", "dog", "cow", "hen", "fox", "owl"]
@@ -162,9 +162,8 @@ def compute(spec: Any, folder: Path) -> dict[str, CellResult]:
     results: dict[str, CellResult] = {}
     for wave in planner.waves(planner.plan(), results):
         for planned in wave:
-            result = run_cell(
-                planned.id, planned.cell.identity, workspace, planned.cell.folder(folder), base_model=spec.model
-            )
+            request = CellRequest(planned.id, planned.cell.identity, planned.cell.folder(folder), spec.model)
+            result = run_cell(request, workspace)
             assert result is not None
             results[planned.id] = result
     return {result.identity.label: result for result in results.values()}
