@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from adapad_ray.distributed import JobOutcome, JobProgress, WorkerPool
+from adapad_ray.distributed.ray_internals import TUNE_ENVIRONMENT
 from adapad_ray.errors import BadRequestError
 from adapad_ray.quiet import quiet_optuna
 from adapad_ray.results import CellResult
@@ -340,10 +341,7 @@ class _News(tune.Callback):  # type: ignore[misc]
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence Tune's and Optuna's talk on the console; failures are in the outcomes."""
-    # Ctrl-C is to be a KeyboardInterrupt here too, not a request to wind up an experiment.
-    # verbose=0 is silent in the old output only.
-    environment = {"TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_PRINT_ALL_TRIAL_ERRORS": "0", "RAY_AIR_NEW_OUTPUT": "0"}
-    environment = {key: value for key, value in environment.items() if key not in os.environ}
+    environment = {key: value for key, value in TUNE_ENVIRONMENT.items() if key not in os.environ}
     logger = logging.getLogger("ray.tune")
     level = logger.level
     os.environ.update(environment)

@@ -14,8 +14,8 @@ from typing import Any
 import ray
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
+from adapad_ray.distributed.ray_internals import SUBMISSION_LOGGERS, use_token_if_available
 from adapad_ray.errors import BadRequestError
 
 LOCAL = "http://127.0.0.1:8265"
@@ -23,11 +23,6 @@ LOCAL = "http://127.0.0.1:8265"
 RAY_VERSIONS = ">=2.55,<3"
 """Versions of Ray on the cluster; the same as this package's own requirement."""
 
-_CHATTY = (
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
-)
 _RETRY_SECONDS = 2.0
 _REFUSED_AFTER = 30.0
 """Seconds without an answer after which a job's log is given up; the job itself goes on."""
@@ -56,8 +51,7 @@ class JobServer:
         server, cluster = (os.environ.pop(name, "") for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
         # The second may also be that of a cluster, which is no job server's.
         self.address = _url(address or server or (cluster if cluster.startswith("http") else "") or LOCAL)
-        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-        maybe_enable_token_auth_if_token_available(False)
+        use_token_if_available()
         self.open_to_anyone = _answers_anyone(self.address)
         """Whether the cluster takes jobs without a token."""
         self._client = self._connect()
@@ -136,7 +130,7 @@ class JobServer:
     def _connect(self) -> Any:
         from ray.job_submission import JobSubmissionClient
 
-        for name in _CHATTY:  # each sets its own level when it is imported
+        for name in SUBMISSION_LOGGERS:  # each sets its own level when it is imported
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
             return JobSubmissionClient(self.address)
