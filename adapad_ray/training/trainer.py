@@ -224,9 +224,7 @@ class Trainer:
         lanes = [lane for lane in self.method.lanes(self.step) if self._trains(lane.index, self.step)]
         wanted = self.estimates.missing(max((lane.frozen for lane in lanes), default=0))
         readable, staleness = self.estimates.readable, self.estimates.staleness
-        fetched = self.workers.swap(
-            version, mine, wanted, readable, staleness=staleness, checkpoint_due=checkpoint_due
-        )
+        fetched = self.workers.swap(version, mine, wanted, readable, staleness=staleness, checkpoint_due=checkpoint_due)
         self.estimates.receive(readable, fetched)
 
     def _gather(self, version: int) -> None:

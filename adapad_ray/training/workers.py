@@ -260,7 +260,9 @@ class DataParallel(Workers):
         try:
             torch.distributed.all_reduce(flat)
         except RuntimeError as error:  # gloo and NCCL raise no class of their own
-            raise AttemptLostError(f"another worker of the cell is gone (seen by worker {self.rank}): {error}") from error
+            raise AttemptLostError(
+                f"another worker of the cell is gone (seen by worker {self.rank}): {error}"
+            ) from error
 
     def collect(self, version: int, share: Share) -> list[Share]:
         return self._exchange.gather(version, share)

@@ -99,9 +99,7 @@ class Deployment:
             return None
         folder = "adapter" if deployable.prefix is None else key
         provenance = self._provenance(key, adapter, deployable.lane)
-        save_peft(
-            adapter, self.request.folder / folder, base_model=self.request.base_model, provenance=provenance
-        )
+        save_peft(adapter, self.request.folder / folder, base_model=self.request.base_model, provenance=provenance)
         return folder
 
     def _provenance(self, key: str, adapter: DeployedAdapter, lane: Lane) -> dict[str, Any]:

@@ -173,9 +173,7 @@ class _Seconds:
     evaluation: float
 
 
-def _cost(
-    trainer: Trainer, flops_per_token: float, seconds: _Seconds, device: str, workers: list[WorkerCost]
-) -> Cost:
+def _cost(trainer: Trainer, flops_per_token: float, seconds: _Seconds, device: str, workers: list[WorkerCost]) -> Cost:
     record, work = trainer.record, trainer.record.work
     flops = work.padded_tokens * flops_per_token * trainer.method.backbone_passes
     return Cost(
