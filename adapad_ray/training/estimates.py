@@ -42,7 +42,10 @@ class Estimates:
         return max(0, self.newest - self.staleness)
 
     def add(self, blocks: Sequence[int], known: Collection[int]) -> Mapping[int, Tensor]:
-        """Ends a round in which `blocks` are published; returns the estimates of those whose live values are `known` here."""
+        """Ends a round in which `blocks` are published.
+
+        Returns the estimates of those that are `known`: whose live values this process holds.
+        """
         self.newest += 1
         version = Version({k: self.adapted.modules_of(k) for k in blocks})
         version.values = {k: self.adapted.estimate(k) for k in blocks if k in known}

@@ -26,7 +26,8 @@ def recomputed_layers(model: nn.Module, on: bool = True) -> Iterator[None]:
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if on else []
     if on and not layers:
         raise BadRequestError(
-            f"training.gradient_checkpointing is true, but {type(model).__name__} has no layers that support it: set it to false"
+            f"training.gradient_checkpointing is true, but {type(model).__name__} has no layers that "
+            "support it: set it to false"
         )
     before = [layer.training for layer in layers]
     for layer in layers:

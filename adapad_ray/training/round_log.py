@@ -29,7 +29,10 @@ class RoundLog:
         self._total = dict.fromkeys(_SUMMED, 0.0)
 
     def rewind(self, rounds: int, workers: int) -> None:
-        """Keeps the first `rounds` rounds; rank 0 also trims the files of ranks that a group of `workers` no longer has."""
+        """Keeps the first `rounds` rounds.
+
+        Rank 0 also trims the files of ranks that a group of `workers` no longer has.
+        """
         for rank, path in sorted(_files(self._folder).items()):
             if rank == self._rank or (self._rank == 0 and rank >= workers):
                 kept = [row for row in _rows(path) if row["round"] <= rounds]

@@ -99,7 +99,7 @@ def test_the_importance_is_that_of_the_dense_update():
             updates[name] = ((8.0 / layer.rank) * b.T @ a).requires_grad_(True)
         weight = layer.base.weight.detach() + updates[name]
         model.get_submodule(name).forward = lambda x, weight=weight, bias=layer.base.bias: F.linear(x, weight, bias)
-    F.cross_entropy(model(**batch).logits, labels).backward()
+    F.cross_entropy(model(**batch.inputs).logits, batch.labels).backward()
     assert set(got) == set(updates) and max(layer.rank for layer in trainer.adapted.layers.values()) > 1
     for name, update in updates.items():
         expected = (update * update.grad).abs().sum().item() / np.sqrt(update.numel())

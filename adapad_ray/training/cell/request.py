@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapad_ray.results import CellIdentity
@@ -21,4 +21,4 @@ class CellRequest:
     """Name of the backbone in exported adapters."""
     parent: Path | None = None
     """For a post-hoc method: the folder of the finished cell whose adapter it cuts."""
-    checkpoints: CheckpointPolicy = CheckpointPolicy()
+    checkpoints: CheckpointPolicy = field(default_factory=CheckpointPolicy)
