@@ -237,7 +237,7 @@ class Trainer:
         self._settle([counts for counts, _ in others])
 
     def _own_lanes(self) -> Share:
-        """What this worker has trained. The worker of the reserves adds the method's state, which holds their scores."""
+        """What this worker has trained; the worker of the reserves adds the method's state, with their scores."""
         tensors = self._lanes.tensors_of(lambda lane: self._trains(lane, self.step - 1))
         return Share(tensors, self.method.state() if self._trains(RESERVE, self.step - 1) else None)
 
