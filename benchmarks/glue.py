@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from adapad_ray.report.curves import Curves
 from adapad_ray.report.differences import conclusions, label_differences
-from adapad_ray.report.drawing import GREY, LIGHT, PALETTE, STYLE, save_figure
 from adapad_ray.report.recommendation import FROZEN
 from adapad_ray.report.records import load_results
+from adapad_ray.report.style.drawing import GREY, LIGHT, PALETTE, STYLE, save_figure
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.manifest import Manifest
 

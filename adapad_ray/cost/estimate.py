@@ -161,7 +161,7 @@ def _rates(spec: SweepSpec, inputs: SweepInputs, link_gbps: float) -> _Rates:
 def _passes(row: Row) -> float:
     """Expected passes per step of a row without `compute_as`."""
     if row.method.parallel != "components":
-        return row.plan.passes
+        return row.plan.lanes
     phases = expected_phases(row.method)
     return sum(phase.steps * phase.lanes for phase in phases) / sum(phase.steps for phase in phases)
 
@@ -171,7 +171,7 @@ def _row(spec: SweepSpec, row: Row, passes: float, rates: _Rates) -> RowEstimate
     tokens = tokens_per_step(rates.train, spec.training_settings(row.label))
     acting = plan.parameters if plan.acting_parameters is None else plan.acting_parameters
     # An acting parameter takes 2 FLOPs per token in the forward pass and 4 in the backward pass.
-    pass_flops = tokens * (row.method.backbone_passes * rates.flops_per_token + 6.0 * acting)
+    pass_flops = tokens * (plan.backbone_passes * rates.flops_per_token + 6.0 * acting)
     pass_seconds = pass_flops / rates.throughput.flops_per_second
     shared = row.method.parallel == "components"
     return RowEstimate(

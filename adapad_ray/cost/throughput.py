@@ -14,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from adapad_ray.methods import METHODS, Setting
+from adapad_ray.methods import METHODS, CellContext
 from adapad_ray.models.backbone import parse_dtype
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.sweep.inputs import SweepInputs
@@ -100,15 +100,15 @@ def _pass_rate(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float, dev
     model = _with_random_weights(spec, inputs).to(device)
     modules = target_modules(model, spec.target_modules)
     lora = METHODS["lora"]
-    setting = Setting(modules, sum(m.component_cost for m in modules), total_steps=10_000, seed=0)
-    method = lora(lora.Config(), setting)
+    context = CellContext(modules, sum(m.component_cost for m in modules), total_steps=10_000, seed=0)
+    method = lora(lora.Config(), context)
     adapted = method.adapt(model, ())
     trainer = LaneTrainer(
         adapted,
         method,
         inputs.data.splits["train"],
         spec.training,
-        total_steps=setting.total_steps,
+        total_steps=context.total_steps,
         seed=0,
         pad_token_id=0,
         device=device,
@@ -122,7 +122,7 @@ def _pass_rate(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float, dev
         tokens, start = trainer.record.work.padded_tokens, time.perf_counter()
         trainer.run(stop_at=trainer.step + 1)
         tokens = trainer.record.work.padded_tokens - tokens
-        flops = tokens * (lora.backbone_passes * flops_per_token + 6.0 * adapted.active_parameters())
+        flops = tokens * (method.plan().backbone_passes * flops_per_token + 6.0 * adapted.active_parameters())
         rates.append(flops / (time.perf_counter() - start))
     return statistics.median(rates)
 

@@ -76,7 +76,7 @@ def expected_phases(method: Method[Any]) -> list[Phase]:
 
 
 def _rounds(method: Method[Any]) -> Iterator[Phase]:
-    plan, total, period = method.plan(), method.setting.total_steps, method.local_steps
+    plan, total, period = method.plan(), method.context.total_steps, method.local_steps
     for start in range(0, total, period):
         steps = min(period, total - start)
         if method.in_tail(start):

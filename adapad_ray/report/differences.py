@@ -11,8 +11,8 @@ from itertools import combinations
 import numpy as np
 
 from adapad_ray.report.curves import Curves, PointKey, SeedScores
-from adapad_ray.report.formatting import p_value, points, seed_count
 from adapad_ray.report.statistics import MOST_SEEDS, Estimate, aurac, holm
+from adapad_ray.report.style.formatting import p_value, points, seed_count
 
 ERROR_RATE = 0.05
 """Largest chance that a report claims one or more differences that do not exist."""

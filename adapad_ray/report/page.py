@@ -14,12 +14,12 @@ from markupsafe import Markup
 from matplotlib import rc_context
 
 from adapad_ray.files import write_text
-from adapad_ray.report.blocks import Block
-from adapad_ray.report.drawing import STYLE, save_figure
 from adapad_ray.report.inputs import ReportInputs
 from adapad_ray.report.recommendation import Recommendation
 from adapad_ray.report.section import Section
 from adapad_ray.report.sections import SECTIONS
+from adapad_ray.report.style.blocks import Block
+from adapad_ray.report.style.drawing import STYLE, save_figure
 from adapad_ray.report.sweep_results import SweepResults
 
 PAGE = "report.html"

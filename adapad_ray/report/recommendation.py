@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.report.curves import Curves, PointKey
-from adapad_ray.report.formatting import margin, seed_count
+from adapad_ray.report.style.formatting import margin, seed_count
 
 FROZEN = "head_only"
 """The method that trains only the task head: an adapter of 0 parameters."""

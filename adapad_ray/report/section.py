@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from adapad_ray.report.blocks import Block
+from adapad_ray.report.style.blocks import Block
 from adapad_ray.report.sweep_results import SweepResults
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Section(ABC):
         """The section with its data, or None to leave it out of this report."""
 
     def figures(self) -> Iterable[Chart]:
-        """The figures, drawn in the style of the report (`drawing.STYLE` is active)."""
+        """The figures, drawn in the style of the report (`style.drawing.STYLE` is active)."""
         return ()
 
     def files(self) -> Mapping[str, str]:
@@ -49,5 +49,5 @@ class Section(ABC):
         return {}
 
     def words(self) -> Iterable[Block]:
-        """Paragraphs, lists and tables (`blocks`)."""
+        """Paragraphs, lists and tables (`style.blocks`)."""
         return ()

@@ -23,12 +23,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from adapad_ray.adapters.export import DeployedAdapter, deployed_adapter, save_peft
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.adapters.load import load_adapter
-from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.budget import ModuleShape
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import atomic_path, write_text
 from adapad_ray.methods import METHODS
-from adapad_ray.methods.base import Deployable, Method, Setting
+from adapad_ray.methods.base import Method
+from adapad_ray.methods.plan import CellContext, Deployable
 from adapad_ray.models import Backbone, initialise_head
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity, CellResult, Cost, Point
@@ -91,8 +92,8 @@ def make_method(
     cls = METHODS[identity.method]
     settings = TrainingSettings(**identity.training)
     steps = settings.total_steps(train_examples)
-    setting = Setting(modules, identity.budget, steps, identity.seed, backbone_parameters)
-    return cls(cls.Config(**identity.config), setting)
+    context = CellContext(modules, identity.budget, steps, identity.seed, backbone_parameters)
+    return cls(cls.Config(**identity.config), context)
 
 
 def parent_identity(identity: CellIdentity, method: Method[Any]) -> CellIdentity | None:
@@ -143,7 +144,7 @@ def run_cell(
     backbone, data = workspace.backbone, workspace.data
     train, modules = data.splits["train"], workspace.shapes(identity.target_modules)
     method = make_method(identity, modules, len(train), backbone.parameters)
-    method.plan()  # refuses what cannot be built
+    plan = method.plan()  # raises where the method cannot be built
     check_workers(method, exchange.workers)
     inherited = _inherit(method, parent)
     flops_per_token = workspace.forward_flops_per_token  # before adapters hang on the backbone, or theirs would count
@@ -162,7 +163,7 @@ def run_cell(
             method,
             train,
             settings,
-            total_steps=0 if method.head_alone and not backbone.head_modules else method.training_steps,
+            total_steps=0 if plan.trains_head_only and not backbone.head_modules else method.training_steps,
             seed=identity.seed,
             pad_token_id=backbone.pad_token_id,
             device=workspace.device,
@@ -192,7 +193,7 @@ def run_cell(
         trained = time.perf_counter()
         evaluation = _Evaluation(cell_id, identity, workspace, adapted, settings, folder, base_model)
         points = tuple(evaluation.point(d) for d in _worth_deploying(method.deployables(), adapted))
-        flops = record.work.padded_tokens * flops_per_token * method.backbone_passes
+        flops = record.work.padded_tokens * flops_per_token * plan.backbone_passes
         cost = Cost(
             start_seconds=started - called,
             train_seconds=record.seconds,
@@ -264,7 +265,7 @@ def check_workers(method: Method[Any], workers: int) -> None:
         )
 
 
-def _worth_deploying(deployables: list[Deployable], adapted: AdaptedModel) -> list[Deployable]:
+def _worth_deploying(deployables: list[Deployable], adapted: TrainableModel) -> list[Deployable]:
     """The final model and those prefixes that really are smaller."""
     sizes = [adapted.deployed_parameters(d.lane) for d in deployables]
     return [d for i, d in enumerate(deployables) if i == 0 or 0 < sizes[i] < sizes[0]]
@@ -277,7 +278,7 @@ class _Evaluation:
     cell_id: str
     identity: CellIdentity
     workspace: Workspace
-    adapted: AdaptedModel
+    adapted: TrainableModel
     settings: TrainingSettings
     folder: Path
     base_model: str

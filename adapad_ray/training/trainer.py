@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from adapad_ray.adapters.lane import RESERVE, Lane
-from adapad_ray.adapters.model import AdaptedModel, Structure
+from adapad_ray.adapters.trainable_model import Structure, TrainableModel
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import Method
 from adapad_ray.tasks import Split
@@ -34,7 +34,7 @@ from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.workers import Alone, Exchange, Replicas, Share, Traffic
 
 Progress = Callable[[dict[str, Any]], None]
-Probe = Callable[[AdaptedModel, Sequence[int]], list[float]]
+Probe = Callable[[TrainableModel, Sequence[int]], list[float]]
 """Looks at the live values of the blocks that are published; one number per active block, block 1 first."""
 
 
@@ -57,7 +57,7 @@ class LaneTrainer:
 
     def __init__(
         self,
-        adapted: AdaptedModel,
+        adapted: TrainableModel,
         method: Method[Any],
         data: Split,
         settings: TrainingSettings,
@@ -100,7 +100,7 @@ class LaneTrainer:
 
     def start(self) -> None:
         """Builds the method's first components."""
-        self.method.build(self.adapted, self._generator)
+        self.method.build(self._generator)
         self._adopt()
 
     def run(
@@ -302,7 +302,7 @@ class LaneTrainer:
             if rank != self.exchange.rank:
                 self._absorb(share.tensors)
                 if share.meta["method"] is not None:
-                    self.method.load_state(self.adapted, share.meta["method"])
+                    self.method.load_state(share.meta["method"])
         self._checkpoint_version = shares[0].meta["checkpoint"]
         self.record.losses += [sum(steps[step][i] for i in sorted(steps[step])) for step in sorted(steps)]
         tail = self.method.in_tail(self.step - 1)
@@ -343,7 +343,7 @@ class LaneTrainer:
         self.optimizer.load(self.adapted.named_parameters(), groups["adam"], meta["births"])
         self.estimates.load(meta["estimates"], groups["estimate"])
         self._generator.set_state(saved.tensors["generator"])
-        self.method.load_state(self.adapted, meta["method"])
+        self.method.load_state(meta["method"])
         self.record = TrainingRecord.load(meta["record"])
         self.step = int(meta["step"])
 

@@ -69,7 +69,7 @@ def test_growth_adds_lanes_until_the_budget_is_spent_and_the_reserve_lane_ends_w
     case = MethodCase("adapad", 4 * COST_PER_RANK, {"initial_rank": 0, "local_steps": 1, "growth_interval": 1})
     method = case.make()
     phases = expected_phases(method)
-    assert sum(p.steps for p in phases) == method.setting.total_steps
+    assert sum(p.steps for p in phases) == method.context.total_steps
     components = [p.components for p in phases]
     assert components == sorted(components)
     assert (components[0], phases[0].lanes) == (0, 2), "a lane of the head alone, and the reserves"

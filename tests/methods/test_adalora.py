@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.budget import BudgetTooSmallError, ModuleShape
-from adapad_ray.methods import Adalora, Setting
+from adapad_ray.methods import Adalora, CellContext
 from adapad_ray.methods.adalora import AdaloraConfig, AdaloraModel
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone
 from adapad_ray.training.workers import Replicas
@@ -185,7 +185,7 @@ def test_the_published_start_is_half_again_the_target():
     """DeBERTaV3-base, six linears in 12 layers: the paper heads for 144 triplets, mean rank 2, from 1.5 as many."""
     sizes = [(768, 768)] * 4 + [(768, 3072), (3072, 768)]
     modules = tuple(ModuleShape(f"{layer}.{i}", *size) for layer in range(12) for i, size in enumerate(sizes))
-    method = Adalora(AdaloraConfig(), Setting(modules, 2 * 165_888, total_steps=1000, seed=0))
+    method = Adalora(AdaloraConfig(), CellContext(modules, 2 * 165_888, total_steps=1000, seed=0))
     assert (method._target, method._initial_rank * 72) == (144, 216)
     assert method.plan().peak_parameters == 3 * (165_888 + 72)
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from adapad_ray.adapters.triplet import Triplet
 from adapad_ray.budget import ModuleShape
-from adapad_ray.methods.base import Setting
 from adapad_ray.methods.increlora import Increlora, IncreloraConfig
+from adapad_ray.methods.plan import CellContext
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
 
 
@@ -22,7 +22,7 @@ def started(budget=3 * COST_PER_RANK, **config):
 
 
 def modules():
-    return MethodCase("lora", COST_PER_RANK).make().setting.modules
+    return MethodCase("lora", COST_PER_RANK).make().context.modules
 
 
 # Components
@@ -171,7 +171,7 @@ def test_defaults_on_deberta_are_near_the_published_settings():
             ("down", 3072, 768),
         ]
     )
-    method = Increlora(IncreloraConfig(), Setting(shapes, 331_776, total_steps=3900, seed=0))
+    method = Increlora(IncreloraConfig(), CellContext(shapes, 331_776, total_steps=3900, seed=0))
     assert method.top_h == 5
     assert (method.schedule.start, method.schedule.interval) == (91, 91)
     growths = -(-72 // method.top_h)

@@ -18,4 +18,4 @@ def test_data_and_the_base_of_sections_do_not_import_matplotlib(module):
 
 
 def test_drawing_imports_matplotlib():
-    assert imports_matplotlib("drawing")
+    assert imports_matplotlib("style.drawing")

@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from adapad_ray.report.blocks import Paragraph
 from adapad_ray.report.inputs import FailedCell, Gap, ReportInputs
 from adapad_ray.report.page import build_report
 from adapad_ray.report.section import Section
+from adapad_ray.report.style.blocks import Paragraph
 from tests.report.factory import SweepFactory
 
 HOSTILE = '<script>alert("$x^{")</script>'

@@ -273,14 +273,14 @@ def test_the_id_of_a_cell_is_the_hash_of_its_identity_without_names(planner):
 
 
 def test_a_cell_is_made_once_and_hashed_once(planner, monkeypatch):
-    """Winners are asked for again and again during a launch."""
+    """Winners are computed many times during a launch."""
     p, made = planner(tune=TUNE, methods={"lora": {}, "adapad": {}}), []
-    make = CellFactory._make
+    make, tuning = CellFactory._make, p.tuning
     monkeypatch.setattr(CellFactory, "_make", lambda self, *args: made.append(args) or make(self, *args))
-    results = {planned.id: result(planned, 0.5) for wave in p.waves({}) for planned in wave}
+    results = {planned.id: result(planned, 0.5) for wave in tuning.waves({}) for planned in wave}
     assert len(made) == len(results) == 9
     for _ in range(3):
-        p.tuning.winners(results)
+        tuning.winners(results)
     assert len(made) == 9
     cell = p.cells.cell(*made[0][:-1])
     assert cell.id is p.cells.cell(*made[0][:-1]).id

@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from adapad_ray.report.blocks import Block, Bullets, Table, Text, note
 from adapad_ray.report.convergence import (
     TARGET,
     LabelConvergence,
@@ -22,9 +21,10 @@ from adapad_ray.report.convergence import (
     convergence_table,
     label_convergences,
 )
-from adapad_ray.report.drawing import GREY, LIGHT, PALETTE
-from adapad_ray.report.formatting import MISSING, count, one_decimal, share
 from adapad_ray.report.section import Chart, Section
+from adapad_ray.report.style.blocks import Block, Bullets, Table, Text, note
+from adapad_ray.report.style.drawing import GREY, LIGHT, PALETTE
+from adapad_ray.report.style.formatting import MISSING, count, one_decimal, share
 from adapad_ray.report.sweep_results import SweepResults
 
 _NOTE = Markup(

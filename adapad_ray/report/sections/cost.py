@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from adapad_ray.report.blocks import Block, Table, Text, note
-from adapad_ray.report.formatting import count, quantity, size
 from adapad_ray.report.section import Section
+from adapad_ray.report.style.blocks import Block, Table, Text, note
+from adapad_ray.report.style.formatting import count, quantity, size
 from adapad_ray.report.sweep_results import Row, SweepResults
 from adapad_ray.results import CellResult, WorkerCost
 

@@ -14,11 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from adapad_ray.report.drawing import GREY, GRID, INK, MARKERS, PALETTE
-from adapad_ray.report.formatting import metric_name, short_count
 from adapad_ray.report.published import PublishedPoint, comparable, of_task
 from adapad_ray.report.recommendation import FROZEN, Recommendation
 from adapad_ray.report.section import Chart, Section
+from adapad_ray.report.style.drawing import GREY, GRID, INK, MARKERS, PALETTE
+from adapad_ray.report.style.formatting import metric_name, short_count
 from adapad_ray.report.sweep_results import SweepResults
 
 

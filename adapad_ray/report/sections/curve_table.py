@@ -8,11 +8,11 @@ from typing import Self
 
 from markupsafe import Markup
 
-from adapad_ray.report.blocks import Block, Table, Text, mark, muted, note
 from adapad_ray.report.curves import PointKey
-from adapad_ray.report.formatting import count, metric_name, quantity, share
 from adapad_ray.report.recommendation import Recommendation
 from adapad_ray.report.section import Section
+from adapad_ray.report.style.blocks import Block, Table, Text, mark, muted, note
+from adapad_ray.report.style.formatting import count, metric_name, quantity, share
 from adapad_ray.report.sweep_results import Row, SweepResults
 
 

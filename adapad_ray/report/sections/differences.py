@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from adapad_ray.report.blocks import Block, Bullets, Heading, Paragraph, Table, note
 from adapad_ray.report.differences import Area, LabelDifference, areas, conclusions, ranks
-from adapad_ray.report.formatting import count, margin, metric_name, share
 from adapad_ray.report.section import Section
+from adapad_ray.report.style.blocks import Block, Bullets, Heading, Paragraph, Table, note
+from adapad_ray.report.style.formatting import count, margin, metric_name, share
 from adapad_ray.report.sweep_results import SweepResults
 
 

@@ -10,9 +10,9 @@ from typing import Self
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from adapad_ray.report.drawing import PALETTE
-from adapad_ray.report.formatting import short_count
 from adapad_ray.report.section import Chart, Section
+from adapad_ray.report.style.drawing import PALETTE
+from adapad_ray.report.style.formatting import short_count
 from adapad_ray.report.sweep_results import SweepResults
 from adapad_ray.results import CellResult
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from adapad_ray.report.blocks import Block, Heading, Table, Text
-from adapad_ray.report.formatting import count
 from adapad_ray.report.inputs import FailedCell, Gap
 from adapad_ray.report.section import Section
+from adapad_ray.report.style.blocks import Block, Heading, Table, Text
+from adapad_ray.report.style.formatting import count
 from adapad_ray.report.sweep_results import SweepResults
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from adapad_ray.report.blocks import Block, Table, note
-from adapad_ray.report.formatting import count, metric_name, share
 from adapad_ray.report.published import PublishedPoint, of_task
 from adapad_ray.report.section import Section
+from adapad_ray.report.style.blocks import Block, Table, note
+from adapad_ray.report.style.formatting import count, metric_name, share
 from adapad_ray.report.sweep_results import SweepResults
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from adapad_ray.report.drawing import GREY, INK, LIGHT
 from adapad_ray.report.section import Chart, Section
+from adapad_ray.report.style.drawing import GREY, INK, LIGHT
 from adapad_ray.report.sweep_results import SweepResults
 from adapad_ray.results import CellResult
 

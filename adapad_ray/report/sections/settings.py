@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from markupsafe import Markup
 
-from adapad_ray.report.blocks import Block, Heading, Paragraph, Table, Text, code, note, settings_list
 from adapad_ray.report.section import Section
+from adapad_ray.report.style.blocks import Block, Heading, Paragraph, Table, Text, code, note, settings_list
 from adapad_ray.report.sweep_results import SweepResults
 from adapad_ray.results import CellResult
 

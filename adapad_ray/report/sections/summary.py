@@ -9,10 +9,10 @@ from typing import Self
 
 from markupsafe import Markup
 
-from adapad_ray.report.blocks import Block, Paragraph, code, note
-from adapad_ray.report.formatting import count
 from adapad_ray.report.recommendation import Recommendation
 from adapad_ray.report.section import Section
+from adapad_ray.report.style.blocks import Block, Paragraph, code, note
+from adapad_ray.report.style.formatting import count
 from adapad_ray.report.sweep_results import SweepResults
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from adapad_ray.report.blocks import Block, Table, mark, note, settings_list
-from adapad_ray.report.formatting import count, metric_name, share
 from adapad_ray.report.section import Section
+from adapad_ray.report.style.blocks import Block, Table, mark, note, settings_list
+from adapad_ray.report.style.formatting import count, metric_name, share
 from adapad_ray.report.sweep_results import SweepResults
 from adapad_ray.results import CellResult
 

@@ -13,12 +13,12 @@ from adapad_ray.sweep.spec import SweepSpec
 
 
 def check_leaders(spec: SweepSpec, rows: Sequence[Row]) -> None:
-    """Rejects a `compute_as` whose leader trains in one pass per step at every budget: there is nothing to match."""
+    """Rejects a `compute_as` whose leader trains one lane at every budget: there is nothing to match."""
     for label in dict.fromkeys(row.label for row in rows):
         leader = spec.compute_as(label)
-        if leader is not None and max((row.plan.passes for row in rows if row.label == leader), default=1) == 1:
+        if leader is not None and max((row.plan.lanes for row in rows if row.label == leader), default=1) == 1:
             raise BadRequestError(
-                f"methods.{label}.compute_as is {leader}, which trains in one pass per step as {label} does: remove it"
+                f"methods.{label}.compute_as is {leader}, which trains one lane, as {label} does: remove it"
             )
 
 

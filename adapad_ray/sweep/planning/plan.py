@@ -65,17 +65,17 @@ def _rows(cells: CellFactory) -> tuple[list[Row], list[GapRow]]:
 
 
 def _with_gaps_of_followers(spec: SweepSpec, rows: list[Row], gaps: list[GapRow]) -> tuple[list[Row], list[GapRow]]:
-    """Turns rows of labels with `compute_as` into gaps where their leader has a gap or trains in one pass per step."""
-    passes = {(row.label, row.budget): row.plan.passes for row in rows}
+    """Turns rows of labels with `compute_as` into gaps where their leader has a gap or trains only one lane."""
+    lanes = {(row.label, row.budget): row.plan.lanes for row in rows}
     kept, added = [], []
     for row in rows:
         leader = spec.compute_as(row.label)
-        passes_of_leader = passes.get((leader, row.budget), 0) if leader is not None else None
-        if passes_of_leader is None or passes_of_leader >= 2:
+        led_by = None if leader is None else lanes.get((leader, row.budget), 0)
+        if led_by is None or led_by >= 2:
             kept.append(row)
             continue
         assert row.budget is not None, "labels without a budget have no compute_as"
-        problem = "has a gap here" if passes_of_leader == 0 else "trains in one pass per step here"
+        problem = "has a gap here" if led_by == 0 else "trains one lane here"
         added.append(GapRow(row.label, row.budget, f"{leader}, whose compute it is given, {problem}"))
     return kept, gaps + added
 

@@ -4,12 +4,12 @@ import pytest
 from matplotlib import rc_context
 
 from adapad_ray.report.curves import Curves
-from adapad_ray.report.drawing import STYLE, save_figure
 from adapad_ray.report.inputs import ReportInputs
 from adapad_ray.report.published import PublishedPoint
 from adapad_ray.report.recommendation import recommend
 from adapad_ray.report.records import load_results
 from adapad_ray.report.sections.curve import Curve, curve_figure
+from adapad_ray.report.style.drawing import STYLE, save_figure
 from adapad_ray.report.sweep_results import SweepResults
 from tests.report.factory import SweepFactory
 

@@ -10,7 +10,9 @@ POINTS = [
     PublishedPoint(label="adapad", parameters="0.34M", value=0.87, source=TABLE),
     PublishedPoint(label="adapad", parameters="0.34M", value=0.7226, task="cola", source=TABLE),
     PublishedPoint(label="para", value=0.86, source="2604.27796, Table 2"),
-    PublishedPoint(label="lora", parameters=663_552, value=0.82, metric="matthews", source="2604.27796, Table 2"),
+    PublishedPoint(
+        label="lora", parameters=663_552, value=0.82, metric="matthews_corrcoef", source="2604.27796, Table 2"
+    ),
 ]
 
 
@@ -24,4 +26,9 @@ def test_the_page_lists_every_point_of_the_task_and_nothing_else_changes(tmp_pat
     section = html[html.index("Published values") :]
     section = section[: section.index("</table>")]
     assert section.count("<tr>") == 1 + 3, "the point of another task is left out"
-    assert "340,000" in section and "0.870" in section and "2604.27796, Table 2" in section and "matthews" in section
+    assert (
+        "340,000" in section
+        and "0.870" in section
+        and "2604.27796, Table 2" in section
+        and "matthews_corrcoef" in section
+    )

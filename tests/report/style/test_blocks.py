@@ -2,7 +2,7 @@
 
 from markupsafe import Markup, escape
 
-from adapad_ray.report.blocks import Bullets, Paragraph, Table, code, muted, note, settings_list
+from adapad_ray.report.style.blocks import Bullets, Paragraph, Table, code, muted, note, settings_list
 
 HOSTILE = "<b>&"
 SAFE = "&lt;b&gt;&amp;"

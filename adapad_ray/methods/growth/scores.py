@@ -1,4 +1,4 @@
-"""How much a component matters: smoothed importance times smoothed uncertainty."""
+"""Scores of modules that may grow: smoothed importance times smoothed uncertainty."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from adapad_ray.adapters.model import AdaptedModel
 
 
 class SmoothedScores:
-    """Per module smoothed importance I times its smoothed deviation.
+    """Smoothed importance I of a module times its smoothed deviation.
 
         Ī ← β Ī + (1 − β) I        Ū ← β Ū + (1 − β) |I − Ī / (1 − βⁿ)|        score = Ī Ū / (1 − βⁿ)²
 
-    with n the updates of this module: without the correction, which is ours, a score would mostly tell how young it is.
-    The form is IncreLoRA's (2308.12043) and AdaLoRA's (2303.10512). Averages are kept in fp64.
+    with n the number of updates of this module. The form is that of IncreLoRA (2308.12043) and AdaLoRA (2303.10512).
+    The correction by 1 − βⁿ is not published; this project adds it because a score would otherwise mostly measure the
+    age of a module. Averages are kept in fp64.
     """
 
     def __init__(self, decay: float) -> None:
@@ -27,7 +28,7 @@ class SmoothedScores:
         self._updates: dict[str, int] = {}
 
     def add(self, importances: Mapping[str, float]) -> None:
-        """Takes in the importances of one step."""
+        """Updates the averages with the importances of one step, by module."""
         for name, importance in importances.items():
             self._updates[name] = self._updates.get(name, 0) + 1
             mean = self.decay * self._importance.get(name, 0.0) + (1 - self.decay) * importance
@@ -45,7 +46,7 @@ class SmoothedScores:
         return self._importance[module] * self._uncertainty[module] / self._correction(module) ** 2
 
     def forget(self, module: str) -> None:
-        """Starts afresh for this module."""
+        """Drops the averages of a module."""
         self._importance.pop(module, None)
         self._uncertainty.pop(module, None)
         self._updates.pop(module, None)
@@ -55,21 +56,21 @@ class SmoothedScores:
         return {"importance": self._importance, "uncertainty": self._uncertainty, "updates": self._updates}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state` gave."""
+        """Restores what `state` returned."""
         self._importance = dict(state["importance"])
         self._uncertainty = dict(state["uncertainty"])
         self._updates = dict(state["updates"])
 
 
 class ReserveScores(SmoothedScores):
-    """Scores of the reserves, with I = Σ|θ · ∂L/∂θ| over a reserve's parameters.
+    """Scores of reserves, with I = Σ|θ · ∂L/∂θ| over a reserve's parameters.
 
-    2605.10741 combines importance and variability and does not print how: the product is our reading.
+    2605.10741 combines importance and variability without publishing how; the product is this project's choice.
     """
 
     @torch.no_grad()
     def update(self, adapted: AdaptedModel) -> None:
-        """Reads the gradients of the reserve lane."""
+        """Updates the scores from the gradients of the reserve lane."""
         names: list[str] = []
         values: list[Tensor] = []
         gradients: list[Tensor] = []

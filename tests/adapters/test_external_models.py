@@ -1,11 +1,15 @@
-"""Layers that PEFT injects behave like our own: found by their full path, seeded, in fp32, and gone afterwards."""
+"""Layers that PEFT injects are found by their full path, seeded, trained in fp32 and removed afterwards."""
 
 from __future__ import annotations
+
+import warnings
 
 import peft
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from adapad_ray.adapters.external_models import InjectedModel
 from adapad_ray.adapters.lane import Lane
@@ -32,6 +36,27 @@ def encoder_of(layer):
     """The layer with a head beside it, so that its module paths are short."""
     layer.classifier = nn.Linear(32, 2)
     return layer
+
+
+@pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
+def test_dense_and_transposed_modules_of_one_model_are_both_computed_rightly(use_dora):
+    model = nn.Module()
+    model.dense, model.transposed, model.classifier = nn.Linear(6, 4), Conv1D(4, 6), nn.Linear(4, 2)
+    shapes = [ModuleShape(name, 6, 4) for name in ("dense", "transposed")]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="fan_in_fan_out")
+        adapted = InjectedModel(model, shapes, ("classifier",), peft.LoraConfig(r=2, use_dora=use_dora))
+    adapted.use(Lane.joint(1))
+    assert adapted.fan_in_fan_out
+    x = torch.randn(3, 6)
+    for name, layer in adapted.peft_layers.items():
+        for p in adapted.trained().values():
+            nn.init.normal_(p)
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        weight = adapted.linears[name].weight() + layer.scaling["default"] * b @ a
+        if use_dora:
+            weight = weight / weight.norm(dim=1, keepdim=True) * layer.lora_magnitude_vector["default"].weight[:, None]
+        torch.testing.assert_close(layer(x), F.linear(x, weight, layer.get_base_layer().bias), rtol=1e-4, atol=1e-4)
 
 
 def test_attaching_leaves_the_global_generator_alone():
@@ -84,7 +109,7 @@ def test_on_a_half_precision_backbone_the_layers_start_as_no_update_and_learn_in
     with torch.no_grad():
         expected = backbone.model.get_submodule("bert")(ids).last_hidden_state
         adapted = made.adapt(backbone.model, backbone.head_modules)
-        made.build(adapted, torch.Generator().manual_seed(0))
+        made.build(torch.Generator().manual_seed(0))
         adapted.use(Lane.joint(1))
         assert torch.equal(adapted.model.get_submodule("bert")(ids).last_hidden_state, expected)
     assert {p.dtype for p in adapted.named_parameters().values()} == {torch.float32}

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from adapad_ray.report import formatting
+from adapad_ray.report.style import formatting
 
 
 @pytest.mark.parametrize(
