@@ -22,7 +22,7 @@ from adapad_ray.report.recommendation import FROZEN
 from adapad_ray.report.records import load_results
 from adapad_ray.report.style.drawing import GREY, LIGHT, PALETTE, STYLE, save_figure
 from adapad_ray.results import CellResult
-from adapad_ray.sweep.run import Manifest
+from adapad_ray.sweep.manifest import Manifest
 
 SHOWN = dict(zip(("lora", "adapad/exact", "para", "adapad/joint"), PALETTE, strict=False))
 """Labels with a colour of their own; the others are grey."""

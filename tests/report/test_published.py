@@ -4,9 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.report.page import build_report
 from adapad_ray.report.published import PublishedPoint, comparable, of_task
-from adapad_ray.sweep.run import Manifest, rebuild_report
-from adapad_ray.sweep.spec import parse_spec
+from adapad_ray.sweep.manifest import Manifest
+from adapad_ray.sweep.spec_file import parse_spec
 from tests.report.factory import SweepFactory
 
 TABLE = "2605.10741, Table I"
@@ -44,7 +45,8 @@ def test_points_are_filtered_by_task_and_by_metric():
 
 def test_published_points_reach_a_rebuilt_report(folder):
     Manifest("t", None, [], [], 0.01, "", published=POINTS).save(folder)
-    assert "2604.27796, Table 2" in rebuild_report(folder).files["report.html"].read_text()
+    report = build_report(folder, Manifest.load(folder).report_inputs())
+    assert "2604.27796, Table 2" in report.files["report.html"].read_text()
 
 
 @pytest.mark.parametrize(
