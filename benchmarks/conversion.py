@@ -21,15 +21,15 @@ import peft
 import torch
 from safetensors.torch import load_file, save_file
 
-from adapad_ray.adapters.compression import compress
+from adapad_ray.adapters.compression import compress_adapter
 from adapad_ray.models import Backbone, load_backbone
-from adapad_ray.report.curves import load_results
+from adapad_ray.report.records import load_results
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.inputs import load_inputs
-from adapad_ray.sweep.run import Manifest
-from adapad_ray.sweep.spec import load_spec
+from adapad_ray.sweep.manifest import Manifest
+from adapad_ray.sweep.spec_file import load_spec
 from adapad_ray.tasks import Split, find_metric
-from adapad_ray.training.evaluation import predict
+from adapad_ray.training.cell.evaluation import predict
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -84,7 +84,7 @@ def main() -> None:
             metric = score(fresh[1], Path(scratch), data.splits["test"], uniform.metric)
         with tempfile.TemporaryDirectory() as scratch:
             start = time.perf_counter()
-            compress(parent, Path(scratch) / "cut", budget=str(budget), cut="uniform")
+            compress_adapter(parent, Path(scratch) / "cut", budget=str(budget), cut="uniform")
             ours = time.perf_counter() - start
         rows.append(
             {

@@ -21,13 +21,16 @@ from typing import Any
 import ray
 
 from adapad_ray.cost.estimate import estimate
-from adapad_ray.distributed import WorkerPool, connect
+from adapad_ray.distributed import JobOutcome, WorkerPool, connect
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.inputs import load_inputs
-from adapad_ray.sweep.planner import Planner
-from adapad_ray.sweep.spec import SweepSpec, parse_spec
+from adapad_ray.sweep.planning.curve_cells import CurveCells
+from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.plan import plan_sweep
+from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.sweep.spec_file import parse_spec
 from adapad_ray.training.round_log import load_rounds
 
 LANES, LOCAL_STEPS, BATCH_SIZE = 8, 5, 16
@@ -62,7 +65,9 @@ def run(pool: WorkerPool, cell: dict[str, Any], name: str) -> tuple[CellResult, 
     folder = Path(tempfile.mkdtemp()) / name
     content = {"identity": cell, "folder": str(folder), "base_model": "minilm-l6"}
     pool.submit(name, {**content, "checkpoint_seconds": 1e6, "checkpoint_rounds": None})
-    (outcome,) = pool.completed()
+    outcome = None
+    while outcome is None:
+        outcome = next((event for event in pool.poll() if isinstance(event, JobOutcome)), None)
     if outcome.status != "done":
         raise SystemExit(f"{name}: {outcome.error}")
     return CellResult.model_validate_json((folder / "result.json").read_text()), folder
@@ -76,9 +81,9 @@ def main() -> None:
     arguments = parser.parse_args()
     spec = specification(arguments.rounds)
     loaded = load_inputs(spec)
-    planner = Planner(spec, loaded.inputs)
-    plan = planner.plan()
-    cell = next(planned for wave in planner.waves(plan, {}) for planned in wave).cell.identity.model_dump(mode="json")
+    cells = CellFactory(spec, loaded.inputs)
+    plan = plan_sweep(cells)
+    cell = next(CurveCells(cells, plan).waves(None, {}))[0].cell.identity.model_dump(mode="json")
     columns = ("W", "expected s", "measured s", "measured / expected", "exchange s a round", "idle", "load")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     ratios: dict[int, list[float]] = {1: [], 2: []}

@@ -1,4 +1,4 @@
-"""The job of `distributed.py`, importable by its workers: one cell, with the times of every round."""
+"""The set-up and the job of `distributed.py`, importable by its workers: one cell, with the times of every round."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from adapad_ray.distributed import JobContext
+import ray
+
+from adapad_ray.distributed import JobContext, SetupContext
 from adapad_ray.distributed.board_exchange import BoardExchange
+from adapad_ray.distributed.cell_jobs import open_workspace
 from adapad_ray.results import CellIdentity
-from adapad_ray.training.cell import Workspace, run_cell
+from adapad_ray.training.cell import CellRequest, Workspace, run_cell
 from adapad_ray.training.record import RoundStats
+
+
+def set_up(context: SetupContext) -> Workspace:
+    """Opens the workspace, and leaves a file that tells that this worker is ready."""
+    workspace = open_workspace(context)
+    (Path(ray.get(context.shared["ready"])) / f"{context.group}-{context.rank}").touch()
+    return workspace
 
 
 def measure(workspace: Workspace, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
@@ -39,7 +49,7 @@ def measure(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
     if context.board is not None:
         exchange = BoardExchange(context.board, context.generation, context.rank, context.world_size)
     folder = Path(payload["folder"])
-    identity = CellIdentity.model_validate(payload["identity"])
-    run_cell(context.job_id, identity, workspace, folder, base_model="minilm-l6", exchange=exchange, observer=note)
+    request = CellRequest(context.job_id, CellIdentity.model_validate(payload["identity"]), folder, "minilm-l6")
+    run_cell(request, workspace, exchange=exchange, observer=note)
     Path(f"{folder}.rank-{context.rank}.json").write_text(json.dumps(rounds))
     return {}

@@ -1,6 +1,7 @@
 """Cells on a Ray cluster: worker groups, the queue they take jobs from, and the cluster itself.
 
-Jobs, set-up and results are the caller's: nothing here knows what a sweep is.
+A group is a set of workers that compute one job together; a pool is a set of groups that share a queue. The caller
+defines jobs, set-up and results, so that this package is independent of sweeps.
 """
 
 from adapad_ray.distributed.cluster import available_groups, connect, sigterm_as_interrupt

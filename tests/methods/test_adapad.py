@@ -15,7 +15,7 @@ from adapad_ray.adapters.lane import RESERVE, Lane
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import BudgetTooSmallError, ModuleShape
 from adapad_ray.methods.adapad import Adapad, AdapadConfig
-from adapad_ray.methods.base import Setting
+from adapad_ray.methods.plan import CellContext
 from adapad_ray.testing import COST_PER_RANK, MethodCase, assert_same_training, tiny_backbone, tiny_task
 
 # Deflation on a linear problem, where the answer is an SVD
@@ -42,10 +42,11 @@ class LinearProblem:
         model[0].weight.zero_()
         shape = ModuleShape("0", d_in, d_out)
         self.adapted = AdaptedModel(model, [shape], [])
-        setting = Setting((shape,), rank * shape.component_cost, total_steps=10_000, seed=0)
-        self.method = Adapad(AdapadConfig(initial_rank=rank, local_steps=local_steps), setting)
+        context = CellContext((shape,), rank * shape.component_cost, total_steps=10_000, seed=0)
+        self.method = Adapad(AdapadConfig(initial_rank=rank, local_steps=local_steps), context)
         self.generator = torch.Generator().manual_seed(0)
-        self.method.build(self.adapted, self.generator)
+        self.method.adapted = self.adapted
+        self.method.build(self.generator)
         self.layer = self.adapted.layers["0"].double()
         self.steps = 0
 
@@ -391,10 +392,9 @@ def test_the_tail_trains_as_lora_does():
     trainer.run(stop_at=13)
     (lane,) = trainer.method.lanes(13)
     assert lane == Lane(index=3, frozen=0, live=(1, 2, 3))
-    batch = trainer._batch(13)
-    labels = batch.pop("labels")
+    batch = trainer.batches.load(trainer.batches.rows(13))
     trainer.adapted.use(lane)
-    loss = F.cross_entropy(trainer.adapted.model(**batch).logits, labels)
+    loss = F.cross_entropy(trainer.adapted.model(**batch.inputs).logits, batch.labels)
     learning = trainer.adapted.parameters(lane)
     twin = [p.detach().clone().requires_grad_(True) for p in learning]
     for p, gradient in zip(twin, torch.autograd.grad(loss, learning), strict=True):
@@ -424,7 +424,7 @@ def test_without_a_tail_nothing_changes_before_it():
 @pytest.mark.parametrize("fraction", [0.01, 0.4])
 def test_a_tail_has_a_step_and_begins_after_growth_with_a_whole_round(fraction):
     method = started(3 * COST_PER_RANK, local_steps=4, joint_fraction=fraction).method
-    assert method.schedule.end <= method.joint_start < method.setting.total_steps
+    assert method.schedule.end <= method.joint_start < method.context.total_steps
     assert method.joint_start % 4 == 0
 
 

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import BudgetTooSmallError, ModuleShape
-from adapad_ray.methods.ard import Ard, ArdConfig, Wish, capped_ranks
-from adapad_ray.methods.base import Setting
+from adapad_ray.methods.ard import Ard, ArdConfig, RankRequest, capped_ranks
+from adapad_ray.methods.plan import CellContext
 from adapad_ray.testing import COST_PER_RANK, MethodCase, uninterrupted
 
 # The rule: max(1, round(wish − τ)) with the smallest τ that meets the budget
@@ -23,11 +22,11 @@ from adapad_ray.testing import COST_PER_RANK, MethodCase, uninterrupted
     ("wish", "rank"), [(0.0, 1), (0.4, 1), (1.49, 1), (1.5, 2), (2.0, 2), (2.5, 3), (3.6, 4), (9.0, 4)]
 )
 def test_a_wish_is_rounded_but_never_below_one_nor_above_the_most(wish, rank):
-    assert capped_ranks([Wish(wish, cost=1, most=4)], budget=100) == ([rank], 0.0)
+    assert capped_ranks([RankRequest(wish, cost=1, most=4)], budget=100) == ([rank], 0.0)
 
 
 def test_over_budget_the_smallest_excess_goes_first():
-    wishes = [Wish(3.0, 10, 5), Wish(2.6, 10, 5), Wish(1.9, 10, 5)]  # rounded: 3, 3, 2
+    wishes = [RankRequest(3.0, 10, 5), RankRequest(2.6, 10, 5), RankRequest(1.9, 10, 5)]  # rounded: 3, 3, 2
     assert capped_ranks(wishes, 80) == ([3, 3, 2], 0.0)
     ranks, shift = capped_ranks(wishes, 79)
     assert ranks == [3, 2, 2] and shift == pytest.approx(0.1)
@@ -41,7 +40,7 @@ def test_over_budget_the_smallest_excess_goes_first():
     extra=st.integers(0, 60),
 )
 def test_the_budget_holds_and_what_is_refused_lies_within_the_shift(wishes, extra):
-    wishes = [Wish(*w) for w in wishes]
+    wishes = [RankRequest(*w) for w in wishes]
     budget = sum(w.cost for w in wishes) + extra
     ranks, shift = capped_ranks(wishes, budget)
     wished = [max(1, min(w.most, math.floor(w.rank + 0.5))) for w in wishes]
@@ -64,7 +63,7 @@ def test_with_equal_costs_no_other_ranks_keep_more_of_what_was_wished(wishes, ex
     wished = [max(1, math.floor(wish + 0.5)) for wish in wishes]
     shares = itertools.product(*(range(1, rank + 1) for rank in wished))
     best = max(kept(ranks) for ranks in shares if sum(ranks) <= len(wishes) + extra)
-    ranks, _ = capped_ranks([Wish(wish, 1, 9) for wish in wishes], len(wishes) + extra)
+    ranks, _ = capped_ranks([RankRequest(wish, 1, 9) for wish in wishes], len(wishes) + extra)
     assert kept(ranks) == pytest.approx(best, abs=1e-9)
 
 
@@ -156,11 +155,11 @@ class HeadProblem:
         model = nn.Sequential(nn.Linear(d_in, 4 * d_head, bias=False)).requires_grad_(False)
         model[0].weight.zero_()
         shape = ModuleShape("0", d_in, 4 * d_head, heads=4)
-        setting = Setting((shape,), budget, total_steps=10_000, seed=0)
-        self.method = Ard(ArdConfig(**config), setting)
-        self.adapted = AdaptedModel(model, [shape], [], scales=self.method.scales(), family=self.method.family)
+        context = CellContext((shape,), budget, total_steps=10_000, seed=0)
+        self.method = Ard(ArdConfig(**config), context)
+        self.adapted = self.method.adapt(model, [])
         self.generator = torch.Generator().manual_seed(0)
-        self.method.build(self.adapted, self.generator)
+        self.method.build(self.generator)
 
     def train(self, steps: int) -> list[int]:
         (lane,) = self.method.lanes(0)

@@ -16,8 +16,8 @@ from adapad_ray.budget import BudgetTooSmallError, ModuleShape
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS
 from adapad_ray.methods.adapad import Adapad, AdapadConfig
-from adapad_ray.methods.base import Setting
 from adapad_ray.methods.cp import CpConfig, CpMethod
+from adapad_ray.methods.plan import CellContext
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.testing import MethodCase, tiny_backbone
 
@@ -41,7 +41,7 @@ def opt():
 
 def plan(method, modules, budget, **config):
     cls = METHODS[method]
-    return cls(cls.Config(**config), Setting(modules, budget, 100, 0)).plan()
+    return cls(cls.Config(**config), CellContext(modules, budget, 100, 0)).plan()
 
 
 @pytest.mark.parametrize(("method", "grid"), [("cp", CP_GRID), ("lora", LORA_GRID)])
@@ -94,7 +94,7 @@ def cp_cell(budget, **config):
 
 def test_one_cp_component_on_each_tiny_module_costs_316():
     shapes = target_modules(tiny_backbone().model, "all-linear")
-    assert sum(CpMethod(CpConfig(), Setting(shapes, 10**4, 1, 0)).family.cost(m) for m in shapes) == ONE_EACH
+    assert sum(CpMethod(CpConfig(), CellContext(shapes, 10**4, 1, 0)).family.cost(m) for m in shapes) == ONE_EACH
 
 
 def test_growth_spends_the_budget_in_steps_of_a_cp_component():
@@ -114,14 +114,14 @@ def test_budgets_far_below_one_lora_rank_are_reached():
 
 def test_the_default_r_max_follows_the_mean_number_of_components():
     shapes = target_modules(tiny_backbone().model, "all-linear")
-    assert Adapad(AdapadConfig(family="cp"), Setting(shapes, 4 * ONE_EACH, 15, 0)).r_max == 8
+    assert Adapad(AdapadConfig(family="cp"), CellContext(shapes, 4 * ONE_EACH, 15, 0)).r_max == 8
 
 
 def test_lanes_read_vectors_whatever_the_family_is():
     trainer = cp_cell(2 * ONE_EACH, initial_rank=2, local_steps=5)
     adapted = trainer.adapted
     for k in (1, 2):
-        assert len(adapted.estimate(k)) == sum(m.component_cost for m in trainer.method.setting.modules)
+        assert len(adapted.estimate(k)) == sum(m.component_cost for m in trainer.method.context.modules)
 
 
 def test_every_prefix_is_archived_at_its_own_size(tmp_path):
@@ -163,10 +163,10 @@ def test_deflation_finds_the_terms_of_an_orthogonally_decomposable_tensor():
     model = nn.Sequential(nn.Linear(r * s, p * q, bias=False)).double().requires_grad_(False)
     model[0].weight.zero_()
     shape = ModuleShape("0", r * s, p * q)
-    setting = Setting((shape,), 3 * (p + q + r + s + 1), total_steps=10_000, seed=0)
-    method = Adapad(AdapadConfig(initial_rank=3, local_steps=5, family="cp"), setting)
-    adapted = AdaptedModel(model, [shape], [], family=method.family)
-    method.build(adapted, torch.Generator().manual_seed(1))
+    context = CellContext((shape,), 3 * (p + q + r + s + 1), total_steps=10_000, seed=0)
+    method = Adapad(AdapadConfig(initial_rank=3, local_steps=5, family="cp"), context)
+    adapted = method.adapted = AdaptedModel(model, [shape], [], family=method.family)
+    method.build(torch.Generator().manual_seed(1))
     layer = adapted.layers["0"].double()
     for step in range(1500):
         for lane in method.lanes(step):
@@ -180,7 +180,7 @@ def test_deflation_finds_the_terms_of_an_orthogonally_decomposable_tensor():
     for k, block in enumerate(layer.active()):
         a, b = block.published()
         assert float((b.T @ a - terms[k]).norm()) < 1e-6 * spectrum[k]
-    assert adapted.deployed_parameters(Lane.prefix(3)) == setting.budget
+    assert adapted.deployed_parameters(Lane.prefix(3)) == context.budget
 
 
 def test_the_scale_lets_lambda_move_as_far_as_the_entries_of_a_plain_b():

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.budget import BudgetTooSmallError, ModuleShape
-from adapad_ray.methods import Dora, Setting
+from adapad_ray.methods import CellContext, Dora
 from adapad_ray.methods.dora import DoraConfig
 from adapad_ray.testing import COST_PER_RANK, MethodCase
 from tests.methods.reference import SQUARE, SquareCase, backbone_with_head, train
@@ -74,7 +74,7 @@ def test_the_published_shares_of_llama_7b(rank, lora, dora):
     """2402.09353, table 1: adapters on q, k, v, up and down, in per cent of all parameters, adapters included."""
     sizes = [(4096, 4096)] * 3 + [(4096, 11008), (11008, 4096)]
     modules = tuple(ModuleShape(f"{layer}.{i}", *size) for layer in range(32) for i, size in enumerate(sizes))
-    plan = Dora(DoraConfig(rank=rank), Setting(modules, 10**8, total_steps=1, seed=0)).plan()
+    plan = Dora(DoraConfig(rank=rank), CellContext(modules, 10**8, total_steps=1, seed=0)).plan()
     without = rank * sum(m.component_cost for m in modules)
     assert round(100 * plan.parameters / (6_738_415_616 + plan.parameters), 2) == dora
     assert lora is None or round(100 * without / (6_738_415_616 + without), 2) == lora

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from adapad_ray.adapters.triplet import Triplet
 from adapad_ray.budget import ModuleShape
-from adapad_ray.methods.base import Setting
 from adapad_ray.methods.increlora import Increlora, IncreloraConfig
+from adapad_ray.methods.plan import CellContext
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
 
 
@@ -22,7 +22,7 @@ def started(budget=3 * COST_PER_RANK, **config):
 
 
 def modules():
-    return MethodCase("lora", COST_PER_RANK).make().setting.modules
+    return MethodCase("lora", COST_PER_RANK).make().context.modules
 
 
 # Components
@@ -86,10 +86,9 @@ def test_the_importance_is_that_of_the_dense_update():
     """Against autograd through W₀ + ΔW with ΔW [d_out, d_in] as one leaf per module."""
     trainer = started(lora_alpha=8.0, growth_interval=3, growth_end=0.8)
     trainer.run(stop_at=6)
-    lane, batch = trainer.method.lanes(6)[0], trainer._batch(6)
-    labels = batch.pop("labels")
+    lane, batch = trainer.method.lanes(6)[0], trainer.batches.load(trainer.batches.rows(6))
     trainer.adapted.use(lane)
-    F.cross_entropy(trainer.adapted.model(**batch).logits, labels).backward()
+    F.cross_entropy(trainer.adapted.model(**batch.inputs).logits, batch.labels).backward()
     got = trainer.method._importance.take()
 
     model, updates = tiny_backbone().model, {}
@@ -100,7 +99,7 @@ def test_the_importance_is_that_of_the_dense_update():
             updates[name] = ((8.0 / layer.rank) * b.T @ a).requires_grad_(True)
         weight = layer.base.weight.detach() + updates[name]
         model.get_submodule(name).forward = lambda x, weight=weight, bias=layer.base.bias: F.linear(x, weight, bias)
-    F.cross_entropy(model(**batch).logits, labels).backward()
+    F.cross_entropy(model(**batch.inputs).logits, batch.labels).backward()
     assert set(got) == set(updates) and max(layer.rank for layer in trainer.adapted.layers.values()) > 1
     for name, update in updates.items():
         expected = (update * update.grad).abs().sum().item() / np.sqrt(update.numel())
@@ -171,7 +170,7 @@ def test_defaults_on_deberta_are_near_the_published_settings():
             ("down", 3072, 768),
         ]
     )
-    method = Increlora(IncreloraConfig(), Setting(shapes, 331_776, total_steps=3900, seed=0))
+    method = Increlora(IncreloraConfig(), CellContext(shapes, 331_776, total_steps=3900, seed=0))
     assert method.top_h == 5
     assert (method.schedule.start, method.schedule.interval) == (91, 91)
     growths = -(-72 // method.top_h)

@@ -56,7 +56,7 @@ def test_ranks_scales_and_logits_are_pefts(rslora):
 
 def test_modules_that_the_pattern_does_not_name_share_what_is_left():
     method = MethodCase("lora", 2500, {"rank_pattern": {"query": 4, "key": 1}}).make()
-    plan, costs = method.plan(), {m.name: m.component_cost for m in method.setting.modules}
+    plan, costs = method.plan(), {m.name: m.component_cost for m in method.context.modules}
     others = {rank for name, rank in plan.ranks.items() if not name.endswith(("query", "key"))}
     assert {rank for name, rank in plan.ranks.items() if name.endswith("query")} == {4}
     assert len(others) == 1
@@ -87,9 +87,9 @@ def test_ranks_above_the_budget_are_a_gap(budget, config, message):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"rank_pattern": {"nothing": 2}}, "'nothing' decides about none"),
-        ({"rank_pattern": {"query": 2, "0.attention.self.query": 1}}, "'0.attention.self.query' decides about none"),
-        ({"rank_pattern": {"query": 33}}, "rank 33 is above the dimension 32 of module bert.encoder.layer.0"),
+        ({"rank_pattern": {"nothing": 2}}, "'nothing' applies to none"),
+        ({"rank_pattern": {"query": 2, "0.attention.self.query": 1}}, "'0.attention.self.query' applies to none"),
+        ({"rank_pattern": {"query": 33}}, "rank 33 is above the dimension 32 of bert.encoder.layer.0"),
     ],
 )
 def test_a_pattern_that_cannot_be_met_is_refused(config, message):

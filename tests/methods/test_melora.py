@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from adapad_ray.budget import BudgetTooSmallError, ModuleShape
 from adapad_ray.errors import BadRequestError
-from adapad_ray.methods.base import Setting
 from adapad_ray.methods.melora import Melora, MeloraConfig
+from adapad_ray.methods.plan import CellContext
 from adapad_ray.testing import COST_PER_RANK, MethodCase
 
 ROBERTA_BASE = tuple(ModuleShape(f"{i}.{name}", 768, 768) for i in range(12) for name in ("query", "value"))
@@ -19,7 +19,7 @@ LLAMA_2_7B = tuple(ModuleShape(f"{i}.{name}", 4096, 4096) for i in range(32) for
 
 
 def plan(modules, budget, **config):
-    return Melora(MeloraConfig(**config), Setting(modules, budget, 100, 0)).plan()
+    return Melora(MeloraConfig(**config), CellContext(modules, budget, 100, 0)).plan()
 
 
 def formula(modules, minis, rank):

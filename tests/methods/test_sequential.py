@@ -43,7 +43,7 @@ def test_steps_are_shared_out_by_the_schedule(config, shares):
 def test_shares_are_those_of_the_paper_beyond_the_one_round_of_each():
     """t_k ∝ max(1 + α x_k, 1e-9), x_k = 1 - 2(k - 1)/(r - 1), at the paper's r = 20 and T = 500."""
     method = MethodCase("sequential", 20 * COST_PER_RANK, {"more_first": 1.5}, training={"epochs": 500 / 6}).make()
-    assert method.setting.total_steps == 500
+    assert method.context.total_steps == 500
     x = 1 - 2 * np.arange(20) / 19
     weights = np.maximum(1 + 1.5 * x, 1e-9)
     expected = 1 + 480 * weights / weights.sum()

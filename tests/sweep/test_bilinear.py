@@ -7,18 +7,21 @@ import pytest
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.report.convergence import label_convergences
+from adapad_ray.report.inputs import ReportInputs
 from adapad_ray.report.page import build_report
 from adapad_ray.sweep.inputs import load_inputs, sketch_inputs
-from adapad_ray.sweep.planner import Planner
-from adapad_ray.sweep.spec import load_spec
-from adapad_ray.training.cell import Workspace, run_cell
+from adapad_ray.sweep.planning.curve_cells import CurveCells
+from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.plan import plan_sweep
+from adapad_ray.sweep.spec_file import load_spec
+from adapad_ray.training.cell import CellRequest, Workspace, run_cell
 
 FILE = Path(__file__).parents[2] / "sweeps" / "bilinear_convergence.yaml"
 
 
 def test_the_plan_without_weights_is_that_of_the_sweep():
     spec = load_spec(FILE)
-    plans = [Planner(spec, grounds).plan() for grounds in (sketch_inputs(spec), load_inputs(spec).inputs)]
+    plans = [plan_sweep(CellFactory(spec, inputs)) for inputs in (sketch_inputs(spec), load_inputs(spec).inputs)]
     assert [(row.label, row.plan) for row in plans[0].rows] == [(row.label, row.plan) for row in plans[1].rows]
     assert plans[0].budgets == [4 * (32 + 24)]
     lanes = {row.label: row.plan.lanes for row in plans[0].rows}
@@ -28,7 +31,7 @@ def test_the_plan_without_weights_is_that_of_the_sweep():
 
 def test_several_workers_are_not_refused():
     spec = load_spec(FILE, ["resources.workers=2"])
-    assert not Planner(spec, sketch_inputs(spec)).plan().gaps
+    assert not plan_sweep(CellFactory(spec, sketch_inputs(spec))).gaps
 
 
 @pytest.mark.parametrize(
@@ -53,11 +56,12 @@ def finished(tmp_path_factory):
     spec = load_spec(FILE, ["seeds=[0]"])
     loaded = load_inputs(spec)
     workspace, results = Workspace(loaded.backbone, loaded.inputs.data), {}
-    planner = Planner(spec, loaded.inputs)
-    for wave in planner.waves(planner.plan(), results):
+    cells = CellFactory(spec, loaded.inputs)
+    for wave in CurveCells(cells, plan_sweep(cells)).waves(None, results):
         for planned in wave:
             place = planned.cell.folder(folder)
-            results[planned.id] = run_cell(planned.id, planned.cell.identity, workspace, place, base_model=spec.model)
+            request = CellRequest(planned.id, planned.cell.identity, place, spec.model)
+            results[planned.id] = run_cell(request, workspace)
     return folder, {one.label: one for one in label_convergences(list(results.values()), folder)}
 
 
@@ -102,7 +106,8 @@ def test_an_exported_linear_adapter_names_no_class_of_transformers(finished):
 
 def test_the_report_shows_it(finished):
     folder, labels = finished
-    html = build_report(folder, title="bilinear", draws=50).html.read_text()
+    report = build_report(folder, ReportInputs(title="bilinear", draws=50))
+    html = report.files["report.html"].read_text()
     assert "How single components converge" in html
     assert all(f"{label}: " in html for label in labels)
     assert "with a trained head" not in html

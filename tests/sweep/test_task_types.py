@@ -18,14 +18,17 @@ from sweep_helpers import adapad
 
 from adapad_ray.distributed.shared_backbone import open_backbone, share_backbone
 from adapad_ray.models import load_backbone
-from adapad_ray.report.curves import Curves, load_results
+from adapad_ray.report.curves import Curves
+from adapad_ray.report.records import load_results
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.inputs import load_inputs, sketch_inputs
-from adapad_ray.sweep.planner import Planner
-from adapad_ray.sweep.spec import parse_spec
+from adapad_ray.sweep.planning.curve_cells import CurveCells
+from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.plan import plan_sweep
+from adapad_ray.sweep.spec_file import parse_spec
 from adapad_ray.tasks import TYPES
-from adapad_ray.training.cell import Workspace, run_cell
-from adapad_ray.training.evaluation import ModelPasses
+from adapad_ray.training.cell import CellRequest, Workspace, run_cell
+from adapad_ray.training.cell.evaluation import ModelPasses
 from adapad_ray.training.round_log import load_rounds
 
 WORDS = ["red", "green", "blue", "black", "white", "pink", "cat", "dog", "cow", "hen", "fox", "owl"]
@@ -156,15 +159,14 @@ def spec_of(task: str, models: dict[str, str], data_dir: Path, **changes: Any) -
 def compute(spec: Any, folder: Path) -> dict[str, CellResult]:
     """Every cell of a sweep in this process, by label; backbone and data go the way that they take to a worker."""
     loaded = load_inputs(spec)
-    planner = Planner(spec, loaded.inputs)
+    cells = CellFactory(spec, loaded.inputs)
     backbone, data = pickle.loads(pickle.dumps((share_backbone(loaded.backbone), loaded.inputs.data)))
     workspace = Workspace(open_backbone(backbone, "cpu"), data)
     results: dict[str, CellResult] = {}
-    for wave in planner.waves(planner.plan(), results):
+    for wave in CurveCells(cells, plan_sweep(cells)).waves(None, results):
         for planned in wave:
-            result = run_cell(
-                planned.id, planned.cell.identity, workspace, planned.cell.folder(folder), base_model=spec.model
-            )
+            request = CellRequest(planned.id, planned.cell.identity, planned.cell.folder(folder), spec.model)
+            result = run_cell(request, workspace)
             assert result is not None
             results[planned.id] = result
     return {result.identity.label: result for result in results.values()}
@@ -250,7 +252,7 @@ def test_a_plan_has_the_sweep_s_own_counts(finished: Any) -> None:
     _, spec, _, results = finished
     sketch = sketch_inputs(spec)
     assert sketch.data.digest == results["lora"].identity.data_digest
-    planned = {row.label: row.plan.parameters for row in Planner(spec, sketch).plan().rows}
+    planned = {row.label: row.plan.parameters for row in plan_sweep(CellFactory(spec, sketch)).rows}
     assert planned["lora"] == results["lora"].final.parameters
 
 
@@ -271,7 +273,7 @@ def test_plan_needs_neither_data_nor_weights_where_the_hub_is_out_of_reach(
         code, output = adapad("plan", file, "--json")
         assert code == 0, output
         planned = json.loads(output)
-        assert planned["assumed"]
+        assert planned["rows_are_assumed"]
         found[name] = planned["examples"]["train"]
     # Published sizes without the tenth that validation is carved from; of `owner/data` a fifth is the test as well.
     assert found == {"squad_v2": 130_319 - 13_032, "mnli": 392_702 - 39_270, "own": 700}
