@@ -1,4 +1,4 @@
-"""Methods by name. A new method is one file here, one entry below and one conformance subclass (see README.md here)."""
+"""Methods by name. A new method is one file, one entry below and one conformance subclass (see README.md here)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.adalora import Adalora
 from adapad_ray.methods.adapad import Adapad
 from adapad_ray.methods.ard import Ard
-from adapad_ray.methods.base import CellContext, Deployable, Method, MethodConfig, Plan, RoundReport
+from adapad_ray.methods.base import BudgetedMethod, Method, MethodConfig
 from adapad_ray.methods.cp import CpMethod
 from adapad_ray.methods.dora import Dora
 from adapad_ray.methods.dylora import Dylora
@@ -19,22 +19,23 @@ from adapad_ray.methods.increlora import Increlora
 from adapad_ray.methods.lora import Lora
 from adapad_ray.methods.melora import Melora
 from adapad_ray.methods.para import Para
+from adapad_ray.methods.plan import CellContext, Deployable, Plan, RoundReport
 from adapad_ray.methods.sequential import Sequential
 
 BUILT_IN = (Lora, Adapad, Sequential, Increlora, Dylora, CpMethod, Melora, Ard, Para, Adalora, Dora, HeadOnly, Full)
 METHODS: dict[str, type[Method]]  # type: ignore[type-arg]
-"""Name → method: those above, and those that installed packages offer as entry points `adapad_ray.methods`."""
+"""Name → method: the built-in ones and those of installed packages (entry point group `adapad_ray.methods`)."""
 
 
 def __getattr__(name: str) -> Any:
-    """Makes `METHODS` when it is first asked for: packages that offer methods import this one before theirs exist."""
+    """Creates `METHODS` on first access: packages with methods import this one before their own methods exist."""
     if name != "METHODS":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     methods = {method.name: method for method in BUILT_IN}
     for entry in entry_points(group="adapad_ray.methods"):
         method = entry.load()
         if methods.setdefault(method.name, method) is not method:
-            raise BadRequestError(f"{entry.value} has the name {method.name!r}, which is taken: give it another")
+            raise BadRequestError(f"{entry.value} has the name {method.name!r}, which is taken: choose another name")
     globals()["METHODS"] = methods
     return methods
 
@@ -44,6 +45,7 @@ __all__ = [
     "Adalora",
     "Adapad",
     "Ard",
+    "BudgetedMethod",
     "CellContext",
     "CpMethod",
     "Deployable",

@@ -3,13 +3,13 @@
     W = W₀ + s B diag(λ) A        λ starts at zero; B and A are drawn Gaussian and pulled towards orthogonality
 
 Training starts with more triplets (one λ, its row of A, its column of B) than the budget allows. After every optimizer
-step the allocator updates their importance, and along a cubic schedule the least important ones of the whole model have
-their λ set to zero; until the final allocation a masked triplet goes on learning and may return. What is deployed is
-plain LoRA: λ and the scale are folded into B, so λ is no deployed parameter, though it counts in training.
+step the allocator updates their importance and, on a cubic schedule, sets the λ of the least important ones of the
+whole model to zero. Until the final allocation a masked triplet keeps learning and may return. The deployed adapter is
+plain LoRA: λ and the scale are folded into B, so λ counts as a parameter in training but not when deployed.
 
-PEFT's allocator counts triplets, a budget counts parameters, and modules differ in size. Two things are therefore
-ours: the schedule heads for as many triplets as the budget holds at the modules' mean cost, and the final allocation
-keeps as many of the best triplets as the budget holds at their true cost.
+PEFT's allocator counts triplets, a budget counts parameters, and modules differ in size. This project therefore makes
+two choices that are not published: the schedule aims at the number of triplets that the budget holds at the modules'
+mean cost, and the final allocation keeps as many of the best triplets as the budget holds at their true cost.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ from torch import Tensor, nn
 from adapad_ray.adapters.external_models import ADAPTER, InjectedModel
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.budget import BudgetTooSmallError
-from adapad_ray.methods.base import Method, MethodConfig, Plan
+from adapad_ray.methods.base import BudgetedMethod, MethodConfig
+from adapad_ray.methods.plan import Plan
 
 _AVERAGES = "allocator"
 """Marks the allocator's averages among the tensors of the state: PEFT keeps them in plain dicts of its own."""
 
 
 class AdaloraConfig(MethodConfig):
-    """Settings of `adalora`, those of the schedule in shares of the steps."""
+    """Settings of `adalora`. Those of the schedule are shares of the steps."""
 
     initial_factor: float = Field(default=1.5, gt=1)
     """Triplets at the start over those at the end, b⁽⁰⁾ / b⁽ᵀ⁾: 1.5 in the paper. Every module starts with the same
     number, so it is rounded up to whole ranks."""
     allocation_start: float = Field(default=0.12, ge=0, lt=1)
-    """t_i: until then nothing is pruned. About the mean of the shares in the paper's GLUE settings (0.09 to 0.18)."""
+    """t_i, until which nothing is pruned: about the mean of the shares in the paper's GLUE settings (0.09 to 0.18)."""
     allocation_end: float = Field(default=0.5, gt=0, le=1)
-    """1 - t_f: from then on the ranks are fixed. About the mean of the paper's GLUE settings (0.42 to 0.56)."""
+    """1 - t_f, from which on the ranks are fixed: about the mean of the paper's GLUE settings (0.42 to 0.56)."""
     allocation_interval: int = Field(default=1, ge=1)
     """ΔT, steps between two allocations: 1 is PEFT's default and the paper's choice on small tasks; on large ones it
     takes 100."""
@@ -50,8 +51,8 @@ class AdaloraConfig(MethodConfig):
     beta2: float = Field(default=0.85, gt=0, lt=1)
     """Decay of the moving average of its uncertainty."""
     orth_reg_weight: float = Field(default=0.5, ge=0)
-    """γ of the orthogonality penalty. PEFT's default, as is its form: norms are not squared and their mean is taken,
-    where the paper squares and sums, with γ 0.1 to 0.5."""
+    """γ of the orthogonality penalty. Value and form are PEFT's: the mean of the norms, where the paper sums their
+    squares with γ from 0.1 to 0.5."""
 
     @model_validator(mode="after")
     def _consistent(self) -> AdaloraConfig:
@@ -63,10 +64,10 @@ class AdaloraConfig(MethodConfig):
 
 
 class AdaloraModel(InjectedModel):
-    """PEFT's AdaLoRA layers, with what their allocator remembers."""
+    """PEFT's AdaLoRA layers with the state of their allocator."""
 
     kept: dict[str, list[bool]] | None = None
-    """Module → which of its triplets are deployed, once the final allocation has been made."""
+    """Module → which of its triplets are deployed; None before the final allocation."""
 
     @property
     def allocator(self) -> Any:
@@ -80,10 +81,12 @@ class AdaloraModel(InjectedModel):
             for matrix in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
                 matrix.copy_(torch.randn(matrix.shape, generator=generator) * 0.02)
             layer.lora_E[ADAPTER].zero_()
-            layer.ranknum[ADAPTER].fill_(layer.r[ADAPTER])  # half precision, in which it was born, may have rounded it
+            layer.ranknum[ADAPTER].fill_(
+                layer.r[ADAPTER]
+            )  # PEFT creates it in the backbone's precision, which may round it
 
     def orthogonality(self) -> Tensor:
-        """Mean over all A and B of ‖A Aᵀ - I‖_F and ‖Bᵀ B - I‖_F: what PEFT adds to a loss that it computes itself."""
+        """Mean over all A and B of ‖A Aᵀ - I‖_F and ‖Bᵀ B - I‖_F: the term that PEFT adds to losses it computes."""
         norms = []
         for layer in self.peft_layers.values():
             for rows in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER].T):
@@ -92,7 +95,7 @@ class AdaloraModel(InjectedModel):
         return torch.stack(norms).mean()
 
     def scores(self) -> dict[str, Tensor]:
-        """Module → importance of its triplets, as the allocator computes it."""
+        """Module → importance of its triplets, computed by the allocator."""
         score, combine = self.allocator._element_score, self.allocator._combine_ipt
         found = {}
         for name in self.peft_layers:
@@ -102,18 +105,18 @@ class AdaloraModel(InjectedModel):
         return found
 
     def zero_missing_gradients(self) -> None:
-        """Gives a gradient to what took no part in the pass: the allocator reads one of every parameter."""
+        """Gives zero gradients to parameters without one: the allocator reads the gradient of every parameter."""
         for p in self.trained().values():
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
 
     def keep(self, pattern: Mapping[str, list[bool]]) -> None:
-        """Fixes what is deployed, from the allocator's rank pattern."""
+        """Fixes the deployed triplets from the allocator's rank pattern."""
         self.kept = {name: pattern[f"{name}.lora_E.{ADAPTER}"] for name in self.peft_layers}
 
     @property
     def ranks(self) -> dict[str, int]:
-        """Triplets per module that are not masked as things stand."""
+        """Module → triplets that are not masked now."""
         pattern = self.config.rank_pattern or {}
         return {
             name: sum(pattern.get(f"{name}.lora_E.{ADAPTER}", [True] * layer.r[ADAPTER]))
@@ -121,7 +124,7 @@ class AdaloraModel(InjectedModel):
         }
 
     def deployed_parameters(self, lane: Lane) -> int:
-        """As exported, λ folded in; 0 before the final allocation, until which there is nothing to deploy."""
+        """Parameters as exported, with λ folded in; 0 before the final allocation."""
         kept = self.kept or {}
         return sum(sum(kept.get(shape.name, [])) * shape.component_cost for shape in self.shapes)
 
@@ -157,10 +160,10 @@ class AdaloraModel(InjectedModel):
             _, kind, name = key.split("|")
             of = allocator.exp_avg_ipt if kind == "importance" else allocator.exp_avg_unc
             of[name] = tensor.to(self.model.get_parameter(name).device, copy=True)
-            allocator.ipt[name] = torch.zeros_like(of[name])  # of the last step: only its presence is read
+            allocator.ipt[name] = torch.zeros_like(of[name])  # PEFT only tests for its presence
 
 
-class Adalora(Method[AdaloraConfig]):
+class Adalora(BudgetedMethod[AdaloraConfig]):
     """Adaptive ranks by pruning triplets during training."""
 
     name = "adalora"
@@ -180,33 +183,29 @@ class Adalora(Method[AdaloraConfig]):
 
     @property
     def _target(self) -> int:
-        """Triplets that the schedule heads for: what the budget holds at the mean cost."""
-        modules, budget = self.context.modules, self.context.budget
-        assert budget is not None
-        return max(1, budget * len(modules) // sum(m.component_cost for m in modules))
+        """Triplets at which the schedule aims: as many as the budget holds at the mean cost."""
+        return max(1, self.budget * len(self.costs) // sum(self.costs.values()))
 
     @property
     def _initial_rank(self) -> int:
-        """Triplets of every module at the start: more than the target in all, so that there is something to prune."""
+        """Triplets of every module at the start: more than the target in total, so that some can be pruned."""
         count = len(self.context.modules)
-        wanted = max(math.ceil(self.config.initial_factor * self._target / count), self._target // count + 1)
-        return min(wanted, min(m.max_rank for m in self.context.modules))
+        initial = max(math.ceil(self.config.initial_factor * self._target / count), self._target // count + 1)
+        return min(initial, min(m.max_rank for m in self.context.modules))
 
     def plan(self) -> Plan:
-        modules, budget = self.context.modules, self.context.budget
-        assert budget is not None
-        largest = max(modules, key=lambda m: m.component_cost)
-        if budget < largest.component_cost:
+        largest, cost = max(self.costs.items(), key=lambda item: item[1])
+        if self.budget < cost:
             raise BudgetTooSmallError(
-                f"budget {budget:,} is below one component on {largest.name} ({largest.component_cost:,}), which may "
-                "be the one that the allocator keeps: raise it or pass other target_modules"
+                f"budget {self.budget:,} is below one component on {largest} ({cost:,}), which may be the one that the "
+                "allocator keeps: raise it or pass other target_modules"
             )
-        costs = [m.component_cost for m in modules]
-        triplets = self._initial_rank * len(costs)
+        initial = self._initial_rank * sum(self.costs.values())
+        trained = initial + self._initial_rank * len(self.costs)  # a triplet has its λ too
         return Plan(
-            parameters=min(budget, self._initial_rank * sum(costs) - min(costs)),
-            peak_parameters=self._initial_rank * sum(costs) + triplets,
-            acting_parameters=self._initial_rank * sum(costs) + triplets,
+            parameters=min(self.budget, initial - min(self.costs.values())),
+            peak_parameters=trained,
+            acting_parameters=trained,
             lanes=1,
             ranks=None,
         )
@@ -221,7 +220,7 @@ class Adalora(Method[AdaloraConfig]):
         scale = next(iter(self.scales().values()))
         config = AdaLoraConfig(
             init_r=rank,
-            lora_alpha=scale * rank,  # PEFT divides by the initial rank, whatever survives
+            lora_alpha=scale * rank,  # PEFT divides by the initial rank, also after pruning
             tinit=self._start,
             tfinal=total - self._end,
             deltaT=settings.allocation_interval,
@@ -243,7 +242,7 @@ class Adalora(Method[AdaloraConfig]):
         return weight * self.adapted.orthogonality() if weight else None
 
     def stepped(self, steps_done: int) -> None:
-        """PEFT's order: after the optimizer's step, before its gradients go."""
+        """Allocates in PEFT's order: after the optimizer's step, before its gradients are cleared."""
         model = self.adapted
         model.zero_missing_gradients()
         if steps_done == self._end:
@@ -256,12 +255,10 @@ class Adalora(Method[AdaloraConfig]):
 
     def _affordable(self) -> int:
         """Largest number of best triplets that the budget holds; the allocator always prunes at least one."""
-        budget, model = self.context.budget, self.adapted
-        assert budget is not None
-        scores = model.scores()
-        ordered = torch.cat([scores[shape.name] for shape in model.shapes]).sort(descending=True, stable=True).indices
-        costs = torch.tensor([shape.component_cost for shape in model.shapes for _ in scores[shape.name]])
-        fitting = int((costs[ordered.cpu()].cumsum(0) <= budget).sum())
+        scores = self.adapted.scores()
+        ordered = torch.cat([scores[name] for name in self.costs]).sort(descending=True, stable=True).indices
+        costs = torch.tensor([cost for name, cost in self.costs.items() for _ in scores[name]])
+        fitting = int((costs[ordered.cpu()].cumsum(0) <= self.budget).sum())
         return min(fitting, len(costs) - 1)
 
     def state(self) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""ARD-LoRA-style adaptation (2506.18267): every attention head, or module, learns a rank of its own through one number.
+"""ARD-LoRA-style adaptation (2506.18267): each attention head or module learns its own rank through one number.
 
-A unit with the learnt α ≥ 0 has the rank max(1, round(r₀ α)); the loss has the penalty λ (mean |α| + β mean |α − α'|),
-an ℓ1 term that favours small ranks and a total variation over time, with α' at the last decision, that steadies them.
-Both come from the paper. It does not say how a gradient passes the rounding: here straight through, over a ramp (see
-`adapters.gated`). Nor does it have a budget: here one τ, as small as can be, lowers all wishes r₀ α until they meet it.
+A unit (head or module) with the learnt α ≥ 0 has the rank max(1, round(r₀ α)). The loss has the penalty
+λ (mean |α| + β mean |α − α'|): an ℓ1 term that favours small ranks, and a total variation over time that steadies them,
+with α' from the last decision. Rank and penalty come from the paper.
 
-It is no reproduction: what the paper leaves open is a field of `ArdConfig`, and the defaults are this project's own.
-α does not outlive training. The ranks that it chose are deployed; it counts among the parameters in training only.
+This is no reproduction. The paper does not publish how a gradient passes the rounding; here it passes straight
+through, over a ramp (see `adapters.gated`). The paper has no budget; here the smallest possible τ lowers all requested
+ranks r₀ α until they fit. Settings that the paper leaves open are fields of `ArdConfig`; their defaults are this
+project's choices. α counts as a parameter in training only: the ranks are deployed, α is not.
 """
 
 from __future__ import annotations
@@ -22,50 +23,53 @@ from torch import Tensor
 
 from adapad_ray.adapters.gated import Gated, GatedBlock
 from adapad_ray.adapters.lane import Lane
+from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import BudgetTooSmallError
-from adapad_ray.errors import BadRequestError
-from adapad_ray.methods.base import CellContext, Method, MethodConfig, Plan, RoundReport
+from adapad_ray.methods.base import BudgetedMethod, MethodConfig, check_ranks
+from adapad_ray.methods.plan import CellContext, Plan, RoundReport
 from adapad_ray.results import GrowthEvent
 
 
 class ArdConfig(MethodConfig):
-    """Settings of `ard`. Not to be confused with α: `lora_alpha` is the numerator of the scale lora_alpha / r₀, which
-    stays the same whatever rank a unit has."""
+    """Settings of `ard`. `lora_alpha` is not α: it is the numerator of the scale lora_alpha / r₀, which does not change
+    with the rank of a unit."""
 
     unit: Literal["head", "module"] = "head"
-    """What has a rank of its own: as in the paper every attention head, and modules without heads (MLP) as a whole; or
-    every module. One component on every head costs far more than a LoRA rank: `module` reaches smaller budgets."""
+    """What has its own rank. `head`, as in the paper: every attention head, and every module without heads (MLP).
+    `module`: every module. One component on every head costs far more than a LoRA rank, so `module` reaches smaller
+    budgets."""
     initial_rank: int | None = Field(default=None, ge=1)
-    """r₀; by default the largest that the budget allows on all units. With less, units grow without others' loss."""
+    """r₀; by default the largest that the budget allows on all units. With a smaller one, units can grow while no other
+    unit shrinks."""
     alpha_max: float = Field(default=2.0, ge=1)
     """Largest α. The paper reports about 1.8 in its upper layers."""
     alpha_rate: float = Field(default=10.0, gt=0)
-    """How many times faster than a weight α moves: with the weights' own learning rate it would hardly leave 1."""
+    """Learning rate of α relative to that of the weights. At 1, α would hardly leave its initial value."""
     ramp: float = Field(default=2.0, ge=1)
-    """Width in ranks of the slope through which α learns. From 2 on a unit's last open component speaks for the next
-    one; with 1 a component that has never acted (b = 0) would have to, and nothing could grow."""
+    """Width in ranks of the slope through which α learns. From 2 on, the gradient that requests a further component
+    comes from a unit's last open one. With 1 it would have to come from a component that has never acted (b = 0), and
+    nothing could grow."""
     sparsity: float = Field(default=1e-3, ge=0)
-    """λ, weight of the whole penalty. Small, because the budget limits ranks already: on MiniLM-L6 with rank 3 the task
-    pulled at an α with 1e-4 to 1e-3, the ℓ1 term pulls with λ / units."""
+    """λ, weight of the whole penalty. It is small because the budget limits ranks already: on MiniLM-L6 with rank 3 the
+    gradient of the task at an α was 1e-4 to 1e-3, and that of the ℓ1 term is λ / units."""
     stability: float = Field(default=1.0, ge=0)
     """β, weight of the total variation within the penalty."""
     rank_interval: int = Field(default=10, ge=1)
     """Steps between two decisions about the ranks."""
 
 
-class Ard(Method[ArdConfig]):
+class Ard(BudgetedMethod[ArdConfig]):
     """Straight-through ranks under a hard budget; exported as exact LoRA."""
 
     name = "ard"
     summary = "ARD-LoRA-style: each attention head (or module) learns its rank, under a hard budget"
     Config = ArdConfig
+    adapted: AdaptedModel
     structural = frozenset({"unit", "initial_rank", "alpha_max"})
     parallel = None
 
     def __init__(self, config: ArdConfig, context: CellContext) -> None:
         super().__init__(config, context)
-        assert context.budget is not None
-        self.budget = context.budget
         self.local_steps = min(config.rank_interval, context.total_steps)
         self.family: Gated = self._family(1)
         self.family = self._family(config.initial_rank or self._largest_initial_rank())
@@ -90,11 +94,11 @@ class Ard(Method[ArdConfig]):
     def plan(self) -> Plan:
         modules, rank = self.context.modules, self.family.initial_rank
         layouts = {m: self.family.layout(m) for m in modules}
-        narrow, layout = min(layouts.items(), key=lambda item: min(item[1].reads, item[1].writes))
-        width = min(layout.reads, layout.writes)
-        if rank > width:
-            where = f"a head of {narrow.name}" if layout.units > 1 else narrow.name
-            raise BadRequestError(f"initial_rank {rank} is above the dimension {width} of {where}")
+        limits = {
+            f"a head of {m.name}" if layout.units > 1 else m.name: min(layout.reads, layout.writes)
+            for m, layout in layouts.items()
+        }
+        check_ranks("initial_rank", dict.fromkeys(limits, rank), limits)
         needed = rank * self._one_each()
         if needed > self.budget:
             units = sum(x.units for x in layouts.values())
@@ -133,7 +137,7 @@ class Ard(Method[ArdConfig]):
         return self.config.sparsity * (alpha.abs().mean() + self.config.stability * variation)
 
     def end_round(self, steps_done: int, generator: torch.Generator) -> RoundReport:
-        """Sets the ranks to what the units wish, within the budget; not after the last step: none follows."""
+        """Sets the ranks that the units request, within the budget. Nothing changes after the last step."""
         if steps_done == self.context.total_steps:
             return RoundReport()
         before = self.adapted.ranks
@@ -150,12 +154,12 @@ class Ard(Method[ArdConfig]):
         return RoundReport(grown=changed)
 
     def _decide(self) -> None:
-        wishes: list[Wish] = []
+        requests: list[RankRequest] = []
         for name, block in self._blocks():
             cost = self.family.cost(self.adapted.layers[name].shape)
             ranks = (self.family.initial_rank * block.alpha).tolist()
-            wishes += [Wish(rank, cost, block.layout.most) for rank in ranks]
-        ranks, shift = capped_ranks(wishes, self.budget)
+            requests += [RankRequest(rank, cost, block.layout.most) for rank in ranks]
+        ranks, shift = capped_ranks(requests, self.budget)
         position = 0
         for _, block in self._blocks():
             block.set_ranks(ranks[position : position + block.layout.units], shift)
@@ -163,26 +167,29 @@ class Ard(Method[ArdConfig]):
 
 
 @dataclass(frozen=True)
-class Wish:
-    """The rank that a unit wishes, as a real number; what a component of it costs; how many it can have."""
+class RankRequest:
+    """The rank that a unit requests through its α."""
 
     rank: float
     cost: int
+    """Parameters of one component."""
     most: int
+    """Largest possible rank."""
 
 
-def capped_ranks(wishes: Sequence[Wish], budget: int) -> tuple[list[int], float]:
-    """`max(1, round(wish − τ))` for every unit, halves rounded up, and τ ≥ 0.
+def capped_ranks(requests: Sequence[RankRequest], budget: int) -> tuple[list[int], float]:
+    """Ranks `max(1, round(request − τ))` of all units, halves rounded up, and τ ≥ 0.
 
-    τ is 0 if that meets the budget, else how far the first component that finds no room is above its threshold. Beyond
-    it only components that still fit are given, largest excess first and ties to the earlier unit, none out of turn.
+    τ is 0 if the requests fit the budget. Otherwise it is the excess over its threshold of the first component that
+    does not fit. After that one, further components are given only where they fit: largest excess first, ties to the
+    earlier unit, and none to a unit whose previous component did not fit.
     """
-    ranks = [1] * len(wishes)
-    spent = sum(wish.cost for wish in wishes)
+    ranks = [1] * len(requests)
+    spent = sum(request.cost for request in requests)
     excess = [
-        (wish.rank - (j - 0.5), -unit)
-        for unit, wish in enumerate(wishes)
-        for j in range(2, min(wish.most, math.floor(wish.rank + 0.5)) + 1)
+        (request.rank - (j - 0.5), -unit)
+        for unit, request in enumerate(requests)
+        for j in range(2, min(request.most, math.floor(request.rank + 0.5)) + 1)
     ]
     full: set[int] = set()
     shift = 0.0
@@ -190,10 +197,10 @@ def capped_ranks(wishes: Sequence[Wish], budget: int) -> tuple[list[int], float]
         unit = -unit
         if unit in full:
             continue
-        if spent + wishes[unit].cost > budget:
+        if spent + requests[unit].cost > budget:
             full.add(unit)
             shift = max(shift, over)
             continue
-        spent += wishes[unit].cost
+        spent += requests[unit].cost
         ranks[unit] += 1
     return ranks, shift

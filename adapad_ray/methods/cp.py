@@ -6,21 +6,22 @@ from pydantic import Field
 
 from adapad_ray.adapters.cp import Cp, Splits
 from adapad_ray.budget import BudgetTooSmallError, uniform_rank
-from adapad_ray.errors import BadRequestError
-from adapad_ray.methods.base import CellContext, Method, MethodConfig, Plan
+from adapad_ray.methods.base import BudgetedMethod, MethodConfig
+from adapad_ray.methods.plan import CellContext, Plan
 
 
 class CpConfig(MethodConfig):
-    """Settings of `cp`. The paper publishes the form of a component and c for its grid; the rest is ours."""
+    """Settings of `cp`. The paper publishes the form of a component and its grid of c; the rest is this project's
+    choice."""
 
     components: int | None = Field(default=None, ge=1)
     """c, components of every module; by default as many as the budget allows."""
     splits: Splits = Field(default_factory=dict)
     """Module (path or dotted suffix) → sizes of its four modes, outputs first: `{q_proj: [32, 64, 32, 64]}`. By default
-    both sides of a module are split as squarely as they can be."""
+    both sides of a module are split into factors as close to each other as possible."""
 
 
-class CpMethod(Method[CpConfig]):
+class CpMethod(BudgetedMethod[CpConfig]):
     """W₀ + s · Σ λ_i (u_i ⊗ v_i)(w_i ⊗ z_i)ᵀ with unit vectors, λ = 0 at the start; exported as exact LoRA."""
 
     name = "cp"
@@ -34,30 +35,28 @@ class CpMethod(Method[CpConfig]):
         self.family: Cp = Cp(config.splits)
 
     def plan(self) -> Plan:
-        modules, budget, wanted = self.context.modules, self.context.budget, self.config.components
-        assert budget is not None
+        modules, requested = self.context.modules, self.config.components
         self.family.check(modules)
-        costs = {m.name: self.family.cost(m) for m in modules}
-        narrow = min(modules, key=lambda m: m.max_rank)
-        if wanted is not None and wanted > narrow.max_rank:
-            raise BadRequestError(f"components {wanted} is above the dimension {narrow.max_rank} of {narrow.name}")
-        needed = (wanted or 1) * sum(costs.values())
-        if needed > budget:
+        self.check_rank("components", requested)
+        one_each = sum(self.costs.values())
+        needed = (requested or 1) * one_each
+        if needed > self.budget:
             raise BudgetTooSmallError(
-                f"budget {budget:,} is below {wanted or 1} CP components on each of {len(modules)} modules ({needed:,})"
+                f"budget {self.budget:,} is below {requested or 1} CP components on each of {len(modules)} modules "
+                f"({needed:,}): raise it or pass fewer target_modules"
             )
-        count = wanted or uniform_rank(budget, modules, costs)
-        parameters = count * sum(costs.values())
+        count = requested or uniform_rank(self.budget, modules, self.costs)
         return Plan(
-            parameters=parameters,
-            peak_parameters=parameters,
+            parameters=count * one_each,
+            peak_parameters=count * one_each,
             lanes=1,
-            ranks=dict.fromkeys(costs, count),
+            ranks=dict.fromkeys(self.costs, count),
             acting_parameters=count * sum(m.component_cost for m in modules),
         )
 
     def scales(self) -> dict[str, float]:
-        """`lora_alpha · √d_out / mean rank` of a LoRA with as many parameters, at least 1 (ours)."""
+        """`lora_alpha · √d_out / mean rank`, with the mean rank (at least 1) of a LoRA of as many parameters. Not
+        published; this project's choice."""
         modules = self.context.modules
         mean_rank = self.plan().parameters / sum(m.component_cost for m in modules)
         return {m.name: self.config.lora_alpha * self.family.gain(m) / max(1.0, mean_rank) for m in modules}

@@ -2,9 +2,8 @@
 
     W' = m ⊙ (W₀ + s B A) / ‖W₀ + s B A‖        m starts as ‖W₀‖; lengths are those of rows, one per output
 
-The direction is adapted as in LoRA, the lengths `m [d_out]` learn beside it and are deployed with it, so they count: a
-module of rank r costs r (d_in + d_out) + d_out parameters. As in the paper (section 4.3) no gradient flows through the
-divisor.
+The direction is adapted as in LoRA. The lengths `m [d_out]` learn too and are deployed, so they count: a module of rank
+r costs r (d_in + d_out) + d_out parameters. As in the paper (section 4.3), no gradient flows through the divisor.
 """
 
 from __future__ import annotations
@@ -20,14 +19,15 @@ from adapad_ray.adapters.external_models import ADAPTER, InjectedModel
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.budget import BudgetTooSmallError
 from adapad_ray.errors import BadRequestError
-from adapad_ray.methods.base import Method, MethodConfig, Plan
+from adapad_ray.methods.base import BudgetedMethod, MethodConfig
+from adapad_ray.methods.plan import Plan
 
 
 class DoraConfig(MethodConfig):
     """Settings of `dora`."""
 
     rank: int | None = Field(default=None, ge=1)
-    """Rank of every module; by default the largest that the budget allows beside the lengths."""
+    """Rank of every module; by default the largest that the budget allows after the lengths."""
 
 
 class DoraModel(InjectedModel):
@@ -35,14 +35,20 @@ class DoraModel(InjectedModel):
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
-        """Draws A as `PlainBlock` does, sets B to zero and the lengths to those of the backbone's rows."""
+        """Draws A as `PlainBlock` does; sets B to zero and the lengths to those of the backbone's rows."""
         for shape in self.shapes:
             layer = self.peft_layers[shape.name]
             a = torch.rand(layer.r[ADAPTER], shape.in_features, generator=generator) * 2 - 1
             layer.lora_A[ADAPTER].weight.copy_(a / math.sqrt(shape.in_features))
             layer.lora_B[ADAPTER].weight.zero_()
             magnitude = layer.lora_magnitude_vector[ADAPTER].weight
-            magnitude.copy_(torch.linalg.norm(layer.get_base_layer().weight.to(magnitude.dtype), dim=1))
+            weight = self.linears[shape.name].weight()
+            if weight is None:
+                kind = type(layer.get_base_layer()).__name__
+                raise BadRequestError(
+                    f"dora reads the weight of module {shape.name}, but that of a {kind} is unreadable"
+                )
+            magnitude.copy_(torch.linalg.norm(weight.to(magnitude.dtype), dim=1))
 
     @property
     def scales(self) -> dict[str, float]:
@@ -58,8 +64,8 @@ class DoraModel(InjectedModel):
         return {name: layer.lora_magnitude_vector[ADAPTER].weight for name, layer in self.peft_layers.items()}
 
 
-class Dora(Method[DoraConfig]):
-    """LoRA of one rank on every module, and the length of every row of the adapted weights."""
+class Dora(BudgetedMethod[DoraConfig]):
+    """LoRA of one rank on every module, with learnt lengths of the rows of every adapted weight."""
 
     name = "dora"
     summary = "weight-decomposed LoRA through PEFT: the lengths of the rows learn too, and count"
@@ -68,17 +74,15 @@ class Dora(Method[DoraConfig]):
     structural = frozenset({"rank"})
 
     def plan(self) -> Plan:
-        modules, budget = self.context.modules, self.context.budget
-        assert budget is not None
+        modules = self.context.modules
+        self.check_rank("rank", self.config.rank)
         per_rank, lengths = sum(m.component_cost for m in modules), sum(m.out_features for m in modules)
-        narrow = min(modules, key=lambda m: m.max_rank)
-        rank = self.config.rank or max(1, min((budget - lengths) // per_rank, narrow.max_rank))
-        if rank > narrow.max_rank:
-            raise BadRequestError(f"rank {rank} is above the dimension {narrow.max_rank} of module {narrow.name}")
+        largest = min((self.budget - lengths) // per_rank, min(m.max_rank for m in modules))
+        rank = self.config.rank or max(1, largest)
         parameters = rank * per_rank + lengths
-        if parameters > budget:
+        if parameters > self.budget:
             raise BudgetTooSmallError(
-                f"budget {budget:,} is below rank {rank} on {len(modules)} modules with the lengths of their rows "
+                f"budget {self.budget:,} is below rank {rank} on {len(modules)} modules with the lengths of their rows "
                 f"({parameters:,}): raise it or pass fewer target_modules"
             )
         ranks = dict.fromkeys((m.name for m in modules), rank)

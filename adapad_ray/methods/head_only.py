@@ -1,4 +1,4 @@
-"""The left end of the curve: the backbone stays frozen and only the task head learns."""
+"""Only the task head learns, on a frozen backbone. The reference at 0 adapter parameters."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from collections.abc import Sequence
 import torch
 
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.methods.base import Deployable, Method, MethodConfig, Plan
+from adapad_ray.methods.base import Method, MethodConfig
+from adapad_ray.methods.plan import Deployable, Plan
 
 
 class HeadOnly(Method[MethodConfig]):
-    """No adapter at all: a linear probe on the backbone's features. It exports no PEFT adapter."""
+    """A linear probe on the backbone's features. There is no adapter, no budget and no PEFT export."""
 
     name = "head_only"
     summary = "no adapter: only the task head learns (the reference at 0 parameters)"
     Config = MethodConfig
-    budgeted = False
-    head_alone = True
-    backbone_passes = 1
 
     def plan(self) -> Plan:
-        return Plan(parameters=0, peak_parameters=0, lanes=1, ranks={})
+        return Plan(parameters=0, peak_parameters=0, lanes=1, ranks={}, backbone_passes=1)
 
     def build(self, generator: torch.Generator) -> None:
         self.adapted.add_head(0)

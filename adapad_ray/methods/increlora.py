@@ -1,7 +1,7 @@
 """IncreLoRA (2308.12043): ranks grow where the update matters, and all active components train jointly.
 
-What AdaPaD's rank discovery is nearest to. Every module begins with one component; at every growth the modules whose
-whole update ΔW scores best receive another one, whose vectors have learnt as a reserve beforehand.
+The published method closest to AdaPaD's rank discovery. Every module starts with one component. At every growth the
+modules whose whole update ΔW has the best scores receive another one, whose vectors have been trained as a reserve.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import Field
@@ -21,38 +21,37 @@ from adapad_ray.adapters.linear import AdaptedLinear
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.adapters.triplet import Triplet
 from adapad_ray.budget import BudgetTooSmallError, GrowthRequest, GrowthSchedule, decide_growth
-from adapad_ray.errors import BadRequestError
-from adapad_ray.methods.base import CellContext, MethodConfig, Plan, RoundReport
-from adapad_ray.methods.growth import GrowingMethod
-from adapad_ray.methods.importance import SmoothedScores
+from adapad_ray.methods.base import MethodConfig
+from adapad_ray.methods.growth import GrowingMethod, SmoothedScores
+from adapad_ray.methods.plan import CellContext, Plan, RoundReport
 
 
 class IncreloraConfig(MethodConfig):
-    """Settings of `increlora`. What is not said to be ours is published by the authors, in paper or code."""
+    """Settings of `increlora`. Defaults come from the authors' paper or code unless stated otherwise."""
 
     lora_alpha: float = Field(default=32.0, gt=0)
-    """Numerator of the scale lora_alpha / rank, with the rank that the module has by then (16 on their larger tasks).
-    It is large because the scalar e of a component, born 0, has a long way to go."""
+    """Numerator of the scale lora_alpha / rank with the module's current rank (16 on the authors' larger tasks). It is
+    large because the scalar e of a component starts at 0 and must grow far."""
     initial_rank: int = Field(default=1, ge=1)
     """Components per module at the start."""
     top_h: int | None = Field(default=None, ge=1)
-    """Modules that grow at one time. They use 2 to 12 of 72; by default as many as place the budget in 15 growths
-    (ours)."""
+    """Modules that grow at one time. The authors use 2 to 12 of 72. The default assigns the budget in 15 growths (not
+    published; this project's choice)."""
     growth_interval: int | None = Field(default=None, ge=1)
-    """Steps between two growths, and before the first (100 to 1,000 in their settings); by default as many as place the
-    budget by `growth_end` (ours)."""
+    """Steps between two growths and before the first (100 to 1,000 in the authors' settings). The default assigns the
+    budget by `growth_end` (not published; this project's choice)."""
     growth_end: float = Field(default=0.35, gt=0, le=1)
-    """Share of the steps after which what is left of the budget is placed at once, best first. Ours: their intervals
-    amount to about a third of the steps."""
+    """Share of the steps after which the rest of the budget is assigned at once, best first. Not published; this
+    project's choice, because the authors' intervals amount to about a third of the steps."""
     score_decay: float = Field(default=0.85, ge=0, lt=1)
     """β of both moving averages of the score."""
     orthogonality: float = Field(default=0.1, ge=0)
-    """Weight of the mean of ‖A Aᵀ − I‖_F and ‖Bᵀ B − I‖_F over all modules (0.3 on RTE and STS-B). Reserves are left
-    out, which is ours: at their scale the penalty would be all that they learn from."""
+    """Weight of the mean of ‖A Aᵀ − I‖_F and ‖Bᵀ B − I‖_F over all modules (0.3 on RTE and STS-B). Leaving reserves out
+    is this project's choice: at their small scale they would learn from the penalty alone."""
 
 
 class Increlora(GrowingMethod[IncreloraConfig]):
-    """W₀ + s Σ e_i b_i a_iᵀ, grown from rank 1 and trained in one lane together with the reserves."""
+    """W₀ + s Σ e_i b_i a_iᵀ, grown from `initial_rank` and trained in one lane together with the reserves."""
 
     name = "increlora"
     summary = "IncreLoRA: ranks grow by importance under the budget, all components train jointly"
@@ -69,25 +68,21 @@ class Increlora(GrowingMethod[IncreloraConfig]):
         self.scores = SmoothedScores(config.score_decay)
 
     def _schedule(self) -> tuple[int, GrowthSchedule]:
-        """How many modules grow at one time, and when."""
+        """Number of modules that grow at one time, and the steps at which they do."""
         end = max(1, round(self.config.growth_end * self.context.total_steps))
-        left = max(0, self.ledger.budget - self.initial_parameters)
+        left = max(0, self.budget - self.initial_parameters)
         components = math.ceil(left * len(self.costs) / sum(self.costs.values()))
         top_h = self.config.top_h or min(len(self.costs), max(1, math.ceil(components / 15)))
         interval = self.config.growth_interval or max(1, end // max(1, math.ceil(components / top_h)))
         return top_h, GrowthSchedule(min(interval, end), end, interval)
 
     def plan(self) -> Plan:
-        budget, initial, one_each = self.ledger.budget, self.initial_parameters, sum(self.costs.values())
-        narrow = min(self.context.modules, key=lambda m: m.max_rank)
-        if self.initial_rank > narrow.max_rank:
-            raise BadRequestError(
-                f"initial_rank {self.initial_rank} is above the dimension {narrow.max_rank} of {narrow.name}"
-            )
+        budget, initial, one_each = self.budget, self.initial_parameters, sum(self.costs.values())
+        self.check_rank("initial_rank", self.initial_rank)
         if initial > budget:
             raise BudgetTooSmallError(
-                f"budget {budget:,} is below rank {self.initial_rank} on {len(self.costs)} modules ({initial:,}), with "
-                "which increlora begins: raise it or pass fewer target_modules"
+                f"budget {budget:,} is below initial_rank {self.initial_rank} on {len(self.costs)} modules "
+                f"({initial:,}): raise it or pass fewer target_modules"
             )
         ranks = dict.fromkeys(self.costs, self.initial_rank)
         growing = bool(self.candidates(ranks, budget - initial))
@@ -105,7 +100,7 @@ class Increlora(GrowingMethod[IncreloraConfig]):
         self.adapted.add_head(1)
 
     def attach(self, model: nn.Module, head_modules: Sequence[str]) -> AdaptedModel:
-        adapted = super().attach(model, head_modules)
+        adapted = cast(AdaptedModel, super().attach(model, head_modules))
         self._importance = UpdateImportance(adapted)
         return adapted
 
@@ -140,8 +135,8 @@ class Increlora(GrowingMethod[IncreloraConfig]):
             self.scores.add(importances)
 
     def end_round(self, steps_done: int, generator: torch.Generator) -> RoundReport:
-        """Grows where it is time. The first reserves are born after the first step, as in the authors' code: they act,
-        if only a little, and an untouched model is to be the backbone."""
+        """Grows where the schedule says so. The first reserves are added after the first step, as in the authors' code:
+        reserves act a little, and an untouched model must equal the backbone."""
         report = RoundReport()
         if self.schedule.due(steps_done):
             self._grow(steps_done, generator, report)
@@ -159,17 +154,17 @@ class Increlora(GrowingMethod[IncreloraConfig]):
         ]
         if not last:
             requests = sorted(requests, key=lambda request: -request.score)[: self.top_h]
-        decision = decide_growth(requests, self.ledger, released=self.ledger.budget, threshold=0.0, last=last)
+        decision = decide_growth(requests, self.ledger, released=self.budget, threshold=0.0, last=last)
         report.grown += self.activate(decision.modules, steps_done, generator)
         report.retired += self.drop_reserves() if last else self.renew_reserves(generator)
         self._rescale()
 
 
 class UpdateImportance:
-    """I = Σ |ΔW ∘ ∂L/∂ΔW| / √(d_out · d_in) of every module's whole update, as the backward passes go by.
+    """Importance I = Σ |ΔW ∘ ∂L/∂ΔW| / √(d_out · d_in) of every module's whole update, read by hooks on its layer.
 
     The gradient is formed densely, as in the authors' code: one more product per layer and step while ranks grow.
-    Dropout on the adapter's input is not seen.
+    Dropout on the adapter's input is ignored.
     """
 
     def __init__(self, adapted: AdaptedModel) -> None:
@@ -192,7 +187,7 @@ class UpdateImportance:
         self._seen[name] = (update * slope).abs().sum() / math.sqrt(update.numel())
 
     def take(self) -> dict[str, float]:
-        """The importances of the last backward pass; they are forgotten here."""
+        """Returns the importances of the last backward pass and clears them."""
         if not self._seen:
             return {}
         values = torch.stack(list(self._seen.values())).double().tolist()
@@ -200,6 +195,6 @@ class UpdateImportance:
         return dict(zip(names, values, strict=True))
 
     def remove(self) -> None:
-        """Looks no more."""
+        """Removes the hooks."""
         for handle in self._handles:
             handle.remove()

@@ -3,7 +3,7 @@
     ΔW = s · diag(B_1, …, B_n) · diag(A_1, …, A_n)        A_i [r, d_in/n]        B_i [d_out/n, r]
 
 The blocks of a block-diagonal matrix add their ranks: the update has rank n·r and as many parameters, r (d_in + d_out),
-as a LoRA of rank r. As LoRA factors it has the zeros too and is exact; without them it is `melora.safetensors`.
+as a LoRA of rank r. The exported LoRA factors include the zeros and are exact; `melora.safetensors` leaves them out.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from torch import Tensor, nn
 from adapad_ray.adapters.families import Block, Family
 from adapad_ray.budget import BudgetTooSmallError, ModuleShape
 from adapad_ray.errors import BadRequestError
-from adapad_ray.methods.base import CellContext, Method, MethodConfig, Plan
+from adapad_ray.methods.base import BudgetedMethod, MethodConfig
+from adapad_ray.methods.plan import CellContext, Plan
 
 
 class MeloraConfig(MethodConfig):
-    """Settings of `melora`. The form is published; that r follows from the budget is ours."""
+    """Settings of `melora`. The form is published; deriving r from the budget is this project's choice."""
 
     minis: int = Field(default=2, ge=1)
-    """n, mini LoRAs of every module; it must divide all dimensions. The authors' script for GLUE has 2."""
+    """n, mini LoRAs of every module; it must divide all dimensions. 2 as in the authors' script for GLUE."""
     rank: int | None = Field(default=None, ge=1)
     """r, rank of every mini LoRA; by default the largest that the budget allows."""
 
 
 class MiniBlock(Block):
-    """n mini LoRAs of the same rank, one after another; each starts as PEFT starts a LoRA on its slice."""
+    """n mini LoRAs of the same rank, stacked; each is initialised as PEFT initialises a LoRA on its slice."""
 
     def __init__(self, shape: ModuleShape, size: int, minis: int, generator: torch.Generator) -> None:
         super().__init__(shape, size)
@@ -53,7 +54,7 @@ class MiniBlock(Block):
 
 
 class Mini(Family):
-    """Components that reach one n-th of the input and of the output; a block holds as many for every n-th."""
+    """Components that read one n-th of the input and write one n-th of the output; a block has as many for each."""
 
     name = "melora"
 
@@ -75,7 +76,7 @@ class Mini(Family):
         return MiniBlock(shape, size, self.minis, generator)
 
 
-class Melora(Method[MeloraConfig]):
+class Melora(BudgetedMethod[MeloraConfig]):
     """Block-diagonal LoRA, trained jointly; B = 0 at the start."""
 
     name = "melora"
@@ -88,18 +89,16 @@ class Melora(Method[MeloraConfig]):
         self.family: Mini = Mini(config.minis)
 
     def plan(self) -> Plan:
-        modules, budget, minis = self.context.modules, self.context.budget, self.config.minis
-        assert budget is not None
+        modules, minis, requested = self.context.modules, self.config.minis, self.config.rank or 1
         self.family.check(modules)
-        narrow = min(modules, key=lambda m: m.max_rank)
-        wanted = self.config.rank or 1
-        if minis * wanted > narrow.max_rank:
-            raise BadRequestError(f"rank {minis} · {wanted} is above the dimension {narrow.max_rank} of {narrow.name}")
+        self.check_rank("minis · rank", minis * requested)
         per_rank = sum(m.component_cost for m in modules)
-        if wanted * per_rank > budget:
-            asked = f"{minis} mini LoRAs of rank {wanted} on each of {len(modules)} modules"
-            raise BudgetTooSmallError(f"budget {budget:,} is below {asked} ({wanted * per_rank:,})")
-        rank = self.config.rank or min(budget // per_rank, narrow.max_rank // minis)
+        if requested * per_rank > self.budget:
+            raise BudgetTooSmallError(
+                f"budget {self.budget:,} is below {minis} mini LoRAs of rank {requested} on each of {len(modules)} "
+                f"modules ({requested * per_rank:,}): raise it or pass fewer target_modules"
+            )
+        rank = self.config.rank or min(self.budget // per_rank, min(m.max_rank for m in modules) // minis)
         return Plan(
             parameters=rank * per_rank,
             peak_parameters=rank * per_rank,
@@ -109,5 +108,5 @@ class Melora(Method[MeloraConfig]):
         )
 
     def scales(self) -> dict[str, float]:
-        """`lora_alpha / r`, as in the authors' code: each output is written by one mini LoRA, so by r components."""
+        """`lora_alpha / r` as in the authors' code: one mini LoRA, that is r components, writes each output."""
         return {name: scale * self.config.minis for name, scale in super().scales().items()}

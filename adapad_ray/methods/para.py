@@ -1,7 +1,7 @@
 """PARA (2604.27796): train one LoRA of high rank, then keep the singular values that matter. No data, no retraining.
 
-The parent is a `lora` cell of its own: a sweep trains it once per seed and settings, and every budget and every cut is
-taken from it. Both phases of the paper are in `adapters.truncation`.
+The LoRA of high rank (the *parent*) is a `lora` cell of its own. A sweep trains it once per seed and settings and cuts
+it to every budget. Both phases of the paper are in `adapters.truncation`.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ from pydantic import Field, model_validator
 
 from adapad_ray.adapters.families import PlainBlock
 from adapad_ray.adapters.load import LoadedAdapter
+from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.adapters.truncation import Cut, KeepParameters, allocate, spectrum
 from adapad_ray.budget import BudgetTooSmallError, uniform_rank
-from adapad_ray.errors import BadRequestError
-from adapad_ray.methods.base import Method, MethodConfig, Parent, Plan
+from adapad_ray.methods.base import BudgetedMethod, MethodConfig
 from adapad_ray.methods.lora import LoraConfig
+from adapad_ray.methods.plan import Parent, Plan
 
 
 class ParaConfig(MethodConfig):
     """Settings of `para`; `lora_alpha` and `dropout` are the parent's."""
 
     parent_rank: int = Field(default=16, ge=1)
-    """Rank of the parent on every module: 16 in all of the paper's experiments. It bounds what a cut can keep, and
-    decides what training costs, whatever the budget."""
+    """Rank of the parent on every module: 16 in all of the paper's experiments. It limits the rank of a cut and decides
+    the cost of training, whatever the budget."""
     cut: Cut = "global"
-    """`global`: one threshold over the singular values of all modules, the method. Controls: `local`, every module
-    keeps the same share of its own energy (as in PEFT's conversion to LoRA); `uniform`, every module keeps the same
-    rank (the paper calls this one local)."""
+    """`global` is the paper's method: one threshold over the singular values of all modules. Controls: with `local`
+    every module keeps the same share of its own energy (as in PEFT's conversion to LoRA); with `uniform` every module
+    keeps the same rank (the paper calls this one local)."""
     per_parameter: bool = False
-    """Whether the global cut takes values by energy per parameter, σ² / (d_in + d_out), instead of by σ. The paper
-    counts values, not parameters; this is ours, for modules of unequal shape."""
+    """Whether the global cut sorts values by energy per parameter, σ² / (d_in + d_out), instead of by σ. Not published:
+    the paper counts values, and this project adds the option for modules of unequal shape."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ParaConfig:
@@ -39,52 +40,45 @@ class ParaConfig(MethodConfig):
         return self
 
 
-class Para(Method[ParaConfig]):
+class Para(BudgetedMethod[ParaConfig]):
     """The largest singular values of a trained LoRA that fit the budget, refactored as B' = U√Σ, A' = √Σ Vᵀ."""
 
     name = "para"
     summary = "post-hoc: one LoRA of high rank, cut to every budget by one threshold over its singular values"
     Config = ParaConfig
+    adapted: AdaptedModel
     structural = frozenset({"parent_rank", "cut"})
 
     def parent(self) -> Parent:
         config = LoraConfig(
             rank=self.config.parent_rank, lora_alpha=self.config.lora_alpha, dropout=self.config.dropout
         )
-        return Parent("lora", config, self.config.parent_rank * sum(m.component_cost for m in self.context.modules))
+        return Parent("lora", config, self.config.parent_rank * sum(self.costs.values()))
 
     def plan(self) -> Plan:
-        modules, budget = self.context.modules, self.context.budget
-        assert budget is not None
-        narrow = min(modules, key=lambda m: m.max_rank)
-        if self.config.parent_rank > narrow.max_rank:
-            raise BadRequestError(
-                f"parent_rank {self.config.parent_rank} is above the dimension {narrow.max_rank} of {narrow.name}"
-            )
-        whole = self.parent().budget
-        costs = {m.name: m.component_cost for m in modules}
+        budget, costs, whole = self.budget, self.costs, self.parent().budget
+        self.check_rank("parent_rank", self.config.parent_rank)
         if self.config.cut == "global" and budget < min(costs.values()):
             raise BudgetTooSmallError(f"budget {budget:,} is below the smallest component ({min(costs.values()):,})")
         parameters, ranks = min(budget, whole), None
         if self.config.cut != "global":
-            rank = min(uniform_rank(budget, modules, costs), self.config.parent_rank)
+            rank = min(uniform_rank(budget, self.context.modules, costs), self.config.parent_rank)
             if self.config.cut == "uniform":
                 parameters, ranks = rank * sum(costs.values()), dict.fromkeys(costs, rank)
-        # What trains, at its full size, is the parent.
+        # The parent is what trains, at its full size.
         return Plan(parameters=parameters, peak_parameters=whole, lanes=1, ranks=ranks, acting_parameters=whole)
 
     def scales(self) -> dict[str, float]:
-        return {m.name: 1.0 for m in self.context.modules}  # the parent's scale is in its B
+        return dict.fromkeys(self.costs, 1.0)  # the parent's scale is folded into its B
 
     def inherit(self, adapter: LoadedAdapter) -> None:
         self._inherited = adapter
 
     @torch.no_grad()
     def build(self, generator: torch.Generator) -> None:
-        assert self.context.budget is not None
         factors = self._inherited.folded()
         spectra = {m.name: spectrum(*factors[m.name]) for m in self.context.modules if m.name in factors}
-        keep = KeepParameters(self.context.budget, self.config.per_parameter)
+        keep = KeepParameters(self.budget, self.config.per_parameter)
         for name, rank in allocate(spectra, keep, self.config.cut).items():
             a, b = spectra[name].factors(rank)
             block = self.adapted.add_block(name, rank, generator)

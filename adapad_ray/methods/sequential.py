@@ -1,6 +1,6 @@
-"""Sequential deflation (2505.22602): rank-1 components one after another, each frozen once it is trained.
+"""Sequential deflation (2505.22602): rank-1 components one after another, each frozen after its training.
 
-What AdaPaD is measured against: component k fits what its finished predecessors have left over, and their errors stay.
+The baseline of AdaPaD: component k fits what its predecessors left, and the errors of those are never corrected.
 """
 
 from __future__ import annotations
@@ -14,32 +14,35 @@ import torch
 from pydantic import Field
 
 from adapad_ray.adapters.lane import Lane
+from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import uniform_rank
-from adapad_ray.methods.base import CellContext, Deployable, Method, MethodConfig, Plan, RoundReport
+from adapad_ray.methods.base import BudgetedMethod, MethodConfig
+from adapad_ray.methods.plan import CellContext, Deployable, Plan, RoundReport
 
 
 class SequentialConfig(MethodConfig):
-    """Settings of `sequential`. The paper's schedule of the steps is `more_first`; the rest is ours."""
+    """Settings of `sequential`. `more_first` is the paper's schedule; the rest is this project's choice."""
 
     more_first: float = 0.0
     """α of the paper: of r components, number k trains for a share of the steps ∝ max(1 + α x_k, 1e-9) with
     x_k = 1 - 2 (k - 1)/(r - 1). 0 gives equal shares, above 0 more to the first (the paper's best are 1 to 1.5, at 20
-    components), below 0 less. With ours every component gets at least one round."""
+    components), below 0 less. In this project every component gets at least one round."""
     local_steps: int = Field(default=1, ge=1)
-    """Steps of one round. A component ends with a round; nothing is exchanged, so this is otherwise a unit of
-    measurement, the same as AdaPaD's where the two are to be compared round by round."""
+    """Steps of one round. The training of a component ends with a round. Nothing is exchanged, so rounds otherwise only
+    set the unit of measurement: use AdaPaD's value to compare the two round by round."""
 
 
-class Sequential(Method[SequentialConfig]):
-    """Component k of every module learns against its frozen predecessors, with a learning-rate schedule of its own.
+class Sequential(BudgetedMethod[SequentialConfig]):
+    """Component k of every module learns against its frozen predecessors, with its own learning-rate schedule.
 
-    Prefixes of the result are deployable too. Rank is uniform: the largest that the budget allows, and no more than the
-    training has rounds.
+    Prefixes of the result are deployable too. The rank is uniform: the largest that the budget allows, and at most the
+    number of rounds.
     """
 
     name = "sequential"
     summary = "sequential deflation: rank-1 components one after another, frozen once trained"
     Config = SequentialConfig
+    adapted: AdaptedModel
 
     def __init__(self, config: SequentialConfig, context: CellContext) -> None:
         super().__init__(config, context)
@@ -47,15 +50,11 @@ class Sequential(Method[SequentialConfig]):
 
     @cached_property
     def rank(self) -> int:
-        """Components of every module: as many as the budget allows and the training has rounds for."""
-        assert self.context.budget is not None
-        costs = {m.name: m.component_cost for m in self.context.modules}
-        return min(uniform_rank(self.context.budget, self.context.modules, costs), self._rounds)
+        """Components of every module."""
+        return min(uniform_rank(self.budget, self.context.modules, self.costs), self._rounds)
 
     def plan(self) -> Plan:
-        rank = self.rank
-        parameters = rank * sum(m.component_cost for m in self.context.modules)
-        ranks = {m.name: rank for m in self.context.modules}
+        parameters, ranks = self.rank * sum(self.costs.values()), dict.fromkeys(self.costs, self.rank)
         return Plan(parameters=parameters, peak_parameters=parameters, lanes=1, ranks=ranks)
 
     @property
@@ -64,11 +63,11 @@ class Sequential(Method[SequentialConfig]):
 
     @cached_property
     def _ends(self) -> list[int]:
-        """The number of optimizer steps after which each component is finished."""
+        """Optimizer steps after which the training of each component ends."""
         rank, rounds = self.rank, self._rounds
         positions = [1 - 2 * k / (rank - 1) if rank > 1 else 0.0 for k in range(rank)]
         reached = list(accumulate(max(1 + self.config.more_first * x, 1e-9) for x in positions))
-        spare = rounds - rank  # beyond the one round that each has
+        spare = rounds - rank  # after one round for each
         ends = [k + round(spare * share / reached[-1]) for k, share in enumerate(reached, start=1)]
         return [min(end * self.local_steps, self.context.total_steps) for end in ends]
 
@@ -86,7 +85,7 @@ class Sequential(Method[SequentialConfig]):
         return (Lane.component(self.adapted.blocks),)
 
     def end_round(self, steps_done: int, generator: torch.Generator) -> RoundReport:
-        """The next component is born, with a copy of its predecessor's head, where one is finished."""
+        """Adds the next component, with a copy of its predecessor's head, when one is finished."""
         done = self.adapted.blocks
         if steps_done == self._ends[done - 1] and done < self.rank:
             for module in self.adapted.layers:

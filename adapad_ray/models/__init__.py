@@ -10,7 +10,7 @@ from adapad_ray.models.skeleton import load_skeleton
 from adapad_ray.models.source import Pooling, keeps_sizes, list_models, resolve_model
 from adapad_ray.models.task_classes import IMAGES, SEQUENCES
 from adapad_ray.models.task_models import LINEAR
-from adapad_ray.models.tokenizer import sketch_tokenizer
+from adapad_ray.models.tokenizer import load_tokenizer, sketch_tokenizer
 
 __all__ = [
     "IMAGES",
@@ -27,6 +27,7 @@ __all__ = [
     "list_models",
     "load_backbone",
     "load_skeleton",
+    "load_tokenizer",
     "resolve_model",
     "sketch_tokenizer",
 ]

@@ -18,9 +18,7 @@ from adapad_ray.models.reading import reading_model
 from adapad_ray.models.source import ModelSource, Pooling, read_config, resolve_model
 from adapad_ray.models.target_modules import base_prefix
 from adapad_ray.models.task_classes import (
-    AUTO_CLASSES,
     CAUSAL,
-    IMAGES,
     SEQUENCES,
     choose_pooling,
     project_classifier,
@@ -74,7 +72,7 @@ def load_backbone(
     Args:
         source: a packaged name, a folder or a Hub name.
         num_labels: outputs of the head: number of classes, 1 for regression, 2 for the start and end of a span.
-        auto_class: a key of `AUTO_CLASSES`.
+        auto_class: the name of one of transformers' auto classes.
         pooling: `mean` or `own`, for sequences only; default: what the model declares.
         dtype: `float32`, `bfloat16`, `float16` or `float64`.
         seed: of the head's initialisation.
@@ -82,7 +80,7 @@ def load_backbone(
     Raises:
         BadRequestError: the model cannot be loaded, or an argument does not fit it.
     """
-    torch_dtype = _parse_dtype(dtype)
+    torch_dtype = parse_dtype(dtype)
     resolved = resolve_model(source)
     chosen = choose_pooling(resolved, pooling, num_labels, auto_class)
     if resolved.folder is not None and not _weight_files(resolved.folder):
@@ -93,7 +91,7 @@ def load_backbone(
     with reading_model(source), torch.random.fork_rng():
         model, missing = _read_weights(resolved, num_labels, auto_class, chosen, torch_dtype)
     tokenizer = None
-    if auto_class != IMAGES:
+    if getattr(model, "main_input_name", "input_ids") == "input_ids":
         tokenizer = load_tokenizer(source)
         for part in (model.config, model.config.get_text_config()):
             part.pad_token_id = tokenizer.pad_token_id
@@ -111,7 +109,7 @@ def linear_backbone(in_features: int, out_features: int, *, dtype: str = "float3
         BadRequestError: the dtype is unknown.
     """
     with torch.device(device):
-        model = LinearModel(in_features, out_features, _parse_dtype(dtype)).requires_grad_(False).eval()
+        model = LinearModel(in_features, out_features, parse_dtype(dtype)).requires_grad_(False).eval()
     digest = hashlib.sha256(f"{LINEAR} {in_features} {out_features}\n".encode()).hexdigest()
     return Backbone(LINEAR, model, None, (), "own", digest, backbone_parameters(model))
 
@@ -144,13 +142,18 @@ def _read_weights(
         return model, {f"{model.base_model_prefix}.{key}" for key in info["missing_keys"]}
     if auto_class != CAUSAL:
         config.num_labels = num_labels
-    model, info = AUTO_CLASSES[auto_class].from_pretrained(
+    model, info = getattr(transformers, auto_class).from_pretrained(
         source.path_or_name, ignore_mismatched_sizes=auto_class != CAUSAL, **options
     )
     return model, set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
 
 
-def _parse_dtype(name: str) -> torch.dtype:
+def parse_dtype(name: str) -> torch.dtype:
+    """Return the dtype of this name.
+
+    Raises:
+        BadRequestError: the name is unknown.
+    """
     if name not in _DTYPES:
         raise BadRequestError(f"dtype {name!r} is unknown: use one of {', '.join(_DTYPES)}")
     return _DTYPES[name]

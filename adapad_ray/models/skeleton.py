@@ -9,7 +9,6 @@ from torch import nn
 from adapad_ray.models.reading import reading_model
 from adapad_ray.models.source import read_config, resolve_for_planning
 from adapad_ray.models.task_classes import (
-    AUTO_CLASSES,
     CAUSAL,
     SEQUENCES,
     choose_pooling,
@@ -43,7 +42,7 @@ def load_skeleton(
         else:
             if auto_class != CAUSAL:
                 config.num_labels = num_labels
-            model = AUTO_CLASSES[auto_class].from_config(config)
+            model = getattr(transformers, auto_class).from_config(config)
     for part in (config, config.get_text_config()):
         # Decoders need a padding token to classify. Which one changes neither shapes nor speed.
         if getattr(part, "pad_token_id", None) is None:

@@ -89,7 +89,8 @@ def resolve_for_planning(source: str) -> ModelSource:
 
 def keeps_sizes(source: str) -> bool:
     """Return whether `resolve_for_planning` falls back on the sizes in `configs`."""
-    return Path(resolve_for_planning(source).path_or_name) == find_config(source)
+    kept = find_config(source)
+    return kept is not None and Path(resolve_for_planning(source).path_or_name) == kept
 
 
 def read_config(source: ModelSource) -> Any:

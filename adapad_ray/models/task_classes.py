@@ -16,10 +16,7 @@ from adapad_ray.models.task_models import ImagePrefixClassifier, MeanPooledClass
 SEQUENCES, CAUSAL, IMAGES = (
     f"AutoModelFor{kind}" for kind in ("SequenceClassification", "CausalLM", "ImageClassification")
 )
-AUTO_CLASSES: dict[str, Any] = {
-    name: getattr(transformers, name) for name in (SEQUENCES, "AutoModelForQuestionAnswering", CAUSAL, IMAGES)
-}
-"""The supported auto classes, by name. A causal language model has no task head to train."""
+"""Auto classes that need special treatment. A causal language model has no task head to train."""
 
 
 def choose_pooling(source: ModelSource, pooling: str | None, num_labels: int, auto_class: str) -> Pooling:

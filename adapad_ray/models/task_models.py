@@ -82,6 +82,7 @@ class ImagePrefixClassifier(nn.Module):
     """
 
     base_model_prefix = "model"
+    main_input_name = "pixel_values"
 
     def __init__(self, model: transformers.PreTrainedModel, num_labels: int) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.files import atomic_path
 from adapad_ray.tasks.true_components import TrueComponents
 from adapad_ray.training.record import Probe
@@ -20,11 +21,14 @@ COMPONENT_ERRORS = "component_errors.csv"
 def component_probe(truth: TrueComponents) -> Probe:
     """A probe of the relative distance of s · b_k a_kᵀ X from the k-th term of the SVD; 1 before k is published.
 
-    For a model with one adapted module. Blocks of several components learn jointly and have no distance.
+    For a model with one adapted module. Blocks of several components learn jointly and have no distance; neither have
+    models without components.
     """
 
     @torch.no_grad()
-    def probe(adapted: AdaptedModel, published: Sequence[int]) -> list[float]:
+    def probe(adapted: TrainableModel, published: Sequence[int]) -> list[float]:
+        if not isinstance(adapted, AdaptedModel):
+            return []
         (layer,) = adapted.layers.values()
         blocks = layer.active()
         if any(block.size > 1 for block in blocks):

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from adapad_ray.adapters.lane import RESERVE
-from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.results import GrowthEvent
 
 OnProgress = Callable[[dict[str, Any]], None]
 """Called with `step`, `steps` and `loss` at the end of every round."""
-Probe = Callable[[AdaptedModel, Sequence[int]], list[float]]
+Probe = Callable[[TrainableModel, Sequence[int]], list[float]]
 """Measures the live values of the published blocks; one number per active block, block 1 first."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.training.estimates import Estimates
 from adapad_ray.training.record import RoundStats
 from adapad_ray.training.workers import Traffic
@@ -54,7 +54,7 @@ class RoundMeter:
         exchanged = self._traffic.exchange_seconds - self._traffic_before.exchange_seconds
         self._compute = time.perf_counter() - self._began - exchanged
 
-    def stats(self, step: int, adapted: AdaptedModel, estimates: Estimates, movement: dict[int, float]) -> RoundStats:
+    def stats(self, step: int, adapted: TrainableModel, estimates: Estimates, movement: dict[int, float]) -> RoundStats:
         """The figures of the round that ends after `step` optimizer steps."""
         before = vars(self._traffic_before)
         return RoundStats(

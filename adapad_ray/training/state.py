@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from adapad_ray.adapters.model import AdaptedModel, Structure
+from adapad_ray.adapters.trainable_model import Structure, TrainableModel
 from adapad_ray.training.estimates import Estimates
 from adapad_ray.training.optimizer import ComponentOptimizer
 
@@ -19,7 +19,7 @@ class LaneState:
     one lane: that of its component or of its head.
     """
 
-    def __init__(self, adapted: AdaptedModel, optimizer: ComponentOptimizer, estimates: Estimates) -> None:
+    def __init__(self, adapted: TrainableModel, optimizer: ComponentOptimizer, estimates: Estimates) -> None:
         self._adapted, self._optimizer, self._estimates = adapted, optimizer, estimates
 
     def tensors(self) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from adapad_ray.adapters.lane import RESERVE, Lane
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import Method
-from adapad_ray.tasks.losses import LOSSES
+from adapad_ray.tasks.losses import Loss, cross_entropy
 from adapad_ray.training.batches import Batch, Batches
 from adapad_ray.training.checkpoint import Checkpoint, Checkpointer
 from adapad_ray.training.estimates import Estimates
@@ -40,7 +40,7 @@ class Trainer:
     """Trains the lanes of a method whose model is adapted already.
 
     Args:
-        loss: name of the task's loss in `tasks.losses`.
+        loss: the task's loss, one value per example.
         workers: what this worker does of the training; by default all of it.
         probe: measures the published components at the end of every round.
         observer: called with the figures of every round.
@@ -56,7 +56,7 @@ class Trainer:
         settings: TrainingSettings,
         *,
         total_steps: int,
-        loss: str = "cross_entropy",
+        loss: Loss = cross_entropy,
         workers: Workers | None = None,
         probe: Probe | None = None,
         observer: RoundObserver | None = None,
@@ -74,7 +74,7 @@ class Trainer:
         self.step, self.record = 0, TrainingRecord()
         self._lanes = LaneState(self.adapted, self.optimizer, self.estimates)
         self._counts, self._meter = Counts(), RoundMeter(self.workers.traffic)
-        self._loss, self._backward = LOSSES[loss], backward_for(self.adapted.model)
+        self._loss, self._backward = loss, backward_for(self.adapted.model)
         self._generator = generator(batches.seed, "components")
 
     def start(self) -> None:

@@ -4,7 +4,9 @@ import optuna
 import pytest
 
 from adapad_ray.distributed import JobOutcome, WorkerPool
-from adapad_ray.search.tuner import TuneCell, quasi_random_points, tune_stage
+from adapad_ray.search.searchers import TuneCell
+from adapad_ray.search.space import quasi_random_points
+from adapad_ray.search.tuner import run_tune_trials
 
 pytestmark = pytest.mark.xdist_group("clusters")
 
@@ -25,7 +27,7 @@ def stage(pool: WorkerPool, tmp_path_factory):
     """One run of the stage in which a cell fails and another has a score that is not a number."""
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path_factory.mktemp('optuna') / 'studies.db'}")
     heard: list = []
-    outcomes = tune_stage(
+    outcomes = run_tune_trials(
         pool,
         cells(lora1={"raise": 0}, adapad2={"x": float("nan")}),
         {"lora": SPACE, "adapad": SPACE},
@@ -71,4 +73,4 @@ def test_what_fails_is_failed_in_its_study_and_never_pruned(stage):
 
 
 def test_a_stage_without_cells_runs_nothing(pool):
-    assert tune_stage(pool, [], {}, name="toy", seed=0) == {}
+    assert run_tune_trials(pool, [], {}, name="toy", seed=0) == {}

@@ -15,7 +15,7 @@ from adapad_ray.adapters.lane import RESERVE, Lane
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import BudgetTooSmallError, ModuleShape
 from adapad_ray.methods.adapad import Adapad, AdapadConfig
-from adapad_ray.methods.base import CellContext
+from adapad_ray.methods.plan import CellContext
 from adapad_ray.testing import COST_PER_RANK, MethodCase, assert_same_training, tiny_backbone, tiny_task
 
 # Deflation on a linear problem, where the answer is an SVD

@@ -11,8 +11,8 @@ from torch import nn
 
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.budget import BudgetTooSmallError, ModuleShape
-from adapad_ray.methods.ard import Ard, ArdConfig, Wish, capped_ranks
-from adapad_ray.methods.base import CellContext
+from adapad_ray.methods.ard import Ard, ArdConfig, RankRequest, capped_ranks
+from adapad_ray.methods.plan import CellContext
 from adapad_ray.testing import COST_PER_RANK, MethodCase, uninterrupted
 
 # The rule: max(1, round(wish − τ)) with the smallest τ that meets the budget
@@ -22,11 +22,11 @@ from adapad_ray.testing import COST_PER_RANK, MethodCase, uninterrupted
     ("wish", "rank"), [(0.0, 1), (0.4, 1), (1.49, 1), (1.5, 2), (2.0, 2), (2.5, 3), (3.6, 4), (9.0, 4)]
 )
 def test_a_wish_is_rounded_but_never_below_one_nor_above_the_most(wish, rank):
-    assert capped_ranks([Wish(wish, cost=1, most=4)], budget=100) == ([rank], 0.0)
+    assert capped_ranks([RankRequest(wish, cost=1, most=4)], budget=100) == ([rank], 0.0)
 
 
 def test_over_budget_the_smallest_excess_goes_first():
-    wishes = [Wish(3.0, 10, 5), Wish(2.6, 10, 5), Wish(1.9, 10, 5)]  # rounded: 3, 3, 2
+    wishes = [RankRequest(3.0, 10, 5), RankRequest(2.6, 10, 5), RankRequest(1.9, 10, 5)]  # rounded: 3, 3, 2
     assert capped_ranks(wishes, 80) == ([3, 3, 2], 0.0)
     ranks, shift = capped_ranks(wishes, 79)
     assert ranks == [3, 2, 2] and shift == pytest.approx(0.1)
@@ -40,7 +40,7 @@ def test_over_budget_the_smallest_excess_goes_first():
     extra=st.integers(0, 60),
 )
 def test_the_budget_holds_and_what_is_refused_lies_within_the_shift(wishes, extra):
-    wishes = [Wish(*w) for w in wishes]
+    wishes = [RankRequest(*w) for w in wishes]
     budget = sum(w.cost for w in wishes) + extra
     ranks, shift = capped_ranks(wishes, budget)
     wished = [max(1, min(w.most, math.floor(w.rank + 0.5))) for w in wishes]
@@ -63,7 +63,7 @@ def test_with_equal_costs_no_other_ranks_keep_more_of_what_was_wished(wishes, ex
     wished = [max(1, math.floor(wish + 0.5)) for wish in wishes]
     shares = itertools.product(*(range(1, rank + 1) for rank in wished))
     best = max(kept(ranks) for ranks in shares if sum(ranks) <= len(wishes) + extra)
-    ranks, _ = capped_ranks([Wish(wish, 1, 9) for wish in wishes], len(wishes) + extra)
+    ranks, _ = capped_ranks([RankRequest(wish, 1, 9) for wish in wishes], len(wishes) + extra)
     assert kept(ranks) == pytest.approx(best, abs=1e-9)
 
 

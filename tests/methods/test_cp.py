@@ -16,8 +16,8 @@ from adapad_ray.budget import BudgetTooSmallError, ModuleShape
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS
 from adapad_ray.methods.adapad import Adapad, AdapadConfig
-from adapad_ray.methods.base import CellContext
 from adapad_ray.methods.cp import CpConfig, CpMethod
+from adapad_ray.methods.plan import CellContext
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.testing import MethodCase, tiny_backbone
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from adapad_ray.adapters.triplet import Triplet
 from adapad_ray.budget import ModuleShape
-from adapad_ray.methods.base import CellContext
 from adapad_ray.methods.increlora import Increlora, IncreloraConfig
+from adapad_ray.methods.plan import CellContext
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
 
 

@@ -87,9 +87,9 @@ def test_ranks_above_the_budget_are_a_gap(budget, config, message):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"rank_pattern": {"nothing": 2}}, "'nothing' decides about none"),
-        ({"rank_pattern": {"query": 2, "0.attention.self.query": 1}}, "'0.attention.self.query' decides about none"),
-        ({"rank_pattern": {"query": 33}}, "rank 33 is above the dimension 32 of module bert.encoder.layer.0"),
+        ({"rank_pattern": {"nothing": 2}}, "'nothing' applies to none"),
+        ({"rank_pattern": {"query": 2, "0.attention.self.query": 1}}, "'0.attention.self.query' applies to none"),
+        ({"rank_pattern": {"query": 33}}, "rank 33 is above the dimension 32 of bert.encoder.layer.0"),
     ],
 )
 def test_a_pattern_that_cannot_be_met_is_refused(config, message):

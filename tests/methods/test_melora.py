@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from adapad_ray.budget import BudgetTooSmallError, ModuleShape
 from adapad_ray.errors import BadRequestError
-from adapad_ray.methods.base import CellContext
 from adapad_ray.methods.melora import Melora, MeloraConfig
+from adapad_ray.methods.plan import CellContext
 from adapad_ray.testing import COST_PER_RANK, MethodCase
 
 ROBERTA_BASE = tuple(ModuleShape(f"{i}.{name}", 768, 768) for i in range(12) for name in ("query", "value"))

@@ -3,10 +3,9 @@
 from adapad_ray.training.cell.method import check_workers, make_method, parent_identity
 from adapad_ray.training.cell.request import CellRequest
 from adapad_ray.training.cell.run import run_cell
-from adapad_ray.training.cell.workspace import FLOP_INPUTS, Workspace, forward_flops_per_token
+from adapad_ray.training.cell.workspace import Workspace, forward_flops_per_token, shape_inputs
 
 __all__ = [
-    "FLOP_INPUTS",
     "CellRequest",
     "Workspace",
     "check_workers",
@@ -14,4 +13,5 @@ __all__ = [
     "make_method",
     "parent_identity",
     "run_cell",
+    "shape_inputs",
 ]

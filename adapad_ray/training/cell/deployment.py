@@ -11,9 +11,9 @@ from safetensors.numpy import save_file
 
 from adapad_ray.adapters.export import DeployedAdapter, deployed_adapter, save_peft
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.files import atomic_path, write_text
-from adapad_ray.methods.base import Deployable
+from adapad_ray.methods.plan import Deployable
 from adapad_ray.results import Point
 from adapad_ray.tasks import TYPES
 from adapad_ray.training.cell.evaluation import ModelPasses
@@ -26,7 +26,7 @@ from adapad_ray.training.trainer import DivergedError
 class Deployment:
     """Predicts, scores and exports the deployable models of a trained cell."""
 
-    def __init__(self, request: CellRequest, workspace: Workspace, adapted: AdaptedModel) -> None:
+    def __init__(self, request: CellRequest, workspace: Workspace, adapted: TrainableModel) -> None:
         self.request, self.workspace, self.adapted = request, workspace, adapted
         self._settings = TrainingSettings(**request.identity.training)
         self._predictions: dict[str, np.ndarray] = {}
@@ -111,7 +111,7 @@ class Deployment:
             "model_digest": backbone.digest,
             "pooling": backbone.pooling,
             "auto_class": TYPES[data.type].auto_class,
-            "labels": list(data.label_names),
+            "labels": list(data.class_names),
             "family": adapter.family,
             "parameters": adapter.parameters,
             "lora_parameters": adapter.lora_parameters,

@@ -7,7 +7,8 @@ from typing import Any
 from adapad_ray.budget import ModuleShape
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS
-from adapad_ray.methods.base import CellContext, Method
+from adapad_ray.methods.base import Method
+from adapad_ray.methods.plan import CellContext
 from adapad_ray.results import CellIdentity
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.workers import Alone, ComponentParallel, DataParallel, Exchange, Workers

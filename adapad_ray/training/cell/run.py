@@ -18,6 +18,7 @@ import torch
 from adapad_ray.adapters.load import load_adapter
 from adapad_ray.files import write_text
 from adapad_ray.methods.base import Method
+from adapad_ray.methods.plan import Plan
 from adapad_ray.models import initialise_head
 from adapad_ray.results import CellResult, Cost, Point, WorkerCost
 from adapad_ray.storage import CHECKPOINT, RECORD
@@ -62,13 +63,13 @@ def run_cell(
     identity, data = request.identity, workspace.data
     modules = workspace.shapes(identity.target_modules)
     method = make_method(identity, modules, len(data.splits["train"]), workspace.backbone.parameters)
-    method.plan()  # rejects what cannot be built
+    plan = method.plan()  # rejects what cannot be built
     workers = workers_for(method, exchange)
     parent = _inherit(method, request.parent)
     flops_per_token = workspace.forward_flops_per_token  # before adapters are attached, or theirs would count
 
     with closing(RoundLog(request.folder, workers.rank)) as log, _adapted_backbone(method, request, workspace):
-        trainer = _trainer(method, request, workspace, workers, _observers(log, observer))
+        trainer = _trainer(method, plan, request, workspace, workers, _observers(log, observer))
         checkpointer = Checkpointer(request.folder / CHECKPOINT, request.checkpoints)
         _start_or_resume(trainer, checkpointer.folder)
         log.rewind(trainer.estimates.newest, workers.count)
@@ -84,7 +85,7 @@ def run_cell(
         evaluated = time.perf_counter()
 
     seconds = _Seconds(start=started - called, evaluation=evaluated - trained)
-    cost = _cost(trainer, flops_per_token, seconds, workspace.device, [share.meta for share in worker_costs])
+    cost = _cost(trainer, plan, flops_per_token, seconds, workspace.device, [share.meta for share in worker_costs])
     if parent is not None:
         cost = _with_training_of(parent.cost, cost)
     result = _result(request, workspace, trainer, points, cost)
@@ -131,11 +132,16 @@ def _observers(log: RoundLog, observer: RoundObserver | None) -> RoundObserver:
 
 
 def _trainer(
-    method: Method[Any], request: CellRequest, workspace: Workspace, workers: Workers, observer: RoundObserver
+    method: Method[Any],
+    plan: Plan,
+    request: CellRequest,
+    workspace: Workspace,
+    workers: Workers,
+    observer: RoundObserver,
 ) -> Trainer:
     backbone, data = workspace.backbone, workspace.data
     settings, seed = TrainingSettings(**request.identity.training), request.identity.seed
-    nothing_to_train = method.head_alone and not backbone.head_modules
+    nothing_to_train = plan.trains_head_only and not backbone.head_modules
     return Trainer(
         method,
         Batches(
@@ -173,9 +179,11 @@ class _Seconds:
     evaluation: float
 
 
-def _cost(trainer: Trainer, flops_per_token: float, seconds: _Seconds, device: str, workers: list[WorkerCost]) -> Cost:
+def _cost(
+    trainer: Trainer, plan: Plan, flops_per_token: float, seconds: _Seconds, device: str, workers: list[WorkerCost]
+) -> Cost:
     record, work = trainer.record, trainer.record.work
-    flops = work.padded_tokens * flops_per_token * trainer.method.backbone_passes
+    flops = work.padded_tokens * flops_per_token * plan.backbone_passes
     return Cost(
         start_seconds=seconds.start,
         train_seconds=record.seconds,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapad_ray.budget import ModuleShape
@@ -15,8 +16,7 @@ from adapad_ray.models import Backbone
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.tasks import TaskData
 
-FLOP_INPUTS = ("input_ids", "inputs_embeds", "pixel_values", "logits_to_keep")
-"""Inputs of a pass whose operations are counted. The mask is left out: a model on the meta device cannot read it."""
+_WITHOUT_FLOPS = {"labels", "attention_mask", "token_type_ids", "position_ids"}
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,17 @@ class Workspace:
         return target_modules(self.backbone.model, names)
 
 
+def shape_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs that determine the operations of a pass. Models on the meta device cannot read the values of masks."""
+    return {name: value for name, value in batch.items() if name not in _WITHOUT_FLOPS}
+
+
 def forward_flops_per_token(model: nn.Module, data: TaskData) -> float:
     """Floating-point operations of a forward pass, per padded token, as torch counts them; also on the meta device."""
     split = data.splits["train"]
     rows = np.arange(min(8, len(split)))
     batch, device = split.batch(rows, pad_token_id=0), next(model.parameters()).device
-    inputs = {name: batch[name].to(device) for name in FLOP_INPUTS if name in batch}
+    inputs = {name: value.to(device) for name, value in shape_inputs(batch).items()}
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(**inputs)
     return float(counter.get_total_flops() / split.size_of(batch)[1])
