@@ -81,9 +81,7 @@ class AdaloraModel(InjectedModel):
             for matrix in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
                 matrix.copy_(torch.randn(matrix.shape, generator=generator) * 0.02)
             layer.lora_E[ADAPTER].zero_()
-            layer.ranknum[ADAPTER].fill_(
-                layer.r[ADAPTER]
-            )  # PEFT creates it in the backbone's precision, which may round it
+            layer.ranknum[ADAPTER].fill_(layer.r[ADAPTER])  # created in the backbone's precision, which may round it
 
     def orthogonality(self) -> Tensor:
         """Mean over all A and B of ‖A Aᵀ - I‖_F and ‖Bᵀ B - I‖_F: the term that PEFT adds to losses it computes."""

@@ -1,16 +1,9 @@
-"""The conformance suite of a method, and the small models and tasks it runs on."""
+"""The conformance suite of a method, with the tiny model and task that it runs on. Needs the extra `test`."""
 
-from adapad_ray.testing.conformance import (
-    COST_PER_RANK,
-    TRAINING,
-    MethodCase,
-    MethodConformance,
-    assert_same_training,
-    tiny_backbone,
-    tiny_task,
-    tiny_workspace,
-    uninterrupted,
-)
+from adapad_ray.testing.cases import MethodCase, finished, uninterrupted
+from adapad_ray.testing.comparison import assert_same_training
+from adapad_ray.testing.conformance import MethodConformance
+from adapad_ray.testing.tiny import COST_PER_RANK, TRAINING, tiny_backbone, tiny_task, tiny_workspace
 
 __all__ = [
     "COST_PER_RANK",
@@ -18,6 +11,7 @@ __all__ = [
     "MethodCase",
     "MethodConformance",
     "assert_same_training",
+    "finished",
     "tiny_backbone",
     "tiny_task",
     "tiny_workspace",
