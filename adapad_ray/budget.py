@@ -1,6 +1,6 @@
-"""Parameter budgets: what a component costs, the ledger that is charged for it, and who grows next.
+"""Parameter budgets: the cost of a component, the ledger that is charged, and which modules grow next.
 
-Everything here is exact integer arithmetic on shapes; no tensor library is needed.
+A component is one rank-1 update of one module. Everything here is exact integer arithmetic on shapes, without torch.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _FACTOR = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
 
 @dataclass(frozen=True)
 class ModuleShape:
-    """An `nn.Linear` of the backbone that may carry an adapter."""
+    """A linear layer of the backbone that can get an adapter."""
 
     name: str
-    """Full path inside the model, for instance `bert.encoder.layer.0.attention.self.query`."""
+    """Full path inside the model, as in `bert.encoder.layer.0.attention.self.query`."""
     in_features: int
     out_features: int
     heads: int = 1
-    """Attention heads that own a slice each of the output features, or of the input features where `heads_read`."""
+    """Number of attention heads; each owns a slice of the output features, or of the input features if `heads_read`."""
     heads_read: bool = False
-    """Whether the slices are of the input, as in an attention's output projection."""
+    """Whether the heads' slices are of the input, as in the output projection of attention."""
 
     @property
     def component_cost(self) -> int:
@@ -36,24 +36,24 @@ class ModuleShape:
 
     @property
     def max_rank(self) -> int:
-        """Largest rank that adds anything: `min(in_features, out_features)`."""
+        """The largest useful rank: `min(in_features, out_features)`."""
         return min(self.in_features, self.out_features)
 
 
 class BudgetTooSmallError(BadRequestError):
-    """The budget is below the smallest adapter of this method: a gap of the curve, not a failure."""
+    """The budget is below the smallest adapter of the method. The sweep records a gap, not a failure."""
 
 
 def parse_budget(value: int | float | str, *, modules: Sequence[ModuleShape], backbone_parameters: int) -> int:
-    """Deployed adapter parameters that `value` stands for.
+    """Converts a budget to deployed adapter parameters.
 
     Accepts a count (`41472`, `40k`, `0.33M`), a share of the backbone's parameters (`1.5%`), or a number of
-    rank-1 components (`144 ranks`). Ranks are converted at the mean cost of a component over `modules`, so that
-    `36 ranks` on 36 modules is exactly one component each: a choice of ours, which makes every method's budget
-    the same number of parameters.
+    rank-1 components (`144 ranks`). A rank costs the mean of a component's cost over `modules`, so `36 ranks` on 36
+    modules is exactly one component per module. This is the project's choice; it gives all methods the same number of
+    parameters.
 
     Raises:
-        BadRequestError: `value` is not a positive budget in one of these forms.
+        BadRequestError: `value` is not a budget of at least one parameter in one of these forms.
     """
     text = str(value)[:100]
     match = _BUDGET.fullmatch(text)
@@ -76,10 +76,10 @@ def parse_budget(value: int | float | str, *, modules: Sequence[ModuleShape], ba
 
 
 def uniform_rank(budget: int, modules: Sequence[ModuleShape], costs: Mapping[str, int]) -> int:
-    """Largest rank that every module can carry within `budget` parameters.
+    """The largest rank that all modules can have within `budget` parameters.
 
     Raises:
-        BudgetTooSmallError: not even rank 1 fits.
+        BudgetTooSmallError: rank 1 does not fit.
     """
     per_rank = sum(costs[m.name] for m in modules)
     rank = budget // per_rank
@@ -93,7 +93,7 @@ def uniform_rank(budget: int, modules: Sequence[ModuleShape], costs: Mapping[str
 
 @dataclass
 class Ledger:
-    """The one place where components are charged to the budget."""
+    """Counts the parameters that are charged to the budget."""
 
     budget: int
     spent: int = 0
@@ -111,7 +111,7 @@ class Ledger:
         """Charges `cost` parameters.
 
         Raises:
-            ValueError: the budget would be exceeded (a defect of the caller: ask `fits` first).
+            ValueError: the budget would be exceeded (the caller must check `fits` first).
         """
         if not self.fits(cost):
             raise ValueError(f"charging {cost:,} exceeds the budget: {self.spent:,} of {self.budget:,} are spent")
@@ -120,9 +120,9 @@ class Ledger:
 
 @dataclass(frozen=True)
 class GrowthSchedule:
-    """When capacity is released: every `interval` steps from `start` to `end`, a linear share of the budget.
+    """Releases the budget in equal parts every `interval` optimizer steps from `start` to `end`.
 
-    The paper (2605.10741, section on rank discovery) publishes neither interval nor warm-up; these are ours.
+    Not published (2605.10741, section on rank discovery); interval and warm-up are this project's choice.
     """
 
     start: int
@@ -134,11 +134,11 @@ class GrowthSchedule:
         return self.start <= step <= self.end and (step - self.start) % self.interval == 0
 
     def last(self, step: int) -> bool:
-        """Whether the growth after `step` steps is the final one."""
+        """Whether the growth after `step` steps is the last one."""
         return self.due(step) and step + self.interval > self.end
 
     def released(self, step: int, budget: int, initial: int) -> int:
-        """Parameters that may be spent in all after the growth at `step`; the whole budget at the last one."""
+        """Total parameters that may be spent after the growth at `step`; the whole budget at the last growth."""
         if self.last(step):
             return budget
         periods = (self.end - self.start) // self.interval + 1
@@ -148,18 +148,18 @@ class GrowthSchedule:
 
 @dataclass(frozen=True)
 class GrowthRequest:
-    """A module that may still grow, as the growth decision sees it."""
+    """A module that may grow."""
 
     module: str
     score: float
     cost: int
     room: int
-    """Components that the module may still receive: r_max minus its rank."""
+    """Components that the module may still get: r_max minus its rank."""
 
 
 @dataclass
 class GrowthDecision:
-    """Modules that receive one component each, in the order of their activation; a name may stand twice."""
+    """Modules that get a component, in the order of activation; a module with two new components appears twice."""
 
     modules: list[str] = field(default_factory=list)
 
@@ -167,28 +167,32 @@ class GrowthDecision:
 def decide_growth(
     requests: Iterable[GrowthRequest], ledger: Ledger, *, released: int, threshold: float, last: bool
 ) -> GrowthDecision:
-    """Spends the released part of the budget on the modules whose reserve matters most, and charges the ledger.
+    """Gives new components to the modules with the highest scores, and charges the ledger.
 
-    Modules with `score > threshold × mean score` take one component each, best first, ties to the earlier one.
-    The last growth ignores the threshold and goes round until nothing fits. Deterministic: it depends on the
-    order and values of `requests` and on the ledger alone.
+    Modules with `score > threshold × mean score` get one component each, the highest score first; of equal scores the
+    earlier request is first. The last growth ignores the threshold and repeats until no component fits. The result
+    depends only on the order and values of `requests` and on the ledger.
+
+    Args:
+        released: total parameters that may be spent, including those already spent.
+        last: whether this is the last growth.
     """
     queue = sorted(enumerate(r for r in requests if r.room > 0), key=lambda item: (-item[1].score, item[0]))
     ordered = [request for _, request in queue]
     decision = GrowthDecision()
     if not ordered:
         return decision
-    bar = threshold * math.fsum(r.score for r in ordered) / len(ordered)
+    required = threshold * math.fsum(r.score for r in ordered) / len(ordered)
     limit = min(released, ledger.budget)
-    given = dict.fromkeys((r.module for r in ordered), 0)
+    granted = dict.fromkeys((r.module for r in ordered), 0)
     while True:
-        progress = False
+        granted_any = False
         for request in ordered:
-            eligible = last or request.score > bar
-            if eligible and given[request.module] < request.room and ledger.spent + request.cost <= limit:
+            eligible = last or request.score > required
+            if eligible and granted[request.module] < request.room and ledger.spent + request.cost <= limit:
                 ledger.charge(request.cost)
-                given[request.module] += 1
+                granted[request.module] += 1
                 decision.modules.append(request.module)
-                progress = True
-        if not (last and progress):
+                granted_any = True
+        if not (last and granted_any):
             return decision

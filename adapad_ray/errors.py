@@ -1,16 +1,16 @@
-"""The exceptions that a user is meant to read."""
+"""Exceptions whose message is written for the user."""
 
 
 class BadRequestError(ValueError):
-    """A request that cannot be met: one sentence that says what was wrong, which value, and what would be right.
+    """An invalid request. The message is one line: what is wrong, which value, and what would be right.
 
-    Raised before anything is started; the command line prints it and exits with code 2.
+    It is raised before anything starts. The command prints the message and exits with code 2.
     """
 
 
 class StorageError(RuntimeError):
-    """A store of results cannot be reached while a sweep is at work; what is finished is kept."""
+    """The store of the results cannot be reached while a sweep runs; finished cells are kept."""
 
 
 class UnreachableError(BadRequestError):
-    """What was asked for is on the model hub, which cannot be reached, or in a file that is not there."""
+    """The model or data set is on the Hub, which cannot be reached, or in a file that does not exist."""

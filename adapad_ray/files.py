@@ -1,4 +1,4 @@
-"""Files that are either complete or absent."""
+"""Writing files so that they are either complete or absent."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from adapad_ray.errors import BadRequestError
+
 
 @contextmanager
 def atomic_path(path: Path | str, *, overwrite: bool = True) -> Iterator[Path]:
-    """A temporary path of the same folder and suffix that takes the place of `path` if the block succeeds.
+    """Yields a temporary path in the same folder, with the same suffix, and renames it to `path` if the block succeeds.
 
-    Without `overwrite` a file that is there by then stays, and the new one is dropped.
+    Without `overwrite` an existing file is kept, and the new one is deleted.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,3 +34,13 @@ def write_text(path: Path | str, text: str) -> None:
     """Writes UTF-8 text atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def require_empty(folder: Path) -> None:
+    """Checks that a folder can be created or filled.
+
+    Raises:
+        BadRequestError: `folder` is a file or a folder with content.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise BadRequestError(f"{folder} exists and is not an empty folder: choose another")

@@ -1,4 +1,4 @@
-"""Keeps libraries off the console."""
+"""Suppresses console output of libraries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import optuna
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Keep Optuna from announcing its studies and trials on the console."""
+    """Suppresses Optuna's messages about new studies and trials."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -1,7 +1,7 @@
-"""YAML that somebody else wrote, read in bounded time and memory.
+"""Reads untrusted YAML in bounded time and memory.
 
-Safe YAML creates no objects, but a kilobyte of it can still stand for gigabytes: aliases that repeat aliases, or
-numbers with a million digits.
+PyYAML's safe loader creates no objects, but a kilobyte can still expand to gigabytes: aliases of aliases, or numbers
+with a million digits.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ import yaml
 from adapad_ray.errors import BadRequestError
 
 LONGEST_TEXT = 200_000
-"""Characters of a sweep's file. Ours, as are the next two."""
+"""Most characters of a file; this limit and the ones below are project defaults."""
 MOST_VALUES = 100_000
-"""Values of a file, counted as often as its aliases repeat them."""
+"""Most values of a file after its aliases are expanded."""
 LONGEST_NUMBER = 100
-"""Characters of a number or date."""
-
-LONGEST_WORD = 1500
-"""Characters of one text: what messages repeat of it stays readable."""
+"""Most characters of a number or date."""
+LONGEST_STRING = 1500
+"""Most characters of a string, so that error messages that quote it stay readable."""
 
 _TEXT = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:binary")
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which `2e-3` is a number, as in YAML 1.2; PyYAML alone wants `2.0e-3`."""
+    """The safe loader, with `2e-3` read as a number as in YAML 1.2; PyYAML requires `2.0e-3`."""
 
 
 _Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
@@ -37,13 +36,16 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(text: str, where: str) -> Any:
-    """What a YAML text says; `where` begins the sentence about what is wrong with it.
+    """Parses a YAML document.
+
+    Args:
+        where: names the document at the beginning of error messages.
 
     Raises:
-        BadRequestError: it is not valid YAML, or stands for more than is read.
+        BadRequestError: the text is not valid YAML or exceeds a limit.
     """
     if len(text) > LONGEST_TEXT:
-        raise BadRequestError(f"{where} has {len(text):,} characters, more than the {LONGEST_TEXT:,} that are read")
+        raise BadRequestError(f"{where} has {len(text):,} characters: the limit is {LONGEST_TEXT:,}")
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -55,7 +57,7 @@ def read_yaml(text: str, where: str) -> Any:
         raise BadRequestError(f"{where} is not valid YAML: {_shortened(error)}") from error
     except RecursionError as error:
         raise BadRequestError(f"{where} is nested too deeply") from error
-    except (ValueError, OverflowError, TypeError, AttributeError, KeyError) as error:  # a tag and a text unfit for it
+    except (ValueError, OverflowError, TypeError, AttributeError, KeyError) as error:  # the text does not suit its tag
         raise BadRequestError(f"{where} holds a value that cannot be read: {_shortened(error)}") from error
 
 
@@ -70,9 +72,12 @@ def _check_size(root: yaml.Node, where: str) -> None:
             open_nodes.add(id(node))
             if isinstance(node, yaml.ScalarNode):
                 if "\0" in node.value:
-                    raise BadRequestError(f"{where} holds a text with a null character")
-                if len(node.value) > (LONGEST_WORD if node.tag in _TEXT else LONGEST_NUMBER):
-                    raise BadRequestError(f"{where} has a value of {len(node.value):,} characters: that is too long")
+                    raise BadRequestError(f"{where} has a string with a null character")
+                limit = LONGEST_STRING if node.tag in _TEXT else LONGEST_NUMBER
+                if len(node.value) > limit:
+                    raise BadRequestError(
+                        f"{where} has a value of {len(node.value):,} characters: the limit is {limit}"
+                    )
                 total = 1
             elif isinstance(node, yaml.MappingNode):
                 total = 1 + sum(size(key) + size(value) for key, value in node.value)
@@ -84,7 +89,7 @@ def _check_size(root: yaml.Node, where: str) -> None:
 
     if size(root) > MOST_VALUES:
         raise BadRequestError(
-            f"{where} stands for {size(root):,} values, more than the {MOST_VALUES:,} that are read: use fewer aliases"
+            f"{where} expands to {size(root):,} values: the limit is {MOST_VALUES:,}; use fewer aliases"
         )
 
 

@@ -1,4 +1,8 @@
-"""Where results lie: a folder, or a URL of any store that fsspec knows, of which this machine works on a copy."""
+"""Where results are stored: a folder, or a URL of any store that fsspec supports.
+
+Code that computes or reads results works in a `WorkingFolder`. For a URL this is a temporary copy on this machine, with
+`fetch` and `save` to exchange files with the store.
+"""
 
 from __future__ import annotations
 
@@ -15,112 +19,115 @@ import fsspec
 
 from adapad_ray.errors import BadRequestError, StorageError
 
-OF_A_NODE = ("file", "local")
-"""Schemes of places that another node has not, or not the same."""
+NODE_LOCAL = ("file", "local")
+"""URL schemes that mean another folder on every node."""
 CHECKPOINT = "checkpoint"
-"""Folder of a cell's state in training, which is removed when the cell is finished."""
+"""Folder with the training state of a running cell; it is removed when the cell is finished."""
 RECORD = "result.json"
-"""What says that a cell is finished."""
+"""File that exists once a cell is finished."""
 
 
-def is_url(place: str) -> bool:
-    """Whether a place is a URL; else it is a folder."""
-    return "://" in place
+def is_url(location: str) -> bool:
+    """Whether a location is a URL; else it is the path of a folder."""
+    return "://" in location
 
 
 def check_url(url: str) -> None:
-    """Refuses what cannot be storage anywhere; whether this machine has the store's package is another matter.
+    """Rejects URLs that cannot be storage on any machine. It does not check that the store's package is installed.
 
     Raises:
-        BadRequestError: of no kind that fsspec knows, not the same place in every process, or with a password in it.
+        BadRequestError: fsspec has no such scheme, it means other storage in every process, or it has a password.
     """
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise BadRequestError(f"storage {url!r} is no URL: {error}") from error
+        raise BadRequestError(f"storage {url!r} is not a URL: {error}") from error
     if parts.password is not None:
         raise BadRequestError(
-            "storage holds a password, which would be recorded with the results: give it where the store's own tools "
-            "look for it, in the environment of every node"
+            "storage holds a password, which would be recorded with the results: set it in the environment of every "
+            "node, in the variables of the store's own tools"
         )
     if "::" in url or parts.scheme not in fsspec.available_protocols():
-        raise BadRequestError(f"storage {url!r} is of no kind that fsspec knows: write a folder, s3://… or gs://…")
+        raise BadRequestError(
+            f"storage {url!r} has a scheme that fsspec does not support: use a folder, s3://… or gs://…"
+        )
     if parts.scheme == "memory":
-        raise BadRequestError(f"storage {url!r} would be another one in every process: choose a store that lasts")
-    if parts.scheme in OF_A_NODE and parts.netloc:
-        raise BadRequestError(f"storage {url!r} has no path from the root: write {parts.scheme}:///{parts.netloc}…")
+        raise BadRequestError(f"storage {url!r} is the memory of one process: use a folder or a persistent store")
+    if parts.scheme in NODE_LOCAL and parts.netloc:
+        raise BadRequestError(f"storage {url!r} is not an absolute path: use {parts.scheme}:///{parts.netloc}…")
     if not (parts.netloc or parts.path.strip("/")):
-        raise BadRequestError(f"storage {url!r} names no place: write one, as in {url}bucket/runs")
+        raise BadRequestError(f"storage {url!r} has no path: add one, as in {url}bucket/runs")
 
 
 class Store:
-    """The files below a URL. Its methods raise `StorageError` where the store does not do as it is told.
+    """The files below a URL. All methods raise `StorageError` if the store cannot be reached or reports an error.
 
     Raises:
-        BadRequestError: no store can be opened there.
+        BadRequestError: the URL is invalid or its store cannot be opened.
     """
 
     def __init__(self, url: str) -> None:
         check_url(url)
         self.url = url.rstrip("/")
         try:
-            of_objects = fsspec.get_filesystem_class(urlsplit(url).scheme).async_impl
-            # Listings of objects are not to be those of a moment ago. Other stores take no such option.
-            options = {"use_listings_cache": False} if of_objects else {}
+            # fsspec's async file systems are object stores: no folders, atomic writes.
+            is_object_store = fsspec.get_filesystem_class(urlsplit(url).scheme).async_impl
+            # Other nodes write too, so listings must not be cached. Only object stores have this option.
+            options = {"use_listings_cache": False} if is_object_store else {}
             self._files, self._root = fsspec.url_to_fs(self.url, skip_instance_cache=True, **options)
         except ImportError as error:
-            raise BadRequestError(f"storage {url!r} needs a package that this machine lacks: {error}") from error
-        except Exception as error:  # some connect at once, and every kind has errors of its own
+            raise BadRequestError(f"storage {url!r} needs a package that is not installed: {error}") from error
+        except Exception as error:  # some stores connect here, and each raises its own errors
             raise BadRequestError(f"storage {url!r} cannot be opened ({type(error).__name__}: {error})") from error
-        self._has_folders = not of_objects
+        self._has_folders = not is_object_store
 
     def names(self, below: str = "") -> list[str]:
-        """The files' names, relative to the URL."""
+        """Names of all files below a folder of the store, relative to the URL."""
         options = {"on_error": _raise_unless_gone} if self._has_folders else {}
-        with self._faults_of(below):
-            found = self._files.find(f"{self._root}/{below}" if below else self._root, **options)
-        names = [path.removeprefix(self._root).lstrip("/") for path in found]
+        with self._storage_errors(below):
+            paths = self._files.find(f"{self._root}/{below}" if below else self._root, **options)
+        names = [path.removeprefix(self._root).lstrip("/") for path in paths]
         for name in names:
             if ".." in name.split("/"):
-                raise StorageError(f"{self.url} holds {name!r}, which leads out of it: remove it")
-        return [name for name in names if name and not name.endswith("/")]  # such stand for empty folders
+                raise StorageError(f"{self.url} holds {name!r}, a path outside of it: delete this object")
+        return [name for name in names if name and not name.endswith("/")]  # names with a slash mark empty folders
 
     def read(self, name: str) -> bytes | None:
-        """A small file's content, or None where there is none."""
-        with self._faults_of(name), suppress(FileNotFoundError):
+        """The content of a small file, or None if it does not exist."""
+        with self._storage_errors(name), suppress(FileNotFoundError):
             return bytes(self._files.cat_file(f"{self._root}/{name}"))
         return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Makes or replaces a small file; readers see the old content or the new."""
+        """Writes a small file atomically: readers see the old content or the new."""
         with self._replaced(name) as path:
             self._files.pipe_file(path, content)
 
-    def bring(self, name: str, to: Path) -> bool:
-        """Copies a file here, one version of it as a whole; whether it was still there."""
+    def download(self, name: str, to: Path) -> bool:
+        """Copies a file from the store, and returns False if it does not exist. The copy is one version of the file."""
         to.parent.mkdir(parents=True, exist_ok=True)
-        with self._faults_of(name), suppress(FileNotFoundError):
+        with self._storage_errors(name), suppress(FileNotFoundError):
             with self._files.open(f"{self._root}/{name}", "rb") as source, to.open("wb") as target:
                 shutil.copyfileobj(source, target)
             return True
         return False
 
-    def send(self, path: Path, name: str) -> None:
-        """Makes or replaces a file from one that is here; readers see the old one or the new."""
+    def upload(self, path: Path, name: str) -> None:
+        """Copies a file to the store atomically: readers see the old file or the new."""
         with self._replaced(name) as target:
             self._files.put_file(str(path), target)
 
     def remove(self, name: str) -> None:
-        """Removes a file that is still there."""
-        with self._faults_of(name), suppress(FileNotFoundError):
+        """Removes a file if it exists."""
+        with self._storage_errors(name), suppress(FileNotFoundError):
             self._files.rm_file(f"{self._root}/{name}")
 
     @contextmanager
     def _replaced(self, name: str) -> Iterator[str]:
-        """Where to write a file so that it appears at one go: stores of objects do that by themselves."""
+        """Yields a path to write to and then moves it; writes of object stores are atomic and need no move."""
         path = f"{self._root}/{name}"
         folder, _, last = path.rpartition("/")
-        with self._faults_of(name):
+        with self._storage_errors(name):
             if self._has_folders:
                 self._files.makedirs(folder, exist_ok=True)
                 scratch = f"{folder}/.{last}.{secrets.token_hex(4)}"
@@ -130,8 +137,8 @@ class Store:
                 yield path
 
     @contextmanager
-    def _faults_of(self, name: str) -> Iterator[None]:
-        """Every kind of store raises errors of its own kind."""
+    def _storage_errors(self, name: str) -> Iterator[None]:
+        """Turns every error into a `StorageError`; each store has its own exceptions."""
         try:
             yield
         except Exception as error:
@@ -146,21 +153,22 @@ def _raise_unless_gone(error: OSError) -> None:
 
 @dataclass
 class WorkingFolder:
-    """A folder of this machine; where `store` is not None, a copy of what lies there."""
+    """A folder on this machine; if `store` is set, a copy of what the store holds."""
 
-    place: str
-    """What it is called everywhere: the folder's path or the store's URL."""
+    location: str
+    """The folder's path or the store's URL, which is valid on every node."""
     path: Path
+    """The folder on this machine; equal to `location` without a store."""
     store: Store | None = None
-    _known: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Of files that are the same in the store: when they were written here (ns), and their size (bytes)."""
+    _synced: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """File → modification time in ns and size in bytes, for files that are the same in the store."""
 
     def within(self, *names: str) -> str:
-        """A folder inside, as it is called everywhere."""
-        return "/".join([self.place, *names])
+        """The location of a file or folder inside."""
+        return "/".join([self.location, *names])
 
     def read(self, name: str) -> str | None:
-        """The text of a file as it is everywhere, or None where there is none."""
+        """The text of a file, from the store if there is one; None if it does not exist."""
         if self.store is not None:
             content = self.store.read(name)
             return None if content is None else content.decode()
@@ -168,61 +176,69 @@ class WorkingFolder:
         return path.read_text(encoding="utf-8") if path.exists() else None
 
     def fetch(self, below: str = "", *, checkpoints: bool = False) -> None:
-        """Brings what the store has, below one of its folders or everywhere, into the copy."""
+        """Downloads all files below a folder of the store, hidden files and (by default) checkpoints excepted."""
         if self.store is None:
             return
         for name in self.store.names(below):
             wanted = checkpoints or CHECKPOINT not in name.split("/")
-            # Another worker may have removed it since.
-            if wanted and _is_visible(name) and self.store.bring(name, self.path / name):
-                self._known[name] = _stamp(self.path / name)
+            # Another worker may have removed the file since it was listed.
+            if wanted and _is_visible(name) and self.store.download(name, self.path / name):
+                self._synced[name] = _stamp(self.path / name)
 
     def save(self) -> None:
-        """Brings what has changed in the copy into the store, hidden files excepted.
+        """Uploads all files that have changed, hidden files excepted.
 
-        Checkpoints go after the rounds that led to them, the record of a cell after everything that it speaks of, and
-        then a checkpoint that was fetched or sent and is not here any more is removed: nothing else ever is.
+        A checkpoint is uploaded after the rounds before it, and a cell's record last, so that an interrupted upload is
+        consistent. Then checkpoints that were removed here are removed from the store; other files are never removed.
 
         Raises:
-            StorageError: the store cannot be reached, or somebody has removed the copy.
+            StorageError: the store cannot be reached, or the copy was removed.
         """
         if self.store is None:
             return
         if not self.path.is_dir():
-            raise StorageError(f"{self.path}, this machine's copy of {self.place}, is gone")
+            raise StorageError(f"{self.path}, this machine's copy of {self.location}, was removed")
         files = {path.relative_to(self.path).as_posix(): path for path in self.path.rglob("*") if path.is_file()}
-        for name in sorted(filter(_is_visible, files), key=_turn):
+        for name in sorted(filter(_is_visible, files), key=_upload_order):
             stamp = _stamp(files[name])
-            if self._known.get(name) != stamp:
-                self.store.send(files[name], name)
-                self._known[name] = stamp
-        for name in [name for name in self._known.keys() - files.keys() if CHECKPOINT in name.split("/")]:
+            if self._synced.get(name) != stamp:
+                self.store.upload(files[name], name)
+                self._synced[name] = stamp
+        for name in [name for name in self._synced.keys() - files.keys() if CHECKPOINT in name.split("/")]:
             self.store.remove(name)
-            del self._known[name]
+            del self._synced[name]
 
 
 @contextmanager
-def working_folder(place: str) -> Iterator[WorkingFolder]:
-    """The folder `place` itself or, for a URL, an empty temporary folder to `fetch` to and `save` from.
+def working_folder(location: str) -> Iterator[WorkingFolder]:
+    """Yields the folder itself or, for a URL, an empty temporary folder to `fetch` to and `save` from.
 
     Raises:
-        BadRequestError: no store can be opened at the URL.
+        BadRequestError: the URL is invalid or its store cannot be opened.
     """
-    if not is_url(place):
-        yield WorkingFolder(place, Path(place))
+    if not is_url(location):
+        yield WorkingFolder(location, Path(location))
         return
-    store = Store(place)
+    store = Store(location)
     with tempfile.TemporaryDirectory(prefix="adapad-copy-", ignore_cleanup_errors=True) as folder:
         try:
             yield WorkingFolder(store.url, Path(folder), store)
         except BadRequestError as error:
             if folder not in str(error):
                 raise
-            raise BadRequestError(str(error).replace(folder, store.url)) from error  # as people know the place
+            raise BadRequestError(str(error).replace(folder, store.url)) from error
 
 
-def _turn(name: str) -> tuple[bool, bool]:
-    """When a file travels among others."""
+@contextmanager
+def fetched_folder(location: str) -> Iterator[WorkingFolder]:
+    """Yields a working folder that holds everything the location has, checkpoints excepted."""
+    with working_folder(location if is_url(location) else str(Path(location).absolute())) as folder:
+        folder.fetch()
+        yield folder
+
+
+def _upload_order(name: str) -> tuple[bool, bool]:
+    """Sort key of a file."""
     *folders, last = name.split("/")
     return last == RECORD, CHECKPOINT in folders
 

@@ -21,15 +21,14 @@ import peft
 import torch
 from safetensors.torch import load_file, save_file
 
-from adapad_ray.adapters.compression import compress
+from adapad_ray.adapters.compression import compress_adapter
 from adapad_ray.models import Backbone, load_backbone
-from adapad_ray.report.curves import load_results
+from adapad_ray.report.records import load_results
 from adapad_ray.results import CellResult
-from adapad_ray.sweep.inputs import load_grounds
-from adapad_ray.sweep.run import Manifest
-from adapad_ray.sweep.spec import load_spec
-from adapad_ray.tasks import Split
-from adapad_ray.tasks.metrics import compute_metrics
+from adapad_ray.sweep.inputs import load_inputs
+from adapad_ray.sweep.manifest import Manifest
+from adapad_ray.sweep.spec_file import load_spec
+from adapad_ray.tasks import Split, find_metric
 from adapad_ray.training.evaluation import predict
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -56,7 +55,7 @@ def score(backbone: Backbone, adapter: Path, split: Split, metric: str) -> float
     """The adapter's metric on `split`, through PEFT."""
     model = peft.PeftModel.from_pretrained(backbone.model, adapter).eval()
     logits = predict(model, split, batch_size=64, pad_token_id=backbone.tokenizer.pad_token_id)
-    return compute_metrics(metric, logits, split.labels)[metric]
+    return find_metric(metric).scores(logits, split.labels)[metric]
 
 
 def main() -> None:
@@ -69,7 +68,7 @@ def main() -> None:
     torch.set_num_threads(1)
 
     spec = load_spec(arguments.spec, arguments.overrides)
-    data = load_grounds(spec).grounds.data
+    data = load_inputs(spec).inputs.data
     results = load_results(arguments.folder, Manifest.load(arguments.folder).labels)
     cells = {(r.identity.config["cut"], r.identity.budget, r.identity.seed): r for r in results if is_cut(r)}
     rows = []
@@ -80,12 +79,12 @@ def main() -> None:
         parent = arguments.folder / "cells" / str(uniform.identity.parent) / "adapter"
         ranks = json.loads((parent.parent.parent / uniform.id / "adapter" / CONFIG).read_text())["r"]
         with tempfile.TemporaryDirectory() as scratch:
-            fresh = [load_backbone(spec.model, len(data.label_names), pooling=spec.pooling) for _ in range(2)]
+            fresh = [load_backbone(spec.model, len(data.class_names), pooling=spec.pooling) for _ in range(2)]
             theirs = convert(fresh[0], parent, ranks, Path(scratch))
             metric = score(fresh[1], Path(scratch), data.splits["test"], uniform.metric)
         with tempfile.TemporaryDirectory() as scratch:
             start = time.perf_counter()
-            compress(parent, Path(scratch) / "cut", budget=str(budget), cut="uniform")
+            compress_adapter(parent, Path(scratch) / "cut", budget=str(budget), cut="uniform")
             ours = time.perf_counter() - start
         rows.append(
             {

@@ -22,12 +22,15 @@ from typing import Any
 
 import ray
 
-from adapad_ray.distributed import GroupPool, connect
+from adapad_ray.distributed import WorkerPool, connect
 from adapad_ray.distributed.cell_jobs import open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
-from adapad_ray.sweep.inputs import load_grounds
-from adapad_ray.sweep.planner import Planner
-from adapad_ray.sweep.spec import SweepSpec, parse_spec
+from adapad_ray.sweep.inputs import load_inputs
+from adapad_ray.sweep.planning.curve_cells import CurveCells
+from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.plan import plan_sweep
+from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.sweep.spec_file import parse_spec
 
 HERE = Path(__file__).parent
 LANES, LOCAL_STEPS = 8, 10
@@ -62,7 +65,7 @@ def run(
     name: str, cell: dict[str, Any], shared: dict[str, Any], groups: int, workers: int
 ) -> tuple[list[list[Rounds]], set[str]]:
     """Rounds by cell and rank, and the digests of the adapters; `groups` copies of the cell run side by side."""
-    with GroupPool(
+    with WorkerPool(
         open_workspace, "round_times:measure", groups=groups, workers=workers, shared=shared, name=name
     ) as pool:
         pool.wait_ready()
@@ -99,13 +102,13 @@ def main() -> None:
     sys.path.insert(0, str(HERE))
 
     spec = specification(arguments.rounds, arguments.batch_size, arguments.max_length)
-    loaded = load_grounds(spec)
-    planner = Planner(spec, loaded.grounds)
-    cell = next(planned for wave in planner.waves(planner.plan(), {}) for planned in wave).cell
+    loaded = load_inputs(spec)
+    cells = CellFactory(spec, loaded.inputs)
+    cell = next(CurveCells(cells, plan_sweep(cells)).waves(None, {}))[0].cell
     identity = cell.identity.model_dump(mode="json")
     lines = []
     with connect(num_cpus=2):
-        shared = {"backbone": ray.put(share_backbone(loaded.backbone)), "data": ray.put(loaded.grounds.data)}
+        shared = {"backbone": ray.put(share_backbone(loaded.backbone)), "data": ray.put(loaded.inputs.data)}
         for repeat in range(arguments.repeats):
             (single,), first = run(f"one-{repeat}", identity, shared, groups=1, workers=1)
             (pair,), second = run(f"two-{repeat}", identity, shared, groups=1, workers=2)

@@ -16,12 +16,13 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from adapad_ray.report.curves import Curves, load_results
+from adapad_ray.report.curves import Curves
 from adapad_ray.report.differences import conclusions, label_differences
-from adapad_ray.report.figures import GREY, LIGHT, PALETTE, STYLE, save_figure
 from adapad_ray.report.recommendation import FROZEN
+from adapad_ray.report.records import load_results
+from adapad_ray.report.style.drawing import GREY, LIGHT, PALETTE, STYLE, save_figure
 from adapad_ray.results import CellResult
-from adapad_ray.sweep.run import Manifest
+from adapad_ray.sweep.manifest import Manifest
 
 SHOWN = dict(zip(("lora", "adapad/exact", "para", "adapad/joint"), PALETTE, strict=False))
 """Labels with a colour of their own; the others are grey."""

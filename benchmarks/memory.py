@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 import ray
 
-from adapad_ray.distributed import GroupPool, JobContext, SetupContext, connect
+from adapad_ray.distributed import JobContext, SetupContext, WorkerPool, connect
 from adapad_ray.distributed.cell_jobs import open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.models import load_backbone
@@ -87,7 +87,7 @@ def main() -> None:
         before = sum(store_pss().values())
         shared["backbone"] = ray.put(share_backbone(replace(backbone, tokenizer=None)))
         backbone.model.to("meta")  # as the driver of a sweep does
-        with GroupPool("memory:set_up", "memory:run", groups=arguments.groups, shared=shared, name="memory") as pool:
+        with WorkerPool("memory:set_up", "memory:run", groups=arguments.groups, shared=shared, name="memory") as pool:
             pool.wait_ready(600)
             held = store_pss()
             titles = {process: process.cmdline()[0].split("/")[-1].strip() for process, pss in held.items() if pss}

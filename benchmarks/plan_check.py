@@ -21,13 +21,16 @@ from typing import Any
 import ray
 
 from adapad_ray.cost.estimate import estimate
-from adapad_ray.distributed import GroupPool, connect
+from adapad_ray.distributed import WorkerPool, connect
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.results import CellResult
-from adapad_ray.sweep.inputs import load_grounds
-from adapad_ray.sweep.planner import Planner
-from adapad_ray.sweep.spec import SweepSpec, parse_spec
+from adapad_ray.sweep.inputs import load_inputs
+from adapad_ray.sweep.planning.curve_cells import CurveCells
+from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.plan import plan_sweep
+from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.sweep.spec_file import parse_spec
 from adapad_ray.training.round_log import load_rounds
 
 LANES, LOCAL_STEPS, BATCH_SIZE = 8, 5, 16
@@ -57,7 +60,7 @@ def specification(rounds: int) -> SweepSpec:
     )
 
 
-def run(pool: GroupPool, cell: dict[str, Any], name: str) -> tuple[CellResult, Path]:
+def run(pool: WorkerPool, cell: dict[str, Any], name: str) -> tuple[CellResult, Path]:
     """Runs the cell in a fresh folder."""
     folder = Path(tempfile.mkdtemp()) / name
     content = {"identity": cell, "folder": str(folder), "base_model": "minilm-l6"}
@@ -75,18 +78,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     spec = specification(arguments.rounds)
-    loaded = load_grounds(spec)
-    planner = Planner(spec, loaded.grounds)
-    plan = planner.plan()
-    cell = next(planned for wave in planner.waves(plan, {}) for planned in wave).cell.identity.model_dump(mode="json")
+    loaded = load_inputs(spec)
+    cells = CellFactory(spec, loaded.inputs)
+    plan = plan_sweep(cells)
+    cell = next(CurveCells(cells, plan).waves(None, {}))[0].cell.identity.model_dump(mode="json")
     columns = ("W", "expected s", "measured s", "measured / expected", "exchange s a round", "idle", "load")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     ratios: dict[int, list[float]] = {1: [], 2: []}
     with connect(num_cpus=3), ExitStack() as pools:  # a group that waits for its turn uses none of its CPUs
-        shared = {"backbone": ray.put(share_backbone(loaded.backbone)), "data": ray.put(loaded.grounds.data)}
+        shared = {"backbone": ray.put(share_backbone(loaded.backbone)), "data": ray.put(loaded.inputs.data)}
         groups = {
             workers: pools.enter_context(
-                GroupPool(open_workspace, compute, workers=workers, shared=shared, name=f"check-{workers}")
+                WorkerPool(open_workspace, compute, workers=workers, shared=shared, name=f"check-{workers}")
             )
             for workers in ratios
         }
@@ -94,7 +97,7 @@ def main() -> None:
             run(pool, cell, f"warm-up-{workers}")
         for repeat in range(arguments.repeats):
             for workers, pool in groups.items():
-                (row,) = estimate(spec, loaded.grounds, plan, LINK_GBPS).rows
+                (row,) = estimate(spec, loaded.inputs, plan, LINK_GBPS).rows
                 (expected,) = [time for time in row.workers if time.workers == workers]
                 result, folder = run(pool, cell, f"cell-{workers}-{repeat}")
                 exchange = [r.exchange_seconds for rounds in load_rounds(folder).values() for r in rounds[:-1]]

@@ -1,7 +1,7 @@
-"""Writes Grafana's dashboards and Prometheus's files: `python -m dashboards.generate`, in the repository's root.
+"""Generates the files for Grafana and Prometheus: `python -m dashboards.generate` in the repository's root.
 
-What they say stands in `panels.py` and `rules.py`, the names of metrics in `adapad_ray/distributed/ray_metrics.py`. The
-files are in git, so that nobody needs Python to use them; a test compares.
+`panels.py` and `rules.py` define the content, `adapad_ray/distributed/ray_metrics.py` the names of the metrics. The
+files are in git, so that they can be used without Python; a test checks that they are up to date.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ OPERATIONS = HERE.parent / "docs" / "operations.md"
 PANEL_HEIGHT = 8
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 DISCOVERY = "/tmp/ray/prom_metrics_service_discovery.json"
-"""Where Ray's head writes the addresses to scrape; Ray's default temporary folder."""
+"""File in which Ray's head lists the addresses to scrape, in Ray's default temporary folder."""
 SCRAPE_INTERVAL = "10s"
-"""Ray passes figures on every 10 s."""
+"""Ray exports metrics every 10 s."""
 
 
 def files() -> dict[str, str]:
-    """Every generated file: its path below this folder, and its text."""
+    """Path relative to this folder → text, for every generated file."""
     return {
         **{f"grafana/{board.uid}.json": json.dumps(grafana(board), indent=2) + "\n" for board in DASHBOARDS},
         "grafana/provider.yaml": _yaml(PROVIDER),
@@ -43,7 +43,7 @@ PROVIDER = {
         {"name": "adapad", "folder": "adapad", "type": "file", "options": {"path": "/etc/grafana/dashboards/adapad"}}
     ],
 }
-"""Tells Grafana where dashboards lie; belongs into `provisioning/dashboards`."""
+"""Grafana's configuration of the folder with the dashboards; it goes into `provisioning/dashboards`."""
 
 
 RESOURCE = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": {"name": "adapad"}}
@@ -51,7 +51,7 @@ RESOURCE = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", 
 
 
 def prometheus(discovery: str, interval: str = SCRAPE_INTERVAL) -> dict[str, Any]:
-    """Prometheus's configuration: every node that Ray's head knows, and the rules beside this file."""
+    """Prometheus's configuration: all nodes that Ray's head lists, and the rules file next to it."""
     return {
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
         "rule_files": ["adapad.rules.yml"],
@@ -60,7 +60,7 @@ def prometheus(discovery: str, interval: str = SCRAPE_INTERVAL) -> dict[str, Any
 
 
 def rules() -> dict[str, Any]:
-    """Recording rules and alerts as Prometheus reads them."""
+    """Recording rules and alerts in Prometheus's format."""
     recordings = [{"record": rule.name, "expr": rule.expr} for rule in RECORDINGS]
     alerts = [
         {
@@ -108,13 +108,13 @@ def _at(panel: dict[str, Any], x: int, y: int, width: int, height: int) -> dict[
 
 
 def _variables(board: Dashboard) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [
+    variables: list[dict[str, Any]] = [
         {"name": "datasource", "type": "datasource", "query": "prometheus", "hide": 2, "refresh": 1}
     ]
-    narrowed: list[str] = []
+    matchers: list[str] = []
     for name, metric in board.variables:
-        query = f"label_values({metric.exported_name}{{{','.join(narrowed)}}}, {name})"
-        found.append(
+        query = f"label_values({metric.exported_name}{{{','.join(matchers)}}}, {name})"
+        variables.append(
             {
                 "name": name,
                 "type": "query",
@@ -129,8 +129,8 @@ def _variables(board: Dashboard) -> list[dict[str, Any]]:
                 "current": {"text": ["All"], "value": ["$__all"]},
             }
         )
-        narrowed.append(f'{name}=~"${name}"')
-    return found
+        matchers.append(f'{name}=~"${name}"')
+    return variables
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
 
 
 def _matched_by_cell() -> dict[str, Any]:
-    """A row for each cell, with the first query's value as x and the second's as y, in a colour for each label."""
+    """One point per cell: x is the first query's value, y the second's; one colour per label."""
     return {
         "transformations": [
             {"id": "joinByField", "options": {"byField": "cell", "mode": "inner"}},
@@ -192,7 +192,7 @@ def _yaml(content: dict[str, Any]) -> str:
 
 
 def with_alerts(page: str) -> str:
-    """A page in Markdown with the table of alerts between its two comments."""
+    """Replaces the table of alerts between two comments of a Markdown page."""
     head, opening, rest = page.partition("<!-- alerts: written by dashboards/generate.py -->\n")
     _, closing, tail = rest.partition("<!-- end of alerts -->")
     rows = [f"| `{alert.name}` ({alert.severity}) | `{_plain(alert)}` | {alert.advice} |\n" for alert in ALERTS]
@@ -215,7 +215,7 @@ def _plain(alert: Alert) -> str:
 
 
 def main() -> None:
-    """Writes the files, and the table of alerts in the page on operations."""
+    """Writes the files and the table of alerts in docs/operations.md."""
     for name, text in files().items():
         write_text(HERE / name, text)
     write_text(OPERATIONS, with_alerts(OPERATIONS.read_text(encoding="utf-8")))

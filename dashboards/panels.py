@@ -1,6 +1,6 @@
-"""What the two Grafana dashboards show: rows of panels, panels of queries.
+"""The two Grafana dashboards: rows of panels with queries.
 
-Metric names come from `adapad_ray.distributed.ray_metrics`, shared series from `rules`; nothing here spells one.
+Metric names come from `adapad_ray.distributed.ray_metrics`, recorded series from `rules`.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Query:
     expr: str
     legend: str = ""
     table: bool = False
-    """The present values as rows, instead of series over time."""
+    """Whether the query returns current values as rows instead of series over time."""
     empty: str = ""
-    """Why it may be without data in a healthy sweep."""
+    """Why the query may return no data in a healthy sweep."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel of half the width, or of `width` of 24 columns."""
+    """A panel; `width` is in Grafana's 24 columns."""
 
     title: str
     description: str
@@ -58,7 +58,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """A dashboard; its variables are filled with the tag values of a metric, each narrowed by those before it."""
+    """A dashboard. A variable lists the values of a metric's tag, filtered by the variables before it."""
 
     uid: str
     title: str
@@ -68,7 +68,7 @@ class Dashboard:
 
     @property
     def panels(self) -> list[Panel]:
-        """Of all rows."""
+        """The panels of all rows."""
         return [panel for _, panels in self.rows for panel in panels]
 
 
@@ -92,7 +92,7 @@ WAIT = 'phase="wait"'
 SWEEPS = Dashboard(
     uid="adapad-sweeps",
     title="adapad: sweeps",
-    description="How far sweeps are, what their points look like so far, and what fails.",
+    description="Progress of sweeps, results so far, and failures.",
     variables=(("sweep", CELLS),),
     rows=(
         (
@@ -100,13 +100,13 @@ SWEEPS = Dashboard(
             (
                 Panel(
                     "Cells by state",
-                    "Cells that are known by now: those of a search are drawn one after the other.",
+                    "All cells created so far; a search creates its cells one after the other.",
                     (Query(f"sum by (state) ({_sweep(CELLS)})", "{{state}}"),),
                     stacked=True,
                 ),
                 Panel(
                     "Done",
-                    "Share of the known cells.",
+                    "Share of the cells created so far.",
                     (Query(_sweep(DONE_SHARE), "{{sweep}}"),),
                     kind="gauge",
                     unit="percentunit",
@@ -114,7 +114,7 @@ SWEEPS = Dashboard(
                 ),
                 Panel(
                     "Cells per hour",
-                    "From the cells finished in the last ten minutes.",
+                    "Rate over the last ten minutes.",
                     (Query(f"6 * sum by (sweep) (delta({_sweep(CELLS, DONE)}[10m]))", "{{sweep}}"),),
                     kind="stat",
                     width=6,
@@ -126,7 +126,7 @@ SWEEPS = Dashboard(
             (
                 Panel(
                     "Validation metric against parameters so far",
-                    "Final models of the cells finished by now. The test split is in the report only.",
+                    "Final models of the finished cells. Only the report shows the test split.",
                     (
                         Query(f"max by (cell, label, stage) ({_sweep(PARAMETERS)})", table=True),
                         Query(f"max by (cell, label, stage) ({_sweep(SCORE)})", table=True),
@@ -136,7 +136,7 @@ SWEEPS = Dashboard(
                 ),
                 Panel(
                     "Best so far",
-                    "Highest validation metric of a label, over all budgets and stages.",
+                    "Highest validation metric per label, over all budgets and stages.",
                     (Query(f"max by (label) ({_sweep(SCORE)})", "{{label}}"),),
                     width=10,
                 ),
@@ -147,20 +147,20 @@ SWEEPS = Dashboard(
             (
                 Panel(
                     "Budget used",
-                    "Share of its budget that a running cell has given to components; growth methods start low.",
+                    "Share of the budget that a running cell has spent on components; growth methods start low.",
                     (Query(_sweep(BUDGET_SHARE), "{{label}} {{cell}}"),),
                     unit="percentunit",
                 ),
                 Panel(
                     "Throughput",
-                    "Tokens through forward and backward passes; exact deflation passes each token once a lane.",
+                    "Tokens per second in forward and backward passes; deflation passes each token once per lane.",
                     (Query(f"sum by (label) ({_sweep(TOKEN_RATE)})", "{{label}}"),),
                     unit="short",
                     stacked=True,
                 ),
                 Panel(
                     "Memory of all workers",
-                    "Resident memory of the processes, the shared backbone counted in each.",
+                    "Resident memory of the processes; each counts the shared backbone.",
                     (
                         Query(f"sum by (sweep) ({_sweep(MEMORY, HOST)})", "{{sweep}} host"),
                         Query(f"sum by (sweep) ({_sweep(MEMORY, GPU)})", "{{sweep}} gpu", empty="no worker has a GPU"),
@@ -169,7 +169,7 @@ SWEEPS = Dashboard(
                 ),
                 Panel(
                     "Nodes",
-                    "Ray's own figures: how busy CPUs and memory of each node are.",
+                    "CPU and memory utilisation of each node, from Ray's own metrics.",
                     (
                         Query("avg by (instance) (ray_node_cpu_utilization) / 100", "CPU {{instance}}"),
                         Query("max by (instance) (ray_node_mem_used / ray_node_mem_total)", "memory {{instance}}"),
@@ -195,13 +195,13 @@ SWEEPS = Dashboard(
                 ),
                 Panel(
                     "Repeated attempts",
-                    "Starts of cells beyond the first, because a worker died, since the launch began.",
+                    "Restarts of cells after a worker died, since the launch.",
                     (Query(f"max by (sweep) ({_sweep(RESTARTS)})", "{{sweep}}"),),
                     width=8,
                 ),
                 Panel(
                     "Silence of running cells",
-                    "Seconds since a cell was last heard of. Evaluation is silent.",
+                    "Seconds since a cell's last report. There are no reports during evaluation.",
                     (Query(f"max by (label, cell) ({_sweep(SILENCE)})", "{{label}} {{cell}}"),),
                     unit="s",
                     width=8,
@@ -214,7 +214,7 @@ SWEEPS = Dashboard(
 RUN = Dashboard(
     uid="adapad-run",
     title="adapad: one deflation run",
-    description="Lanes, ranks and workers of one cell while it trains.",
+    description="Lanes, ranks and workers of one cell during training.",
     variables=(("sweep", STALENESS), ("cell", STALENESS)),
     rows=(
         (
@@ -222,12 +222,12 @@ RUN = Dashboard(
             (
                 Panel(
                     "Rank per module",
-                    "Active components; they grow where growth scores are highest.",
+                    "Active components; modules with the highest scores grow.",
                     (Query(f"max by (module) ({_cell(RANK)})", "{{module}}"),),
                 ),
                 Panel(
                     "Parameters",
-                    "Charged to the budget, and the budget.",
+                    "Parameters charged to the budget, and the budget.",
                     (
                         Query(f"max by (cell) ({_cell(BUDGET_USED)})", "used {{cell}}"),
                         Query(f"max by (cell) ({_cell(BUDGET)})", "budget {{cell}}"),
@@ -235,12 +235,12 @@ RUN = Dashboard(
                 ),
                 Panel(
                     "Loss per lane",
-                    "Mean training loss of a lane over its last round. Lane k is the prefix model of k components.",
+                    "Mean training loss of a lane in its last round. Lane k is the model of k components per module.",
                     (Query(f"max by (lane) ({_cell(LOSS)})", "lane {{lane}}"),),
                 ),
                 Panel(
                     "Deflation error per lane",
-                    "How far a lane's estimate has moved since it was read: what the lanes above it had wrong.",
+                    "Relative change of a lane's estimate since it was last read: the error in the lanes above.",
                     (Query(f"max by (lane) ({_cell(DEFLATION_ERROR)})", "lane {{lane}}"),),
                     logarithmic=True,
                 ),
@@ -251,25 +251,25 @@ RUN = Dashboard(
             (
                 Panel(
                     "Compute, exchange and wait",
-                    "Shares of the time of all workers of the cell.",
+                    "Share of the time of the cell's workers.",
                     (Query(f"avg by (phase) ({_cell(TIME_SHARE)})", "{{phase}}"),),
                     unit="percentunit",
                     stacked=True,
                 ),
                 Panel(
                     "Waiting",
-                    "Share of each worker's time. The one that never waits is the one the others wait for.",
+                    "Share of each worker's time. The others wait for the worker that never waits.",
                     (Query(f"max by (worker) ({_cell(TIME_SHARE, WAIT)})", "worker {{worker}}"),),
                     unit="percentunit",
                 ),
                 Panel(
                     "Staleness",
-                    "Rounds between the newest estimates and those that are read.",
+                    "Rounds between the newest estimates and those in use.",
                     (Query(f"max by (worker) ({_cell(STALENESS)})", "worker {{worker}}"),),
                 ),
                 Panel(
                     "Exchange",
-                    "Bytes a second that workers publish and fetch.",
+                    "Bytes per second that workers publish and fetch.",
                     (
                         Query(
                             f"sum by (worker) (rate({_cell(BYTES_PUBLISHED)}[{RATE}]))",
@@ -286,12 +286,12 @@ RUN = Dashboard(
                 ),
                 Panel(
                     "Tokens per second",
-                    "Of each worker, during its last rounds.",
+                    "Per worker, in its last rounds.",
                     (Query(f"max by (worker) ({_cell(TOKENS_PER_SECOND)})", "worker {{worker}}"),),
                 ),
                 Panel(
                     "Memory",
-                    "Resident memory of each worker's process, and what its tensors take on its GPU.",
+                    "Resident memory of each worker's process, and the memory of its tensors on the GPU.",
                     (
                         Query(f"max by (worker) ({_cell(MEMORY, HOST)})", "worker {{worker}} host"),
                         Query(f"max by (worker) ({_cell(MEMORY, GPU)})", "worker {{worker}} gpu", empty="no GPU"),

@@ -1,6 +1,6 @@
-"""What Prometheus computes on its own: recording rules, which panels share, and alerts.
+"""Prometheus's recording rules, which panels share, and alerts.
 
-Metric names come from `adapad_ray.distributed.ray_metrics`; nothing here spells one.
+Metric names come from `adapad_ray.distributed.ray_metrics`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from adapad_ray.distributed.ray_metrics import (
 )
 
 RATE = "1m"
-"""Window of all rates: six scrapes, and short beside a cell."""
+"""Window of all rates: six scrapes, and short compared with a cell."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A series that is computed once and read by several panels and alerts."""
+    """A series that Prometheus computes once for several panels and alerts."""
 
     name: str
     expr: str
@@ -53,9 +53,9 @@ RECORDINGS = (TOKEN_RATE, TIME_SHARE, BUDGET_SHARE, DONE_SHARE)
 
 @dataclass(frozen=True)
 class Alert:
-    """Something that a person should look at.
+    """An alert; it fires when `value`, a series that exists while a sweep runs, meets `condition`.
 
-    `value` is a series that exists while a sweep runs, `condition` what makes it an alarm. All thresholds are ours.
+    All thresholds are project defaults.
     """
 
     name: str
@@ -65,15 +65,15 @@ class Alert:
     """How long the condition must hold."""
     severity: str
     summary: str
-    """For the notification; may use the labels of `value`."""
+    """Text of the notification; may use the labels of `value`."""
     advice: str
-    """What it means and what to do."""
+    """What the alert means and what to do."""
     empty: str = ""
-    """Why `value` itself can be without data in a healthy sweep."""
+    """Why `value` may have no data in a healthy sweep."""
 
     @property
     def expr(self) -> str:
-        """What Prometheus evaluates."""
+        """The expression for Prometheus."""
         return f"({self.value}) {self.condition}"
 
 
@@ -85,8 +85,9 @@ ALERTS = (
         "1m",
         "warning",
         "Cell {{ $labels.cell }} ({{ $labels.label }}) of {{ $labels.sweep }} has been silent for 15 minutes.",
-        "A running cell reports every step. Evaluation of a large split may take as long; otherwise look at its worker "
-        "in Ray's dashboard (stack trace) and kill that process: the cell goes on from its last checkpoint.",
+        "A running cell reports every step, except during evaluation, which can take this long on a large split. "
+        "Otherwise inspect the stack trace of its worker in Ray's dashboard and kill the process: the cell continues "
+        "from its last checkpoint.",
     ),
     Alert(
         "AdapadNothingRuns",
@@ -96,8 +97,8 @@ ALERTS = (
         "10m",
         "warning",
         "{{ $labels.sweep }} has {{ $value }} cells waiting and none running.",
-        "The worker groups have no room (other jobs hold the CPUs or GPUs, or nodes are gone), or they die while they "
-        "start: see `ray status` and the log of the job.",
+        "The worker groups cannot be placed (other jobs hold the CPUs or GPUs, or nodes were lost), or they die during "
+        "their start: see `ray status` and the log of the job.",
         empty="cells are running",
     ),
     Alert(
@@ -107,7 +108,7 @@ ALERTS = (
         "0s",
         "warning",
         "{{ $value }} cells of {{ $labels.label }} in {{ $labels.sweep }} diverged (NaN or infinite).",
-        "The message in the failed-cells table names lane and step. Lower the learning rate of that label, or the "
+        "The message in the table of failed cells names the lane and the step. Lower the label's learning rate, or the "
         "upper end of its range in tune.space.",
         empty="no cell has diverged",
     ),
@@ -118,8 +119,8 @@ ALERTS = (
         "0s",
         "critical",
         "{{ $value }} cells of {{ $labels.label }} in {{ $labels.sweep }} failed with {{ $labels.error }}.",
-        "Not divergence, so rather the machine: out of memory, a full disk, a worker that died in every attempt. The "
-        "launch ends with exit code 1 and the table of failed cells; launching again computes them anew.",
+        "The cause is not divergence but probably the machine: out of memory, a full disk, or a worker that died in "
+        "every attempt. The command ends with exit code 1 and a table of failed cells; run it again to retry them.",
         empty="no cell has failed",
     ),
     Alert(
@@ -129,10 +130,10 @@ ALERTS = (
         "> 0",
         "5m",
         "warning",
-        "Worker {{ $labels.worker }} of {{ $labels.cell }} reads estimates {{ $value }} rounds old and waits even so.",
-        "Reading may lag by `staleness` rounds, and a worker that is that far ahead waits. A quarter of its time means "
-        "that one worker or link is slow: find the worker that never waits. Raise local_steps, or use fewer workers.",
-        empty="nobody waits at the bound",
+        "Worker {{ $labels.worker }} of {{ $labels.cell }} uses estimates {{ $value }} rounds old, and waits.",
+        "A worker waits when its estimates are `staleness` rounds old. Waiting for a quarter of the time means that "
+        "one worker or link is slow: find the worker that never waits. Raise local_steps, or use fewer workers.",
+        empty="no worker waits at the bound",
     ),
     Alert(
         "AdapadWorkersRestart",
@@ -140,8 +141,8 @@ ALERTS = (
         ">= 3",
         "0s",
         "warning",
-        "Workers of {{ $labels.sweep }} died: {{ $value | humanize }} cells were started again in 15 minutes.",
-        "Nothing is lost, but time is. Mostly memory: compare the memory panel with the node, and lower batch_size, or "
-        "give a cell more of a node (cpus_per_worker, gpus_per_worker).",
+        "Workers of {{ $labels.sweep }} died: {{ $value | humanize }} cells were restarted in 15 minutes.",
+        "Only time is lost. The usual cause is memory: compare the memory panel with the node, and lower batch_size or "
+        "raise cpus_per_worker or gpus_per_worker, so that fewer cells share a node.",
     ),
 )

@@ -87,6 +87,42 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         _encoder(_PROJECTIONS, "fc1", "fc2"),
     ),
+    "gpt2": Architecture(
+        lambda: transformers.GPT2Config(
+            vocab_size=100,
+            n_embd=32,
+            n_inner=48,
+            n_layer=2,
+            n_head=4,
+            n_positions=32,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=0,
+            initializer_range=0.2,
+        ),
+        Modules(
+            {"attn.c_attn": (32, 96, 1, False), "attn.c_proj": (32, 32, 4, True)},
+            {"mlp.c_fc": (32, 48), "mlp.c_proj": (48, 32)},
+        ),
+    ),
+    "falcon": Architecture(
+        lambda: transformers.FalconConfig(
+            vocab_size=100,
+            hidden_size=32,
+            ffn_hidden_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=0,
+            initializer_range=0.2,
+        ),
+        Modules(
+            # Multi-query attention: 4 query heads of 8, one key and one value head.
+            {"self_attention.query_key_value": (32, 48, 1, False), "self_attention.dense": (32, 32, 4, True)},
+            {"mlp.dense_h_to_4h": (32, 48), "mlp.dense_4h_to_h": (48, 32)},
+        ),
+    ),
     "llama": Architecture(lambda: transformers.LlamaConfig(**DECODER), _DECODER),
     "qwen3": Architecture(lambda: transformers.Qwen3Config(**DECODER), _DECODER),
     "gemma2": Architecture(lambda: transformers.Gemma2Config(**GEMMA), _DECODER),

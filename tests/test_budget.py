@@ -1,4 +1,4 @@
-"""Budgets are exact integer arithmetic on shapes."""
+"""Parameter budgets: parsing, uniform ranks, the ledger and growth decisions."""
 
 import pytest
 from hypothesis import given, settings
@@ -51,7 +51,7 @@ def test_a_budget_is_parameters_a_share_or_components(value, expected):
 
 
 @pytest.mark.parametrize("value", ["", "many", "-5", "1.5x", "k", True, "12 ranks each", 0, "0%", "0.1"])
-def test_anything_else_is_refused_in_one_sentence(value):
+def test_anything_else_is_rejected_in_one_line(value):
     with pytest.raises(BadRequestError) as error:
         parse_budget(value, modules=DEBERTA, backbone_parameters=184_000_000)
     assert f"budget {str(value)!r}" in str(error.value) and "\n" not in str(error.value)
@@ -89,7 +89,7 @@ def test_growth_is_due_at_every_interval_and_releases_equal_shares():
 
 
 @given(st.integers(1, 50), st.integers(0, 100), st.integers(1, 30), st.integers(1, 10**6), st.data())
-def test_the_last_growth_releases_everything_whatever_the_interval(start, length, interval, budget, data):
+def test_the_last_growth_releases_everything_for_any_interval(start, length, interval, budget, data):
     schedule = GrowthSchedule(start, start + length, interval)
     initial = data.draw(st.integers(0, budget))
     due = [step for step in range(start + length + 2) if schedule.due(step)]
@@ -121,19 +121,19 @@ def test_ties_go_to_the_earlier_module():
     assert decision.modules == ["b", "d", "a"]
 
 
-def test_what_does_not_fit_makes_way_for_what_does():
+def test_a_component_that_does_not_fit_is_skipped():
     wanted = [GrowthRequest("wide", 5.0, 40, 1), GrowthRequest("narrow", 4.0, 10, 1)]
     assert decide_growth(wanted, Ledger(30), released=30, threshold=0, last=False).modules == ["narrow"]
 
 
-def test_the_last_growth_ignores_the_threshold_and_goes_round_until_nothing_fits():
+def test_the_last_growth_ignores_the_threshold_and_repeats_until_nothing_fits():
     ledger = Ledger(55)
     decision = decide_growth(requests(1.0, 5.0, 3.0, room=2), ledger, released=55, threshold=9.0, last=True)
     assert decision.modules == ["b", "c", "a", "b", "c"]
     assert ledger.remaining == 5
 
 
-def test_a_module_without_room_neither_grows_nor_counts_for_the_mean():
+def test_a_module_without_room_does_not_grow_and_does_not_enter_the_mean():
     full = GrowthRequest("full", 100.0, 10, 0)
     decision = decide_growth([full, *requests(1.0, 3.0)], Ledger(100), released=100, threshold=1.0, last=False)
     assert decision.modules == ["b"]

@@ -256,14 +256,14 @@ def test_a_pattern_matches_whole_paths(minilm):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (["qurey"], "'qurey' matches no nn.Linear.*did you mean 'query'"),
-        (["query", "w_o"], "'w_o' matches no nn.Linear.*available are query, key, value, dense"),
+        (["qurey"], "'qurey' matches no linear layer.*did you mean 'query'"),
+        (["query", "w_o"], "'w_o' matches no linear layer.*available are query, key, value, dense"),
         (["classifier"], "pooler and head are not adapted"),
-        (["uery"], "'uery' matches no nn.Linear"),
+        (["uery"], "'uery' matches no linear layer"),
         ([], "empty list"),
         ("(query", "is not a regular expression"),
         ("q" * 1001, "1,001 characters"),
-        (".*classifier", "matches no nn.Linear"),
+        (".*classifier", "matches no linear layer"),
     ],
 )
 def test_bad_target_modules(minilm, spec, message):
@@ -272,9 +272,9 @@ def test_bad_target_modules(minilm, spec, message):
 
 
 def test_a_model_without_linear_layers_has_no_all_linear():
-    gpt2 = transformers.GPT2ForSequenceClassification(transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2))
-    with pytest.raises(BadRequestError, match=r"finds no nn\.Linear"):
-        target_modules(gpt2, "all-linear")
+    model = transformers.ResNetForImageClassification(transformers.ResNetConfig(embedding_size=4, hidden_sizes=[8] * 4))
+    with pytest.raises(BadRequestError, match="all-linear finds no linear layer"):
+        target_modules(model, "all-linear")
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,19 @@
-"""Copies of what lies under a URL, against a real store of files and a server that speaks S3."""
+"""Working folders on URLs, against a real file store and an S3 server."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import time
 
 import fsspec
 import pytest
 
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.storage import Store, WorkingFolder, working_folder
-from adapad_ray.sweep import store_lock
-from adapad_ray.sweep.store_lock import HOLDER, leased
+from adapad_ray.sweep.lock import HOLDER
 
 
 def content(url: str) -> dict[str, bytes]:
-    """What lies below a URL, read with fsspec alone."""
+    """File → content below a URL, read with fsspec directly."""
     files, root = fsspec.url_to_fs(url)
     files.invalidate_cache()
     return {path.removeprefix(f"{root}/"): files.cat_file(path) for path in files.find(root)}
@@ -37,56 +33,56 @@ def put(folder: WorkingFolder, name: str, text: str) -> None:
 
 
 def test_what_one_machine_saves_another_fetches(url):
-    with working_folder(url) as mine, working_folder(url) as yours:
-        put(mine, "spec.yaml", "a")
-        put(mine, "cells/1/result.json", "b")
-        put(mine, "cells/2/result.json", "c")
-        mine.save()
-        yours.fetch("cells/1")
-        assert not (yours.path / "cells/2").exists()
-        yours.fetch()
-        assert (yours.path / "cells/2/result.json").read_text() == "c"
-        assert yours.read("spec.yaml") == "a"
-        assert yours.read("nothing") is None
-        put(yours, "cells/1/result.json", "changed")
-        yours.save()
-        mine.fetch("cells/1")
-        assert (mine.path / "cells/1/result.json").read_text() == "changed"
+    with working_folder(url) as first, working_folder(url) as second:
+        put(first, "spec.yaml", "a")
+        put(first, "cells/1/result.json", "b")
+        put(first, "cells/2/result.json", "c")
+        first.save()
+        second.fetch("cells/1")
+        assert not (second.path / "cells/2").exists()
+        second.fetch()
+        assert (second.path / "cells/2/result.json").read_text() == "c"
+        assert second.read("spec.yaml") == "a"
+        assert second.read("nothing") is None
+        put(second, "cells/1/result.json", "changed")
+        second.save()
+        first.fetch("cells/1")
+        assert (first.path / "cells/1/result.json").read_text() == "changed"
     assert content(url) == {"spec.yaml": b"a", "cells/1/result.json": b"changed", "cells/2/result.json": b"c"}
 
 
-def test_only_what_has_changed_travels_and_the_record_last(url, monkeypatch):
-    sent = []
-    send = Store.send
-    monkeypatch.setattr(Store, "send", lambda self, path, name: (sent.append(name), send(self, path, name)))
-    with working_folder(url) as place:
+def test_only_changed_files_are_uploaded_and_the_record_last(url, monkeypatch):
+    uploaded = []
+    upload = Store.upload
+    monkeypatch.setattr(Store, "upload", lambda self, path, name: (uploaded.append(name), upload(self, path, name)))
+    with working_folder(url) as folder:
         names = ["result.json", "checkpoint/state", "adapter/weights", "rounds/worker-0.jsonl"]
         for name in names:
-            put(place, name, "first")
-        place.save()
-        assert sent[2:] == ["checkpoint/state", "result.json"] and set(sent) == set(names)
-        place.save()
-        put(place, "rounds/worker-0.jsonl", "second")
-        place.save()
-        assert sent[4:] == ["rounds/worker-0.jsonl"]
+            put(folder, name, "first")
+        folder.save()
+        assert uploaded[2:] == ["checkpoint/state", "result.json"] and set(uploaded) == set(names)
+        folder.save()
+        put(folder, "rounds/worker-0.jsonl", "second")
+        folder.save()
+        assert uploaded[4:] == ["rounds/worker-0.jsonl"]
 
 
-def test_a_checkpoint_that_was_removed_here_is_removed_there_and_nothing_else_is(url):
-    with working_folder(url) as place, working_folder(url) as other:
-        put(place, "checkpoint/state", "1")
-        put(place, "result.json", "2")
-        place.save()
+def test_removed_checkpoints_are_removed_from_the_store_and_other_files_are_not(url):
+    with working_folder(url) as folder, working_folder(url) as other:
+        put(folder, "checkpoint/state", "1")
+        put(folder, "result.json", "2")
+        folder.save()
         other.fetch(checkpoints=True)
         assert (other.path / "checkpoint/state").read_text() == "1"
         put(other, "rounds/worker-1.jsonl", "3")
         other.save()
-        (place.path / "checkpoint/state").unlink()
-        (place.path / "result.json").unlink()
-        place.save()
+        (folder.path / "checkpoint/state").unlink()
+        (folder.path / "result.json").unlink()
+        folder.save()
     assert content(url) == {"result.json": b"2", "rounds/worker-1.jsonl": b"3"}
 
 
-def test_checkpoints_come_only_to_who_asks_for_them(url):
+def test_checkpoints_are_fetched_only_on_request(url):
     with working_folder(url) as worker, working_folder(url) as launch:
         put(worker, "cells/1/checkpoint/state", "1")
         worker.save()
@@ -96,23 +92,23 @@ def test_checkpoints_come_only_to_who_asks_for_them(url):
     assert content(url) == {"cells/1/checkpoint/state": b"1"}
 
 
-def test_a_copy_that_somebody_has_removed_takes_nothing_with_it(url):
-    with working_folder(url) as place:
-        put(place, "cells/1/result.json", "1")
-        place.save()
-        shutil.rmtree(place.path)
-        with pytest.raises(StorageError, match="is gone"):
-            place.save()
+def test_removing_the_copy_removes_nothing_from_the_store(url):
+    with working_folder(url) as folder:
+        put(folder, "cells/1/result.json", "1")
+        folder.save()
+        shutil.rmtree(folder.path)
+        with pytest.raises(StorageError, match="was removed"):
+            folder.save()
     assert content(url) == {"cells/1/result.json": b"1"}
 
 
-def test_what_other_tools_leave_for_empty_folders_is_no_file(bucket, tmp_path):
+def test_markers_of_empty_folders_are_not_files(bucket, tmp_path):
     files, root = fsspec.url_to_fs(bucket)
     for name in ("runs/mine/", "runs/mine/cells/", "runs/mine/cells/1/result.json"):
         files.pipe_file(f"{root}/{name}", b"" if name.endswith("/") else b"1")
-    with working_folder(f"{bucket}/runs/mine") as place:
-        place.fetch()
-        assert [path.name for path in place.path.rglob("*") if path.is_file()] == ["result.json"]
+    with working_folder(f"{bucket}/runs/mine") as folder:
+        folder.fetch()
+        assert [path.name for path in folder.path.rglob("*") if path.is_file()] == ["result.json"]
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
@@ -128,97 +124,39 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "url", ["file://runs", "simplecache::s3://bucket/runs", "memory://runs", "s3://", "s3://[x", "nfs4://host/runs"]
 )
-def test_what_is_not_the_same_place_everywhere_is_refused(url):
+def test_urls_that_cannot_be_shared_storage_are_rejected(url):
     with pytest.raises(BadRequestError, match="storage '"):
         Store(url)
 
 
-def test_hidden_files_stay_where_they_are(url):
-    with working_folder(url) as place:
-        place.store.write(HOLDER, b"theirs")
-        put(place, ".result.17.json", "half")
-        place.fetch()
-        place.save()
-        assert not (place.path / HOLDER).exists()
+def test_hidden_files_are_neither_fetched_nor_saved(url):
+    with working_folder(url) as folder:
+        folder.store.write(HOLDER, b"theirs")
+        put(folder, ".result.17.json", "half")
+        folder.fetch()
+        folder.save()
+        assert not (folder.path / HOLDER).exists()
     assert content(url) == {HOLDER: b"theirs"}
 
 
-def test_a_copy_is_gone_when_it_is_not_needed_any_more(url):
-    with working_folder(url) as place:
-        put(place, "a", "1")
-    assert not place.path.exists()
+def test_the_copy_is_removed_at_the_end(url):
+    with working_folder(url) as folder:
+        put(folder, "a", "1")
+    assert not folder.path.exists()
 
 
-def test_a_folder_is_worked_on_as_it_is(tmp_path):
-    with working_folder(str(tmp_path)) as place:
-        put(place, "a/b", "1")
-        place.fetch()
-        place.save()
-        assert (place.path, place.within("a", "b")) == (tmp_path, str(tmp_path / "a" / "b"))
-        assert place.read("a/b") == "1"
+def test_a_folder_is_used_without_a_copy(tmp_path):
+    with working_folder(str(tmp_path)) as folder:
+        put(folder, "a/b", "1")
+        folder.fetch()
+        folder.save()
+        assert (folder.path, folder.within("a", "b")) == (tmp_path, str(tmp_path / "a" / "b"))
+        assert folder.read("a/b") == "1"
     assert (tmp_path / "a" / "b").exists()
 
 
-def test_a_name_that_leads_out_of_the_copy_is_refused(bucket, tmp_path):
+def test_a_name_outside_of_the_copy_is_rejected(bucket, tmp_path):
     files, root = fsspec.url_to_fs(bucket)
     files.pipe_file(f"{root}/runs/evil/../../../escaped", b"x")
-    with working_folder(f"{bucket}/runs/evil") as place, pytest.raises(StorageError, match="leads out of it"):
-        place.fetch()
-
-
-def test_a_bucket_that_is_not_there_is_not_made(bucket):
-    with (
-        pytest.raises(BadRequestError, match=r"no-such-bucket/runs/mine.* cannot be reached"),
-        leased("s3://no-such-bucket/runs/mine"),
-    ):
-        pass
-    files, _ = fsspec.url_to_fs(bucket)
-    assert "no-such-bucket" not in files.ls("")
-
-
-def test_a_place_that_is_held_is_refused_until_it_is_free(url):
-    with leased(url) as check:
-        check()
-        with pytest.raises(BadRequestError, match=rf"in use by process {os.getpid()} on "), leased(url):
-            pass
-    assert content(url) == {}
-    with leased(url):
-        pass
-
-
-def _held_by(url: str, *, process: int, host: str, seconds_ago: float) -> None:
-    holder = {"token": "other", "host": host, "process": process, "time": time.time() - seconds_ago}
-    Store(url).write(HOLDER, json.dumps(holder).encode())
-
-
-def test_a_launch_that_was_killed_is_forgotten(url):
-    _held_by(url, process=4, host="elsewhere", seconds_ago=20)
-    with pytest.raises(BadRequestError, match=r"process 4 on elsewhere, which wrote 2\d s ago"), leased(url):
-        pass
-    _held_by(url, process=4, host="elsewhere", seconds_ago=store_lock.SILENCE_SECONDS + 1)
-    with leased(url):
-        pass
-    _held_by(url, process=2**22 + 1, host=store_lock.socket.gethostname(), seconds_ago=1)  # above Linux's largest
-    with leased(url):
-        pass
-
-
-def test_damaged_signs_of_life_hold_nothing(url):
-    Store(url).write(HOLDER, b"\xff{")
-    with leased(url):
-        pass
-
-
-def test_who_was_taken_over_hears_of_it(url, monkeypatch):
-    monkeypatch.setattr(store_lock, "BEAT_SECONDS", 0.05)
-    with leased(url) as check:
-        before = Store(url).read(HOLDER)
-        while Store(url).read(HOLDER) == before:
-            time.sleep(0.02)
-        deadline = time.monotonic() + 60
-        with pytest.raises(BadRequestError, match="taken over by process 4 on elsewhere"):
-            while time.monotonic() < deadline:
-                _held_by(url, process=4, host="elsewhere", seconds_ago=0)  # again: a beat may have been on its way
-                check()
-                time.sleep(0.1)
-    assert HOLDER in content(url), "it is another's now"
+    with working_folder(f"{bucket}/runs/evil") as folder, pytest.raises(StorageError, match="a path outside of it"):
+        folder.fetch()

@@ -1,19 +1,15 @@
-"""Cuts any PEFT LoRA on disk by its singular values (PARA, 2604.27796): no data, no base model, no training."""
+"""Cuts a PEFT LoRA adapter on disk by its singular values (PARA, 2604.27796), without data, base model or training."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import Tensor
 
 from adapad_ray.adapters.export import ADAPTER_WEIGHTS, DeployedAdapter, save_peft
@@ -31,20 +27,22 @@ from adapad_ray.adapters.truncation import (
 )
 from adapad_ray.budget import parse_budget
 from adapad_ray.errors import BadRequestError
-from adapad_ray.files import write_text
+from adapad_ray.files import require_empty, write_text
 
 REPORT = "compression.json"
+"""File with the `CompressionReport`."""
 PROVENANCE = "adapad.json"
+"""File that adapad-ray writes next to its adapters: cell, backbone, classes."""
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 
 _INHERITED = ("task_type", "auto_mapping", "revision", "ensure_weight_tying")
-"""Settings that go from the old config to the new one as they are, where they are set."""
+"""Settings that are copied unchanged from the old config, if present."""
 
 
 @dataclass(frozen=True)
 class ModuleReport:
-    """What the cut did to one module."""
+    """What the cut changed in one module."""
 
     module: str
     in_features: int
@@ -65,30 +63,30 @@ class ModuleReport:
 
 @dataclass(frozen=True)
 class CompressionReport:
-    """What the cut did."""
+    """What the cut changed."""
 
     source_sha256: str
-    """Of the weights that were cut."""
+    """Digest of the original weights."""
     cut: Cut
     keep: dict[str, Any]
-    """What was asked for, as `{"ratio": γ}`, `{"energy": ε}` or `{"budget": parameters, "per_parameter": …}`."""
+    """The request: `{"ratio": γ}`, `{"energy": ε}` or `{"budget": parameters, "per_parameter": …}`."""
     parameters_before: int
     parameters: int
     budget_remainder: int | None
-    """Parameters of the budget that no value fitted into; None where no budget was given."""
+    """Parameters of the budget that no further component fits into; None without a budget."""
     energy_kept: float
     """Share of Σσ² over all modules."""
     relative_error: float
-    """‖ΔW' - ΔW‖ / ‖ΔW‖ over all modules, of the factors as they are stored: what was cut off, and rounding."""
+    """‖ΔW' - ΔW‖ / ‖ΔW‖ over all modules for the stored factors: the cut and the rounding to their dtype."""
     modules: list[ModuleReport]
 
     @property
     def ranks(self) -> tuple[int, int]:
-        """Components of all modules before and after."""
+        """Components of all modules, before and after the cut."""
         return sum(m.rank_before for m in self.modules), sum(m.rank for m in self.modules)
 
 
-def compress(
+def compress_adapter(
     source: Path,
     to: Path,
     *,
@@ -97,14 +95,21 @@ def compress(
     budget: str | None = None,
     cut: str = "global",
 ) -> CompressionReport:
-    """Cuts the adapter in `source` and writes the result, which PEFT loads, and its report to the folder `to`.
+    """Cuts the adapter in `source` and writes a PEFT adapter and a report to the folder `to`.
 
-    The factors keep their dtype, and modules that keep nothing are left out; what PEFT saves beside LoRA
-    (`modules_to_save`) goes along unchanged.
+    The factors keep their dtype. Modules of rank 0 are left out. `modules_to_save` are copied unchanged.
+
+    Args:
+        ratio: share of all singular values to keep.
+        energy: share of Σσ² to keep.
+        budget: parameters or ranks to keep, as `parse_budget` reads them; exactly one of the three must be given.
+        cut: `global`, `local` or `uniform`, as in `truncation.allocate`.
 
     Raises:
-        BadRequestError: the adapter is damaged or no plain LoRA, the request makes no sense, or nothing would be left.
+        BadRequestError: the adapter is damaged or not a plain LoRA, an argument is invalid, nothing would be left, or
+            `to` is not empty.
     """
+    require_empty(to)
     chosen = _parse_cut(cut)
     adapter = load_adapter(source)
     keep = _parse_keep(ratio, energy, budget, adapter)
@@ -118,7 +123,7 @@ def compress(
     report = CompressionReport(
         source_sha256=hashlib.sha256((source / ADAPTER_WEIGHTS).read_bytes()).hexdigest(),
         cut=chosen,
-        keep=_asked(keep),
+        keep=_request(keep),
         parameters_before=sum(a.numel() + b.numel() for a, b in adapter.factors.values()),
         parameters=deployed.parameters,
         budget_remainder=keep.budget - deployed.parameters if isinstance(keep, KeepParameters) else None,
@@ -141,30 +146,6 @@ def compress(
     return report
 
 
-def table(report: CompressionReport) -> Table:
-    """The report for a terminal: one row per kind of module (its path inside its layer), and the sum."""
-    view = Table(box=SIMPLE_HEAD)
-    for heading in (
-        "modules",
-        "number",
-        "rank before",
-        "rank now",
-        "energy kept",
-        "parameters before",
-        "parameters now",
-    ):
-        view.add_column(heading, justify="left" if heading == "modules" else "right")
-    kinds: dict[str, list[ModuleReport]] = {}
-    for module in report.modules:
-        kinds.setdefault(re.split(r"\.\d+\.", module.module)[-1], []).append(module)
-    for kind, members in kinds.items():
-        view.add_row(*_cells(kind, members))
-    if len(kinds) > 1:
-        view.add_section()
-        view.add_row(*_cells("all", report.modules))
-    return view
-
-
 def _parse_cut(name: str) -> Cut:
     for cut in get_args(Cut):
         if name == cut:
@@ -181,39 +162,24 @@ def _parse_keep(ratio: float | None, energy: float | None, budget: str | None, a
         return KeepEnergy(energy)
     assert budget is not None
     if "%" in budget:
-        raise BadRequestError(f"budget {budget!r} is a share of a backbone, which is not read here: give parameters")
+        raise BadRequestError(
+            f"budget {budget!r} is a share of a backbone, and compress does not read the backbone: pass "
+            "parameters (40k) or ranks (144 ranks)"
+        )
     return KeepParameters(parse_budget(budget, modules=adapter.shapes, backbone_parameters=0))
 
 
-def _cells(kind: str, members: Sequence[ModuleReport]) -> list[str]:
-    energy = sum(m.energy for m in members)
-    return [
-        kind,
-        str(len(members)),
-        _range([m.rank_before for m in members]),
-        _range([m.rank for m in members]),
-        f"{sum(m.energy_kept for m in members) / energy:.1%}" if energy else "–",
-        f"{sum(m.rank_before * m.cost for m in members):,}",
-        f"{sum(m.rank * m.cost for m in members):,}",
-    ]
-
-
-def _range(ranks: Sequence[int]) -> str:
-    low, high = min(ranks), max(ranks)
-    return str(low) if low == high else f"{low}–{high}, mean {sum(ranks) / len(ranks):.1f}"
-
-
 def _stored(spectrum: Spectrum, rank: int, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors of this rank in the dtype of the old ones."""
+    """Factors A `[rank, d_in]` and B `[d_out, rank]` in the dtype of the old ones."""
     dtype = torch.promote_types(a.dtype, b.dtype)
     new = tuple(factor.to(dtype).contiguous() for factor in spectrum.factors(rank))
     if not all(factor.isfinite().all() for factor in new):
-        raise BadRequestError(f"an update of this adapter is too large for {dtype} once its scale is folded in")
+        raise BadRequestError(f"an update of this adapter, multiplied by its scale, is too large for {dtype}")
     return new[0], new[1]
 
 
 def _squared_error(exact: Factors, stored: Factors) -> float:
-    """‖ΔW' - ΔW‖² over all modules; what is not stored counts as zero."""
+    """‖ΔW' - ΔW‖² over all modules; a module that is not stored has the update 0."""
     nothing = {name: (a[:0], b[:, :0]) for name, (a, b) in exact.items()}
     return sum(update_distance(factors, (nothing | stored)[name]) ** 2 for name, factors in exact.items())
 
@@ -231,14 +197,14 @@ def _module_report(name: str, spectrum: Spectrum, rank: int) -> ModuleReport:
     )
 
 
-def _asked(keep: Keep) -> dict[str, Any]:
+def _request(keep: Keep) -> dict[str, Any]:
     if isinstance(keep, KeepParameters):
         return asdict(keep)
     return {"ratio" if isinstance(keep, KeepRatio) else "energy": keep.share}
 
 
 def _settings(adapter: LoadedAdapter) -> dict[str, object]:
-    """What the new config takes over from the old one."""
+    """Settings of the new config that come from the old one."""
     config, extra = adapter.config, adapter.config.model_extra or {}
     return {
         "fan_in_fan_out": config.fan_in_fan_out,
@@ -248,12 +214,12 @@ def _settings(adapter: LoadedAdapter) -> dict[str, object]:
 
 
 def _provenance(path: Path) -> dict[str, Any]:
-    """What adapad wrote beside an adapter of its own about its backbone and labels; empty for those of other tools."""
+    """What adapad-ray recorded about the adapter's backbone and classes; empty for adapters of other tools."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise BadRequestError(f"{path} is not valid JSON ({error}): remove it if it is not needed") from error
+        raise BadRequestError(f"{path} is not valid JSON ({error}): repair it or delete it") from error
     names = ("cell", "point", "model", "model_digest", "pooling", "auto_class", "labels")
     return {key: content[key] for key in names if key in content} if isinstance(content, dict) else {}

@@ -5,8 +5,9 @@ Both sides of W `[d_out, d_in]` are split in two, d_out = p·q and d_in = r·s, 
 
     T(ΔW) = Σ_i λ_i u_i ∘ v_i ∘ w_i ∘ z_i        ΔW = Σ_i λ_i (u_i ⊗ v_i)(w_i ⊗ z_i)ᵀ        |u_i| = … = |z_i| = 1
 
-As a matrix it has rank 1 and Kronecker products as its vectors, so ΔW is never formed and LoRA factors express it
-exactly. It has p + q + r + s + 1 parameters: 193 on 2048 × 2048 under 32 × 64 × 32 × 64, where a LoRA rank has 4096.
+As a matrix a component has rank 1, and its vectors are Kronecker products, so ΔW is never formed and LoRA factors
+express it exactly. It has p + q + r + s + 1 parameters: 193 on 2048 × 2048 split as 32 × 64 × 32 × 64, where a LoRA
+rank has 4096.
 """
 
 from __future__ import annotations
@@ -28,23 +29,23 @@ Size = Annotated[int, Field(ge=1)]
 Split = tuple[Size, Size, Size, Size]
 """Sizes `(p, q, r, s)` of the four modes: d_out = p·q, d_in = r·s."""
 Splits = dict[str, Split]
-"""Module → split; a module is named as in `target_modules`, by its path or by a dotted suffix of it."""
+"""Module → split; a key is a module's path or a dotted suffix of it, as in `target_modules`."""
 
 MODES = ("out_1", "out_2", "in_1", "in_2")
 
 
 def most_square(features: int) -> tuple[int, int]:
-    """The two factors of `features` that are nearest to each other, the smaller one first: 768 = 24 · 32."""
+    """Return the two factors of `features` that are nearest to each other, the smaller first: 768 = 24 · 32."""
     smaller = max(i for i in range(1, math.isqrt(features) + 1) if features % i == 0)
     return smaller, features // smaller
 
 
 class CpBlock(Block):
-    """n CP components. The vectors learnt are unconstrained and brought to unit length in the forward pass.
+    """n CP components. The trained vectors are unconstrained; the forward pass scales them to unit length.
 
-    They are born in a random direction with length 1 and λ is born 0, so the block starts as no update and the first
-    step moves λ alone. That is ours, the paper does not say how it starts. The length matters: a step of Adam moves
-    every entry by the learning rate, so a shorter vector turns faster. Weight decay has no other effect on it.
+    Vectors start in a random direction with length 1 and λ starts at 0, so the block starts as no update and the first
+    step moves λ alone (not published; this project's choice). The length matters: a step of Adam moves every entry by
+    the learning rate, so a shorter vector turns faster. Weight decay has no other effect on it.
     """
 
     def __init__(self, shape: ModuleShape, size: int, split: Split, generator: torch.Generator) -> None:
@@ -60,7 +61,7 @@ class CpBlock(Block):
         return _kronecker(in_1, in_2), self.scale.unsqueeze(-1) * _kronecker(out_1, out_2)
 
     def compact(self, a: Tensor, b: Tensor) -> Mapping[str, Tensor]:
-        """The scale λ `[n]` and the four modes `[n, size]` as unit vectors, found in the vectors `a` and `b`."""
+        """Return the scale λ `[n]` and the four modes `[n, size]` as unit vectors, recovered from `a` and `b`."""
         p, q, r, s = self.split
         b_length, out_1, out_2 = _factors(b, p, q)
         a_length, in_1, in_2 = _factors(a, r, s)
@@ -69,7 +70,11 @@ class CpBlock(Block):
 
 
 class Cp(Family):
-    """CP components, each module split as `splits` says or else as squarely as its sizes allow (ours)."""
+    """CP components.
+
+    Args:
+        splits: sizes of the modes by module; other modules are split as squarely as possible, a project default.
+    """
 
     name = "cp"
 
@@ -77,18 +82,18 @@ class Cp(Family):
         self.splits = splits or {}
 
     def check(self, modules: Sequence[ModuleShape]) -> None:
-        """Makes sure that every entry of `splits` names a module and that every module can be split so.
+        """Check that every entry of `splits` is used and fits its modules.
 
         Raises:
-            BadRequestError: says which entry is wrong and why.
+            BadRequestError: an entry is unused or does not fit.
         """
         used = {self._key(shape.name) for shape in modules if self.split(shape)}
-        idle = [key for key in self.splits if key not in used]
-        if idle:
-            raise BadRequestError(f"splits has an entry {idle[0]!r} that decides about no adapted module: remove it")
+        unused = [key for key in self.splits if key not in used]
+        if unused:
+            raise BadRequestError(f"splits has an entry {unused[0]!r} that applies to no adapted module: remove it")
 
     def split(self, shape: ModuleShape) -> Split:
-        """The sizes of the four modes on this module; of several entries that name it, the longest decides.
+        """Return the sizes of the four modes on this module; of several matching entries the longest applies.
 
         Raises:
             BadRequestError: the entry's sizes do not multiply to those of the module.
@@ -106,17 +111,17 @@ class Cp(Family):
         return p, q, r, s
 
     def _key(self, module: str) -> str | None:
-        fitting = (key for key in self.splits if module == key or module.endswith(f".{key}"))
-        return max(fitting, key=len, default=None)
+        matching = (key for key in self.splits if module == key or module.endswith(f".{key}"))
+        return max(matching, key=len, default=None)
 
     def cost(self, shape: ModuleShape) -> int:
         return sum(self.split(shape)) + 1
 
     def gain(self, shape: ModuleShape) -> float:
-        """√d_out, ours: λ is the length of b, and a step of Adam moves it only as far as each entry of a plain b.
+        """Return √d_out: λ is the length of b, and a step of Adam moves it only as far as each entry of a plain b.
 
-        On MiniLM-L6, with 41k parameters and learning rate 2e-3, the loss after 120 steps was 0.58 without it and
-        0.51 with it, where LoRA had 0.50 and the frozen backbone 0.59.
+        Not published; this project's choice. On MiniLM-L6, with 41k parameters and learning rate 2e-3, the loss after
+        120 steps was 0.58 without it and 0.51 with it; LoRA had 0.50 and the frozen backbone 0.59.
         """
         return math.sqrt(shape.out_features)
 
@@ -125,11 +130,11 @@ class Cp(Family):
 
 
 def _kronecker(u: Tensor, v: Tensor) -> Tensor:
-    """`u_i ⊗ v_i` for every row i: `[n, p], [n, q]` → `[n, p·q]`."""
+    """Return `u_i ⊗ v_i` for every row i: `[n, p], [n, q]` → `[n, p·q]`."""
     return (u.unsqueeze(-1) * v.unsqueeze(-2)).flatten(-2)
 
 
 def _factors(vectors: Tensor, p: int, q: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Length `[n]` and unit factors `[n, p]`, `[n, q]` of rows that are Kronecker products: an SVD with one term."""
+    """Return length `[n]` and unit factors `[n, p]`, `[n, q]` of rows that are Kronecker products (one-term SVDs)."""
     u, lengths, vh = torch.linalg.svd(vectors.double().view(-1, p, q), full_matrices=False)
     return lengths[:, 0], u[:, :, 0], vh[:, 0]

@@ -1,11 +1,11 @@
-"""Writes a deployed adapter in the PEFT format, with a rank of its own for every module.
+"""Writes a deployed adapter in the PEFT format, with a rank for each module.
 
-The scale is folded into B and `alpha = rank` is written for every module, so that readers which know a single scale
-apply it correctly too; pattern keys are anchored full paths, because PEFT matches them as regular expressions with an
-optional prefix; a module of rank 0 is left out, because PEFT has no rank 0.
+The scale is folded into B and `alpha = rank` is written for every module, so that readers that support a single scale
+apply it correctly too. Pattern keys are anchored full paths, because PEFT matches them as regular expressions with an
+optional prefix. Modules of rank 0 are left out, because PEFT has no rank 0.
 
-Components of a family that needs fewer numbers than LoRA's factors are written twice: as exact LoRA factors, which PEFT
-reads, and in the family's own form beside them, whose size is the adapter's.
+Components of a family that needs fewer numbers than LoRA factors are written twice: as exact LoRA factors, which PEFT
+reads, and in the family's own form in a second file, whose size is the adapter's size.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.linear import AdaptedLinear
-from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.files import atomic_path, write_text
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -32,7 +30,7 @@ PREFIX = "base_model.model."
 
 @dataclass(frozen=True)
 class DeployedAdapter:
-    """The numbers of one deployable model, detached from training."""
+    """The tensors of one deployable model, detached from training."""
 
     factors: dict[str, tuple[Tensor, Tensor]]
     """Module → `(A [rank, d_in], B [d_out, rank])`, the scale folded into B; modules of rank 0 are absent."""
@@ -43,7 +41,9 @@ class DeployedAdapter:
     compact: dict[str, Tensor] = field(default_factory=dict)
     """The same update in the family's own form, as `<module>.<name>`; empty where `factors` is that form."""
     magnitudes: dict[str, Tensor] = field(default_factory=dict)
-    """Module → DoRA's trained lengths `[d_out]` of the rows of the adapted weight; for weight-decomposed adapters."""
+    """Module → trained length `[d_out]` of every row of the adapted weight; empty unless the adapter is a DoRA."""
+    fan_in_fan_out: bool = False
+    """Whether an adapted layer stores its weight as `[d_in, d_out]`, as GPT-2's `Conv1D` does. Factors do not."""
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -52,48 +52,36 @@ class DeployedAdapter:
 
     @property
     def parameters(self) -> int:
-        """Numbers that the adapter consists of, in its family's own form."""
+        """Size of the adapter in its family's own form."""
         return sum(tensor.numel() for tensor in self.compact.values()) or self.lora_parameters
 
     @property
     def lora_parameters(self) -> int:
-        """Numbers stored in the factors, and in the magnitudes where there are any."""
+        """Size of the LoRA factors and of the magnitudes."""
         magnitudes = sum(tensor.numel() for tensor in self.magnitudes.values())
         return sum(a.numel() + b.numel() for a, b in self.factors.values()) + magnitudes
 
 
-def deployed_adapter(adapted: AdaptedModel, lane: Lane) -> DeployedAdapter:
-    """The components that act in `lane`, and the head of that lane, as fp32 CPU tensors."""
-    factors = {name: (_exported(a), _exported(b)) for name, (a, b) in adapted.factors(lane).items()}
-    compact: dict[str, Tensor] = {}
-    for name, layer in adapted.layers.items():
-        compact |= {f"{name}.{key}": value for key, value in _compact(layer, lane).items()}
-    head = {
-        f"{name}.{key}": _exported(value)
-        for name, part in adapted.heads.items()
-        for key, value in part.copies[str(lane.index)].state_dict().items()
-    }
-    magnitudes = {name: _exported(value) for name, value in adapted.magnitudes(lane).items()}
-    return DeployedAdapter(factors, head, tuple(adapted.heads), adapted.family.name, compact, magnitudes)
+def deployed_adapter(adapted: TrainableModel, lane: Lane) -> DeployedAdapter:
+    """Return what a deployment of `lane` consists of, the head of that lane included, as fp32 tensors on the CPU."""
+    return DeployedAdapter(
+        factors={name: (_exported(a), _exported(b)) for name, (a, b) in adapted.factors(lane).items()},
+        head={name: _exported(value) for name, value in adapted.heads.tensors(lane.index).items()},
+        head_modules=tuple(adapted.heads),
+        family=adapted.family_name,
+        compact=adapted.compact(lane),
+        magnitudes={name: _exported(value) for name, value in adapted.magnitudes(lane).items()},
+        fan_in_fan_out=adapted.fan_in_fan_out,
+    )
 
 
 def _exported(tensor: Tensor) -> Tensor:
     return tensor.detach().float().cpu().contiguous()
 
 
-def _compact(layer: AdaptedLinear, lane: Lane) -> dict[str, Tensor]:
-    """What acts in `lane` in the family's own form, the scale folded in; components stand one below another."""
-    parts: dict[str, list[Tensor]] = {}
-    for block, a, b in layer.deployed(lane):
-        for key, value in block.compact(_exported(a), _exported(b) * layer.scale(lane)).items():
-            parts.setdefault(key, []).append(value)
-    return {key: torch.cat(values).contiguous() for key, values in parts.items()}
-
-
-def peft_config(
-    ranks: Mapping[str, int], head_modules: tuple[str, ...], base_model: str, *, use_dora: bool = False
-) -> dict[str, object]:
-    """`adapter_config.json` for these ranks: every module named by its full path, patterns anchored."""
+def peft_config(adapter: DeployedAdapter, base_model: str) -> dict[str, object]:
+    """Return `adapter_config.json`: every module named by its full path, patterns anchored."""
+    ranks = adapter.ranks
     largest = max(ranks.values())
     pattern = {f"^{re.escape(name)}$": rank for name, rank in sorted(ranks.items())}
     return {
@@ -104,14 +92,14 @@ def peft_config(
         "r": largest,
         "lora_alpha": largest,
         "use_rslora": False,
-        "use_dora": use_dora,
+        "use_dora": bool(adapter.magnitudes),
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": adapter.fan_in_fan_out,
         "target_modules": sorted(ranks),
         "rank_pattern": pattern,
         "alpha_pattern": pattern,
-        "modules_to_save": list(head_modules),
+        "modules_to_save": list(adapter.head_modules),
     }
 
 
@@ -123,15 +111,16 @@ def save_peft(
     provenance: Mapping[str, object],
     settings: Mapping[str, object] | None = None,
 ) -> Path:
-    """Writes `adapter` to `folder` so that `peft.PeftModel.from_pretrained` loads it; weights first, config last.
+    """Write `adapter` to `folder` so that `peft.PeftModel.from_pretrained` loads it; weights first, config last.
 
-    A family's own form goes to `<family>.safetensors` beside it.
+    The family's own form, if there is one, goes to `<family>.safetensors`.
 
-    `provenance` goes to `adapad.json` beside it: where the adapter came from and how to rebuild its backbone.
-    `settings` replace fields of the config.
+    Args:
+        provenance: where the adapter came from and how to rebuild its backbone; goes to `adapad.json`.
+        settings: fields of the config to replace.
 
     Raises:
-        ValueError: the adapter has no component (PEFT cannot express that), or a number is not finite.
+        ValueError: the adapter has no component (PEFT cannot express that), or a value is not finite.
     """
     if not adapter.factors:
         raise ValueError("an adapter without components cannot be written in the PEFT format")
@@ -148,8 +137,7 @@ def save_peft(
         with atomic_path(folder / f"{adapter.family}.safetensors") as scratch:
             save_file(adapter.compact, scratch, metadata={"format": "pt"})
     _write_json(folder / "adapad.json", provenance)
-    config = peft_config(adapter.ranks, adapter.head_modules, base_model, use_dora=bool(adapter.magnitudes))
-    _write_json(folder / ADAPTER_CONFIG, {**config, **(settings or {})})
+    _write_json(folder / ADAPTER_CONFIG, {**peft_config(adapter, base_model), **(settings or {})})
     return folder
 
 

@@ -1,13 +1,13 @@
-"""Models whose trainable layers are not this project's: every weight of the backbone, or layers that PEFT injects.
+"""Models whose trained parameters are not this project's components: the backbone's own weights, or PEFT's layers.
 
-To lanes and to the training loop all of it is one block, number 1, that the whole model shares: it always acts, and it
-learns in the lanes in which block 1 is live. Heads are the ones of every `AdaptedModel`.
+Such a model is one block, number 1, for lanes and the training loop. It acts in every lane and learns in the lanes in
+which block 1 is live.
 """
 
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,49 +15,36 @@ import torch
 from torch import Tensor, nn
 
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.budget import ModuleShape
+from adapad_ray.frozen_linear.dispatch import frozen_linear
 
 ADAPTER = "default"
-"""The name that PEFT's layers know the adapter by."""
+"""Name of the adapter inside PEFT's layers."""
 
 
-class ForeignModel(AdaptedModel, ABC):
-    """A model in which the `trained` parameters learn, wherever they stand; nothing in it is published or frozen."""
-
-    def __init__(self, model: nn.Module, head_modules: Sequence[str]) -> None:
-        super().__init__(model, (), head_modules)
-
-    @abstractmethod
-    def trained(self) -> dict[str, nn.Parameter]:
-        """What learns, heads apart, under the names `<module>|1|<parameter>` of `state`, in a fixed order."""
+class SingleBlockModel(TrainableModel):
+    """A model in which everything in `trained` learns together."""
 
     @property
     def blocks(self) -> int:
         return 1
 
-    def parameters(self, lane: Lane) -> list[nn.Parameter]:
-        learning = list(self.trained().values()) if 1 in lane.live else []
-        return learning + super().parameters(lane)
+    def learning(self, lane: Lane) -> list[nn.Parameter]:
+        return list(self.trained().values()) if 1 in lane.live else []
 
-    def named_parameters(self) -> dict[str, nn.Parameter]:
-        return self.trained() | super().named_parameters()
-
-    def state(self) -> dict[str, Tensor]:
-        return {name: p.detach() for name, p in self.trained().items()} | super().state()
-
-    def adapter_parameters(self) -> int:
-        return sum(p.numel() for p in self.trained().values())
+    def publish(self, blocks: Sequence[int] | None = None) -> None:
+        """Do nothing: the block acts through its live values everywhere."""
 
     def deployed_parameters(self, lane: Lane) -> int:
         return self.adapter_parameters()
 
 
-class FullModel(ForeignModel):
+class FullModel(SingleBlockModel):
     """Every weight of the backbone learns, in a private copy; `detach` puts the original ones back.
 
-    The originals may lie in memory that other processes read. Copies are fp32 at least, whatever the backbone's dtype,
-    as everything that learns is; tied weights stay tied.
+    The originals may lie in memory that other processes read. Copies are fp32 at least, whatever the backbone's dtype.
+    Tied weights stay tied.
     """
 
     def __init__(self, model: nn.Module, head_modules: Sequence[str]) -> None:
@@ -82,11 +69,11 @@ class FullModel(ForeignModel):
 
     @property
     def ranks(self) -> dict[str, int]:
-        """None: a weight that learns as a whole has no rank."""
+        """Empty: weights that learn as a whole have no rank."""
         return {}
 
     def acting_parameters(self, lane: Lane) -> int:
-        """0: there is no adapter beside the backbone's own weights."""
+        """Return 0: no adapter acts beside the backbone's weights."""
         return 0
 
     def detach(self) -> None:
@@ -95,15 +82,19 @@ class FullModel(ForeignModel):
             setattr(module, key, original)
 
 
-class InjectedModel(ForeignModel):
+class InjectedModel(SingleBlockModel):
     """The layers of a PEFT tuner on `modules`, trained in place.
 
-    PEFT draws initial values and dropout from torch's global generator. Here the method draws the first anew when it
-    builds, and dropout takes the lane's generator, so that nothing depends on what ran before. What learns is fp32 at
-    least, whatever the backbone's dtype.
+    PEFT draws initial values and dropout from torch's global generator. Here the method draws initial values again when
+    it builds, and dropout uses the lane's generator, so results do not depend on what ran before. Trained parameters
+    are fp32 at least, whatever the backbone's dtype.
 
     Args:
-        config: the tuner's; its `target_modules` are set here, `lora_dropout` is left to `dropout`.
+        config: the tuner's configuration; `target_modules` and `fan_in_fan_out` are set here, and `lora_dropout` is
+            replaced by `dropout`.
+
+    Raises:
+        BadRequestError: the class of a module is not supported.
     """
 
     def __init__(
@@ -118,8 +109,12 @@ class InjectedModel(ForeignModel):
         from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
         self.shapes = tuple(modules)
+        self.linears = {m.name: frozen_linear(model.get_submodule(m.name), m.name) for m in modules}
+        self.fan_in_fan_out = config.fan_in_fan_out = any(x.fan_in_fan_out for x in self.linears.values())
         config.target_modules = "|".join(re.escape(m.name) for m in modules)  # matched as a whole, unlike a list
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # Where modules of both kinds are mixed, PEFT corrects the setting module by module.
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
             self.tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER)
         self.peft_layers: dict[str, Any] = {m.name: model.get_submodule(m.name) for m in modules}
         self._dropouts: list[_Dropout] = []
@@ -168,7 +163,7 @@ class InjectedModel(ForeignModel):
 
 
 class _Dropout(nn.Module):
-    """Dropout from a generator of its own, none without one."""
+    """Dropout from a given generator; none without one."""
 
     def __init__(self, p: float) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Component families: how the two vectors of a rank-1 component are parametrised.
 
-A block holds n components of one family that were born together. Whatever its parameters are, it offers the vectors
-`a [n, d_in]` and `b [n, d_out]` of the update `Σ b_i a_iᵀ`; lanes, growth and the PEFT export see nothing else. The
-family says what one component costs and makes the blocks. A new one is a subclass of `Block` and one of `Family`.
+A block holds n components of one family that were created together. Whatever its parameters are, it provides the
+vectors `a [n, d_in]` and `b [n, d_out]` of the update `Σ b_i a_iᵀ`; lanes, growth and the PEFT export use nothing else.
+The family defines the cost of a component and creates blocks. A new family subclasses `Block` and `Family`.
 """
 
 from __future__ import annotations
@@ -31,72 +31,74 @@ class Block(nn.Module, ABC):
 
     @abstractmethod
     def vectors(self) -> tuple[Tensor, Tensor]:
-        """`(a [n, d_in], b [n, d_out])`, differentiable in the block's parameters."""
+        """Return `(a [n, d_in], b [n, d_out])`, differentiable in the block's parameters."""
 
     def published(self) -> tuple[Tensor, Tensor]:
-        """The values that other lanes see."""
+        """Return the values that act in other lanes."""
         return self.published_a, self.published_b
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Makes the live values the ones that other lanes see."""
+        """Make the live values the ones that act in other lanes."""
         a, b = self.vectors()
         self.published_a.copy_(a)
         self.published_b.copy_(b)
 
     def hold_back(self) -> None:
-        """Called where the new block is a reserve; by default it is like any other."""
+        """Called on a new block that is a reserve; by default nothing changes."""
 
     def release(self) -> None:
-        """Called where the block, a reserve so far, becomes an active component."""
+        """Called when the block, a reserve so far, becomes active; by default nothing changes."""
 
     @property
     def rank(self) -> int:
-        """Components that are deployed as things stand: by default all."""
+        """Components that would be deployed at present; by default all."""
         return self.size
 
     def deployed(self) -> tuple[Tensor, Tensor]:
-        """Published `(a [rank, d_in], b [rank, d_out])` of the components that are deployed as things stand."""
+        """Return the published `(a [rank, d_in], b [rank, d_out])` of the components that would be deployed."""
         return self.published()
 
     def compact(self, a: Tensor, b: Tensor) -> Mapping[str, Tensor]:
-        """The family's own form of the deployed vectors `a [rank, d_in]`, `b [rank, d_out]` of this block, by name: as
-        many numbers as the components cost. Empty where the vectors themselves are that form."""
+        """Return the family's own form of this block's deployed vectors `a [rank, d_in]`, `b [rank, d_out]`, by name.
+
+        It has as many numbers as the components cost. Empty where the vectors themselves are that form.
+        """
         return {}
 
 
 class Family(ABC):
-    """What one component costs on a module, and how blocks are born."""
+    """The cost of a component on a module, and how blocks are created."""
 
     name: str
-    """Names the file of the family's own form beside an exported adapter."""
+    """Stem of the file that holds an exported adapter in the family's own form."""
 
     def check(self, modules: Sequence[ModuleShape]) -> None:
-        """Makes sure that these modules can carry components of this family.
+        """Check that these modules can carry components of this family.
 
         Raises:
-            BadRequestError: says which module cannot and why.
+            BadRequestError: a module cannot; the message names it and the reason.
         """
         for shape in modules:
             self.cost(shape)
 
     @abstractmethod
     def cost(self, shape: ModuleShape) -> int:
-        """Parameters of one component on a module of this shape: what the budget is charged."""
+        """Return the parameters of one component on a module of this shape: what the budget is charged."""
 
     def gain(self, shape: ModuleShape) -> float:
-        """Factor on the scale that makes a learning rate move a component about as far as a plain one."""
+        """Return the factor on the scale with which a learning rate moves a component about as far as a plain one."""
         return 1.0
 
     @abstractmethod
     def block(self, shape: ModuleShape, size: int, generator: torch.Generator) -> Block:
-        """A new block of `size` components that starts as no update."""
+        """Return a new block of `size` components that starts as no update."""
 
 
 class PlainBlock(Block):
     """Free vectors, as in LoRA (2106.09685): a uniform in ±1/√d_in, b zero, so the block starts as no update.
 
-    The bound is the one that PEFT's LoRA uses (Kaiming with slope √5), for every method alike.
+    The bound is that of PEFT's LoRA (Kaiming with slope √5), for every method.
     """
 
     def __init__(self, shape: ModuleShape, size: int, generator: torch.Generator) -> None:

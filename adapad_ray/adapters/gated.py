@@ -1,8 +1,8 @@
-"""Components behind gates, in units that each have a rank of their own: an attention head, or a whole module.
+"""Components behind gates. Each unit, an attention head or a whole module, has its own rank.
 
-A head owns a slice of one side of W: rows of the output for query, key and value, columns of the input for the output
-projection. A component of a head reads or writes its slice only and costs `d_in + d_out / heads` (or `d_in / heads +
-d_out`). As LoRA factors the heads of a module stand side by side, with zeros where a component does not reach.
+A head has a slice of one side of W: rows of the output for query, key and value, columns of the input for the output
+projection. A component of a head reads or writes that slice only and costs `d_in + d_out / heads` (or `d_in / heads +
+d_out`). In the LoRA factors the components of all heads stand one below another, with zeros outside their slices.
 """
 
 from __future__ import annotations
@@ -20,35 +20,37 @@ from adapad_ray.budget import ModuleShape
 
 @dataclass(frozen=True)
 class Layout:
-    """How one module's components are shared out among its units."""
+    """How the components of one module are divided among its units."""
 
     per_head: bool
     units: int
     most: int
-    """Components that a unit may come to have."""
+    """Largest rank of a unit."""
     reads: int
     """Length of a component's a: d_in, or a head's slice of it."""
     writes: int
     """Length of a component's b: d_out, or a head's slice of it."""
     reads_slice: bool
+    """Whether a component reads a slice of the input."""
     writes_slice: bool
+    """Whether a component writes a slice of the output."""
     initial_rank: int
     rate: float
     ramp: float
 
 
 class GatedBlock(Block):
-    """Every component that the units of one module may come to have; those with an open gate act.
+    """Every component that the units of one module may have; those with an open gate act.
 
-    With x the rank that a unit wishes, as a real number, component j of the unit has the gate
+    With x the real-valued rank that a unit requests, component j of the unit has the gate
 
         g_j = m_j + (c_j − stop_grad(c_j))        c_j = clip((x − (j − ½)) / ramp + ½, 0, 1)
 
-    where m_j is 1 or 0 as `set_ranks` has left it: in the forward pass a component acts or does not. The gradient
-    reaches x through the components within half a `ramp` of the boundary. What is closed keeps its values and, in the
-    optimizer, its moments; it gets no gradient, so after closing it drifts for a few steps of momentum and then rests.
+    where `set_ranks` sets m_j to 1 or 0, so that a component either acts or does not in the forward pass. The gradient
+    reaches x through the components within half a `ramp` of the boundary. A closed component keeps its values and its
+    optimizer moments but gets no gradient: it drifts for a few steps of momentum and then stays.
 
-    a is uniform in ±1/√(its length) and b zero, as in a plain block.
+    a starts uniform in ±1/√(its length) and b at zero, as in a plain block.
     """
 
     gates: Tensor
@@ -69,19 +71,19 @@ class GatedBlock(Block):
 
     @property
     def alpha(self) -> Tensor:
-        """α `[units]`: the rank that each unit wishes, in units of the initial rank."""
+        """α `[units]`: the requested rank of each unit over the initial rank."""
         return self.layout.rate * self.theta
 
     def vectors(self) -> tuple[Tensor, Tensor]:
         layout = self.layout
-        wish = layout.initial_rank * self.alpha - self.shift
-        boundary = torch.arange(layout.most, device=wish.device) + 0.5
-        soft = ((wish.unsqueeze(-1) - boundary) / layout.ramp + 0.5).clamp(0, 1).flatten()
+        requested = layout.initial_rank * self.alpha - self.shift
+        boundary = torch.arange(layout.most, device=requested.device) + 0.5
+        soft = ((requested.unsqueeze(-1) - boundary) / layout.ramp + 0.5).clamp(0, 1).flatten()
         b = (self.gates + (soft - soft.detach())).unsqueeze(-1) * self.b
         return self._whole(self.a, layout.reads_slice), self._whole(b, layout.writes_slice)
 
     def _whole(self, part: Tensor, sliced: bool) -> Tensor:
-        """Vectors on the whole module from `part`, which hold one slice each where `sliced`."""
+        """Return vectors on the whole module from `part`, whose rows hold one slice each where `sliced`."""
         if not sliced:
             return part
         units, most = self.layout.units, self.layout.most
@@ -90,7 +92,7 @@ class GatedBlock(Block):
 
     @torch.no_grad()
     def set_ranks(self, ranks: list[int], shift: float) -> None:
-        """Opens the first components of every unit. `shift` is what every wish is lowered by to meet the budget."""
+        """Open the first components of every unit; `shift` is subtracted from requested ranks to meet the budget."""
         opened = torch.arange(self.layout.most).unsqueeze(0) < torch.tensor(ranks).unsqueeze(1)
         self.gates.copy_(opened.flatten())
         self.shift.fill_(shift)
@@ -98,7 +100,7 @@ class GatedBlock(Block):
 
     @torch.no_grad()
     def clip_alpha(self, largest: float) -> None:
-        """Brings α back into [0, `largest`]."""
+        """Clip α to [0, `largest`]."""
         self.theta.clamp_(0, largest / self.layout.rate)
 
     @property
@@ -115,7 +117,7 @@ class GatedBlock(Block):
         return self.published_a[opened], self.published_b[opened]
 
     def compact(self, a: Tensor, b: Tensor) -> Mapping[str, Tensor]:
-        """`head_<h>.a`, `head_<h>.b`, slices instead of zeros, for every head; nothing where modules are the units."""
+        """Return `head_<h>.a` and `head_<h>.b` without the zeros, for every head; nothing where modules are units."""
         if not self.layout.per_head:
             return {}
         parts: dict[str, Tensor] = {}
@@ -132,11 +134,11 @@ class Gated(Family):
     """Blocks of gated components, one block a module.
 
     Args:
-        per_head: whether a unit is an attention head, where a module has heads, or always the module.
-        initial_rank: r₀, the rank of every unit at α = 1, with which training begins.
-        alpha_max: largest α; a unit has `initial_rank · alpha_max` components at most, as far as they add anything.
+        per_head: whether the units of a module with attention heads are the heads; otherwise the module is one unit.
+        initial_rank: r₀, the rank of every unit at α = 1, with which training starts.
+        alpha_max: largest α; a unit has at most `initial_rank · alpha_max` components, and no more than its dimensions.
         rate: how many times faster than a weight α moves under an optimizer that ignores the gradient's size.
-        ramp: width, in ranks, of the slope that replaces the step of the rounding in the backward pass.
+        ramp: width, in ranks, of the slope that replaces the rounding step in the backward pass.
     """
 
     def __init__(self, *, per_head: bool, initial_rank: int, alpha_max: float, rate: float, ramp: float) -> None:
@@ -145,7 +147,7 @@ class Gated(Family):
         self.rate, self.ramp = rate, ramp
 
     def layout(self, shape: ModuleShape) -> Layout:
-        """How the components of this module are shared out."""
+        """Return how the components of this module are divided among its units."""
         heads = shape.heads if self.per_head else 1
         reads_slice, writes_slice = heads > 1 and shape.heads_read, heads > 1 and not shape.heads_read
         reads = shape.in_features // heads if reads_slice else shape.in_features

@@ -1,4 +1,4 @@
-"""A lane: one prefix model in training, named by which components act in it and which of them learn."""
+"""A lane: one model in training, defined by the components that act in it and those of them that learn."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ RESERVE = -1
 class Lane:
     """Which blocks of every adapted module act, and which of them learn.
 
-    Blocks are counted from 1 in the order of their activation; AdaPaD's blocks hold one component each, so block k
-    is component k. A module with fewer blocks than named simply has fewer that act.
+    Blocks are counted from 1 in the order of their activation. AdaPaD's blocks hold one component each, so block k is
+    component k. Numbers above a module's last block have no effect there.
     """
 
     index: int
-    """Names the lane and its task head; `RESERVE` for the reserve lane."""
+    """Number of the lane and of its task head; `RESERVE` for the reserve lane."""
     frozen: int
     """Blocks 1 … `frozen` act through their published values and receive no gradient."""
     live: tuple[int, ...] = ()
@@ -29,7 +29,7 @@ class Lane:
 
     @classmethod
     def component(cls, k: int) -> Lane:
-        """Lane k of deflation: predecessors 1 … k-1 act as published, component k learns."""
+        """Lane k of deflation: components 1 … k-1 act as published, component k learns."""
         return cls(index=k, frozen=k - 1, live=(k,))
 
     @classmethod
@@ -44,7 +44,7 @@ class Lane:
 
     @classmethod
     def prefix(cls, k: int, head: int | None = None) -> Lane:
-        """The deployed prefix k: nothing learns."""
+        """The deployed prefix k, blocks 1 … k as published: nothing learns."""
         return cls(index=k if head is None else head, frozen=k)
 
     def acts(self, block: int) -> bool:

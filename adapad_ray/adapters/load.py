@@ -1,7 +1,7 @@
-"""Reads a PEFT LoRA adapter that anybody may have written, and refuses what is damaged or is more than B A.
+"""Reads an untrusted PEFT LoRA adapter and rejects it if it is damaged or more than a plain B A.
 
-PEFT itself ignores tensors of modules that are not targeted, starts missing ones anew and accepts NaN; here each of
-these is an error with a reason. Nothing but JSON and safetensors is opened, and the base model is not needed.
+PEFT ignores tensors of modules that are not targeted, initialises missing ones at random and accepts NaN; here each of
+these is an error. Only JSON and safetensors files are opened, and the base model is not needed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.safe_regex import Matcher
 
 LARGEST_CONFIG = 10_000_000
-"""Bytes of an `adapter_config.json` that are read."""
+"""Largest `adapter_config.json` that is read, in bytes."""
 LARGEST_WEIGHTS = 16 * 2**30
-"""Bytes of weights that are read: all of them are held in memory. Ours; a LoRA of rank 256 on 70B has some 7 GB."""
+"""Largest weights file that is read, in bytes, because all of it is held in memory. A project default: a LoRA of rank
+256 on a 70B model has about 7 GB."""
 
 _LARGEST_UPDATE = 1e30
-"""Of an entry of scale · B A. Ours; beyond it, squares of singular values overflow."""
+"""Largest bound on an entry of scale · B A. Above it, squares of singular values would overflow."""
 _LONGEST_NAME = 1000
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
@@ -50,7 +51,7 @@ _VARIANTS = {
     "layer_replication": "replicated layers",
     "megatron_config": "Megatron layers",
 }
-"""Settings that add something to B A, or make it act otherwise: what they stand for."""
+"""Setting → its meaning, for settings that add something to B A or change how it acts."""
 
 _HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "inference_mode",
@@ -64,7 +65,7 @@ _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 
 
 class AdapterConfig(BaseModel):
-    """`adapter_config.json` of a plain LoRA: what B A depends on; other settings stay in `model_extra`."""
+    """`adapter_config.json` of a plain LoRA: the settings that B A depends on; the others are in `model_extra`."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
@@ -84,7 +85,7 @@ class AdapterConfig(BaseModel):
 
 @dataclass(frozen=True)
 class LoadedAdapter:
-    """A plain LoRA as its files hold it."""
+    """A plain LoRA as read from its files."""
 
     config: AdapterConfig
     factors: dict[str, tuple[Tensor, Tensor]]
@@ -95,7 +96,7 @@ class LoadedAdapter:
     """Weights of `modules_to_save`, by their full path in the model."""
 
     def folded(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """The factors in float64, B multiplied by the scale."""
+        """Return the factors in float64, the scale folded into B."""
         return {name: (a.double(), b.double() * self.scales[name]) for name, (a, b) in self.factors.items()}
 
     @property
@@ -105,10 +106,10 @@ class LoadedAdapter:
 
 
 def load_adapter(folder: Path) -> LoadedAdapter:
-    """Reads and validates the adapter in `folder`.
+    """Read and validate the adapter in `folder`.
 
     Raises:
-        BadRequestError: one sentence that names what is missing, damaged, or beyond a plain LoRA on linear layers.
+        BadRequestError: a file is missing or damaged, or the adapter is more than a plain LoRA on linear layers.
     """
     if not folder.is_dir():
         raise BadRequestError(f"adapter {folder} is not a folder: pass the one that holds {ADAPTER_CONFIG}")
@@ -133,7 +134,10 @@ def load_adapter(folder: Path) -> LoadedAdapter:
     for name, (a, b) in factors.items():
         size = abs(scales[name]) * float(a.abs().max()) * float(b.abs().max())
         if not size < _LARGEST_UPDATE:
-            raise BadRequestError(f"the update of module {name} reaches {size:.0e}: nobody trained that")
+            raise BadRequestError(
+                f"the update of module {name} may reach {size:.0e}, above the limit of {_LARGEST_UPDATE:.0e}: the "
+                "factors or the scale are damaged"
+            )
     return LoadedAdapter(config, factors, scales, saved)
 
 
@@ -152,7 +156,7 @@ def _read_config(path: Path) -> AdapterConfig:
         raise BadRequestError(f"{path} must hold one JSON object, not a {type(content).__name__}")
     if content.get("peft_type", "LORA") != "LORA":
         raise BadRequestError(f"{path} describes a {content['peft_type']!r} adapter: only peft_type LORA can be read")
-    # Some tools write null for what they leave at its default.
+    # Some tools write null for settings left at their default.
     content = {key: value for key, value in content.items() if value is not None}
     try:
         config = AdapterConfig.model_validate({"peft_type": "LORA", **content})
@@ -166,7 +170,7 @@ def _read_config(path: Path) -> AdapterConfig:
 
 
 def _check_plain(config: AdapterConfig) -> None:
-    """Refuses whatever is more than W₀ + scale · B A."""
+    """Reject settings that make the adapter more than W₀ + scale · B A."""
     extra = config.model_extra or {}
     for key, meaning in _VARIANTS.items():
         if extra.get(key):
@@ -175,26 +179,26 @@ def _check_plain(config: AdapterConfig) -> None:
         raise BadRequestError(f"the adapter trains biases of the base model (bias is {config.bias!r}), not only B A")
     if config.init_lora_weights not in _PLAIN_STARTS:
         raise BadRequestError(
-            f"init_lora_weights is {config.init_lora_weights!r}, which changes the base weights as well: convert the "
-            "adapter to plain LoRA when it is saved (path_initial_model_for_weight_conversion)"
+            f"init_lora_weights is {config.init_lora_weights!r}, which changes the base weights too: convert the "
+            "adapter to plain LoRA when you save it (path_initial_model_for_weight_conversion)"
         )
     for key in sorted(extra.keys() - _VARIANTS.keys() - _HARMLESS):
         if extra[key]:
             raise BadRequestError(
-                f"the adapter's config sets {key!r}, which is not known here: remove it from {ADAPTER_CONFIG} if it "
-                "does not change what the adapter computes"
+                f"the adapter's config sets {key!r}, which is unknown: remove it from {ADAPTER_CONFIG} if it does not "
+                "change what the adapter computes"
             )
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors by their names without PEFT's prefix."""
+    """Return all tensors by their names without PEFT's prefix."""
     path = folder / ADAPTER_WEIGHTS
     if not path.is_file():
         pickled = sorted(p.name for p in folder.glob("*.bin"))
         if pickled:
             raise BadRequestError(
-                f"{folder} holds pickled weights ({pickled[0]}), which can run code and are not opened: save the "
-                f"adapter as {ADAPTER_WEIGHTS} where you trust it"
+                f"{folder} holds pickled weights ({pickled[0]}), which can run code and are not opened: if you trust "
+                f"them, save the adapter as {ADAPTER_WEIGHTS}"
             )
         raise BadRequestError(f"{folder} has no {ADAPTER_WEIGHTS}: its weights are missing")
     if path.stat().st_size > LARGEST_WEIGHTS:
@@ -221,7 +225,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _pair_factors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
-    """`(A, B)` per module in the file's order, and the tensors that are no factors."""
+    """Return `(A, B)` per module in the file's order, and the tensors that are not factors."""
     halves: dict[str, dict[str, Tensor]] = {}
     rest = {}
     for name, tensor in tensors.items():
@@ -229,7 +233,7 @@ def _pair_factors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[Tensor
         if match is not None:
             halves.setdefault(match["module"], {})[match["factor"]] = tensor
         elif ".lora_embedding_" in name:
-            raise BadRequestError(f"{name}: LoRA on an embedding cannot be cut here, only on linear layers")
+            raise BadRequestError(f"{name}: LoRA on an embedding is not supported, only on linear layers")
         elif ".lora_magnitude_vector" in name:
             raise BadRequestError(f"{name}: the adapter is a DoRA, whose update is not a plain B A")
         else:
@@ -243,7 +247,7 @@ def _pair_factors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[Tensor
             raise BadRequestError(f"module {module} has lora_{present} but no lora_{'B' if present == 'A' else 'A'}")
         a, b = pair["A"], pair["B"]
         if a.ndim > 2 or b.ndim > 2:
-            raise BadRequestError(f"module {module} is a convolution: LoRA can be cut here on linear layers only")
+            raise BadRequestError(f"module {module} is a convolution: LoRA is supported on linear layers only")
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or 0 in (*a.shape, *b.shape):
             raise BadRequestError(
                 f"module {module} has lora_A {tuple(a.shape)} and lora_B {tuple(b.shape)}: they must be (rank, inputs) "
@@ -254,28 +258,28 @@ def _pair_factors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[Tensor
 
 
 def _is_saved(name: str, modules_to_save: Iterable[str]) -> bool:
-    """Whether a tensor belongs to a module that PEFT saves whole; PEFT compares the ends of module paths as text."""
+    """Whether a tensor belongs to `modules_to_save`; PEFT compares the ends of module paths as text."""
     parts = name.split(".")
     paths = [".".join(parts[:n]) for n in range(1, len(parts))]
     return any(path.endswith(module) for module in modules_to_save if module for path in paths)
 
 
 class _Matcher(Matcher):
-    """PEFT's rules for names and patterns."""
+    """PEFT's rules for matching module names."""
 
     def key(self, patterns: Mapping[str, float], name: str, where: str) -> list[str]:
-        """The keys of `rank_pattern` or `alpha_pattern` that match a module, by PEFT's rule."""
+        """Return the keys of `rank_pattern` or `alpha_pattern` that match a module."""
         return [key for key in patterns if self.fullmatch(rf"(.*\.)?({key})", name, where)]
 
     def selects(self, targets: list[str] | str, name: str, where: str) -> list[str]:
-        """Which entries of `target_modules` or `exclude_modules` select a module, by PEFT's rule."""
+        """Return the entries of `target_modules` or `exclude_modules` that select a module."""
         if isinstance(targets, str):
             return [targets] if targets == "all-linear" or self.fullmatch(targets, name, where) else []
         return [target for target in targets if name == target or name.endswith(f".{target}")]
 
 
 def _check_targets(config: AdapterConfig, modules: Iterable[str], matcher: _Matcher) -> None:
-    """The modules that the config selects and those that the file holds must be the same, as far as can be told."""
+    """Check that the config selects the modules that the file holds, as far as names alone can tell."""
     unused = set(config.target_modules) if isinstance(config.target_modules, list) else set()
     for name in modules:
         if config.target_modules is not None:
@@ -294,7 +298,7 @@ def _check_targets(config: AdapterConfig, modules: Iterable[str], matcher: _Matc
 
 
 def _scales(config: AdapterConfig, factors: Mapping[str, tuple[Tensor, Tensor]], matcher: _Matcher) -> dict[str, float]:
-    """The scale of every module; ranks in the config must be those of the tensors."""
+    """Return the scale of every module; ranks in the config must be those of the tensors."""
     scales = {}
     unused = {"rank_pattern": set(config.rank_pattern), "alpha_pattern": set(config.alpha_pattern)}
 
@@ -303,8 +307,8 @@ def _scales(config: AdapterConfig, factors: Mapping[str, tuple[Tensor, Tensor]],
         unused[where] -= set(keys)
         if len({patterns[key] for key in keys}) > 1:
             raise BadRequestError(
-                f"module {name} matches {keys[0]!r} and {keys[1]!r} of {where} with different values: which of them "
-                "trained it is not known"
+                f"module {name} matches {keys[0]!r} and {keys[1]!r} of {where} with different values, so its "
+                "value is ambiguous"
             )
         return patterns[keys[0]] if keys else default
 

@@ -1,4 +1,4 @@
-"""The `adapad` command."""
+"""The `adapad` command: one module for each subcommand."""
 
 from adapad_ray.cli.app import app
 

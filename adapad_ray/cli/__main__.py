@@ -1,4 +1,4 @@
-"""`python -m adapad_ray.cli` is the `adapad` command."""
+"""Runs the `adapad` command as `python -m adapad_ray.cli`."""
 
 from adapad_ray.cli.app import app
 

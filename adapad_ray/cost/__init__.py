@@ -1,1 +1,1 @@
-"""What a sweep costs: FLOPs, throughput, worker scaling."""
+"""Estimates what a sweep costs: FLOPs, throughput, worker scaling."""

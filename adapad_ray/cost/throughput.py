@@ -1,4 +1,4 @@
-"""How fast this machine trains a model: measured on the model where it is small enough, else on a matrix product."""
+"""Measures how fast this machine trains a model: on the model if it is small enough, else on a matrix product."""
 
 from __future__ import annotations
 
@@ -15,85 +15,89 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapad_ray.methods import METHODS, CellContext
-from adapad_ray.models import LINEAR, linear_backbone, load_skeleton
+from adapad_ray.models.backbone import parse_dtype
 from adapad_ray.models.target_modules import target_modules
-from adapad_ray.sweep.planner import Grounds
+from adapad_ray.sweep.inputs import SweepInputs
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import TYPES, Split, TaskData
-from adapad_ray.training.cell import SHAPES
+from adapad_ray.training.cell import shape_inputs
 from adapad_ray.training.randomness import epoch_batches
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.trainer import LaneTrainer
 
 LARGEST_MEASURED = 300_000_000
-"""Parameters of the largest backbone that is built in order to be timed: about a gigabyte in fp32."""
+"""Parameters of the largest backbone that is built to be timed: about 1.2 GB in fp32."""
 LONGEST_PASS_SECONDS = 5.0
+"""A backbone is not timed if one forward pass over a batch is expected to take longer."""
 MEASURED_SECONDS = 2.0
+"""No further step is timed after this time."""
 MEASURED_STEPS = 8
+"""Most optimizer steps that are timed."""
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Floating-point operations per second of one worker, and how they were found."""
+class Throughput:
+    """Floating-point operations per second of one worker, and how they were measured."""
 
     flops_per_second: float
     measured: bool
-    """Whether training passes of this model were timed."""
+    """Whether training passes of this model were timed; else a matrix product was."""
     basis: str
-    """The rest of a sentence that says what was timed."""
+    """The rate and what was timed, for messages: `31.4 GFLOP/s of … on 2 CPU threads of this machine`."""
 
 
-def training_speed(spec: SweepSpec, grounds: Grounds, flops_per_token: float) -> Speed:
-    """Times training passes of the model on its own data, with the threads that a worker has.
+def training_throughput(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float) -> Throughput:
+    """Times training passes of the model on its own data, with as many threads as a worker has.
 
-    The model has the architecture and random weights, which take the same time as real ones. Models that are too large
-    for this machine, or are meant for GPUs that it lacks, are judged by the rate of a matrix product: optimistic there,
-    and far too slow here.
+    The weights are random, which takes the same time as real ones. A matrix product is timed instead if the model is
+    too large for this machine, where the rate is optimistic, or if the sweep requests GPUs that this machine lacks,
+    where the rate of the CPU is far too low.
     """
     threads = max(1, int(spec.resources.cpus_per_worker))
     device = "cuda" if spec.resources.gpus_per_worker and torch.cuda.is_available() else "cpu"
-    place = "this machine's GPU" if device == "cuda" else f"{threads} CPU thread{'s' * (threads > 1)} here"
+    hardware = "the GPU" if device == "cuda" else f"{threads} CPU thread{'s' * (threads > 1)}"
+    hardware += " of this machine"
     with _threads(threads):
         product = _product_rate(device)
         if spec.resources.gpus_per_worker and device == "cpu":
-            basis = f"{product / 1e9:,.0f} GFLOP/s of a matrix product on {place}; the GPUs it asks for are not here"
-            return Speed(product, False, basis)
-        tokens = tokens_per_step(grounds.data.splits["train"], spec.training)
+            basis = f"{product / 1e9:,.0f} GFLOP/s of a matrix product on {hardware}, because this machine has no GPU"
+            return Throughput(product, False, basis)
+        tokens = tokens_per_step(inputs.data.splits["train"], spec.training)
         seconds = 2 * flops_per_token * tokens / product
-        if grounds.backbone_parameters > LARGEST_MEASURED or seconds > LONGEST_PASS_SECONDS:
-            basis = f"{product / 1e9:,.0f} GFLOP/s of a matrix product on {place}; the model is too large to time it"
-            return Speed(product, False, basis)
-        rate = _pass_rate(spec, grounds, flops_per_token, device)
-    basis = f"{rate / 1e9:,.1f} GFLOP/s of training passes of this model, just timed on {place}"
-    return Speed(rate, True, basis)
+        if inputs.backbone_parameters > LARGEST_MEASURED or seconds > LONGEST_PASS_SECONDS:
+            basis = f"{product / 1e9:,.0f} GFLOP/s of a matrix product on {hardware}, because the model is too large"
+            return Throughput(product, False, basis)
+        rate = _pass_rate(spec, inputs, flops_per_token, device)
+    basis = f"{rate / 1e9:,.1f} GFLOP/s of training passes of this model, timed on {hardware}"
+    return Throughput(rate, True, basis)
 
 
 def expected_flops_per_token(model: nn.Module, data: TaskData) -> float:
-    """Floating-point operations of a forward pass, per padded token, found on the meta device without computing any.
+    """Counts the floating-point operations of a forward pass per padded token, on the meta device.
 
-    Some models ask for values of their input, which are not there, but not where they see that they are being traced,
-    as with these tensors. Attention counts, which torch does not see in the fused kernel that a cell uses on CPU.
+    Fake tensors have no values. Some models read values of their input, but not while they are traced, and they take
+    fake tensors for tracing. Attention is counted; torch does not count the fused kernel that a cell uses on CPU.
     """
     split = data.splits["train"]
     batch = split.batch(np.arange(min(8, len(split))), pad_token_id=0)
     _, padded = split.size_of(batch)
     device = next(model.parameters()).device
     shapes_only, counter = FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False)
-    with torch.inference_mode(), shapes_only, counter:  # the counter innermost: it sees operations first
-        model(**{name: batch[name].to(device) for name in SHAPES if name in batch})
+    with torch.inference_mode(), shapes_only, counter:  # innermost, so that the counter sees operations first
+        model(**{name: value.to(device) for name, value in shape_inputs(batch).items()})
     return float(counter.get_total_flops() / padded)
 
 
 def tokens_per_step(split: Split, settings: TrainingSettings) -> float:
-    """Padded tokens of one batch, as a mean over the first epoch."""
+    """Padded tokens of one batch, mean over the first epoch."""
     lengths = split.lengths
     batches = epoch_batches(0, 0, lengths, settings.batch_size, group_by_length=settings.group_by_length)
     return sum(len(rows) * int(lengths[rows].max()) for rows in batches) / len(batches)
 
 
-def _pass_rate(spec: SweepSpec, grounds: Grounds, flops_per_token: float, device: str) -> float:
-    """Median over a few optimizer steps of a LoRA of rank 1: a lane's pass has the same parts."""
-    model = _with_random_weights(spec, grounds).to(device)
+def _pass_rate(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float, device: str) -> float:
+    """FLOPs per second: the median over a few optimizer steps of a LoRA of rank 1, which cost what a lane's do."""
+    model = _with_random_weights(spec, inputs).to(device)
     modules = target_modules(model, spec.target_modules)
     lora = METHODS["lora"]
     context = CellContext(modules, sum(m.component_cost for m in modules), total_steps=10_000, seed=0)
@@ -102,16 +106,16 @@ def _pass_rate(spec: SweepSpec, grounds: Grounds, flops_per_token: float, device
     trainer = LaneTrainer(
         adapted,
         method,
-        grounds.data.splits["train"],
+        inputs.data.splits["train"],
         spec.training,
         total_steps=context.total_steps,
         seed=0,
         pad_token_id=0,
         device=device,
-        loss=grounds.data.loss,
+        loss=inputs.data.loss,
     )
     trainer.start()
-    trainer.run(stop_at=1)  # the first step is slower than those that count
+    trainer.run(stop_at=1)  # warm-up: the first step is slower
     rates: list[float] = []
     began = time.perf_counter()
     while len(rates) < MEASURED_STEPS and time.perf_counter() - began < MEASURED_SECONDS:
@@ -123,18 +127,14 @@ def _pass_rate(spec: SweepSpec, grounds: Grounds, flops_per_token: float, device
     return statistics.median(rates)
 
 
-def _with_random_weights(spec: SweepSpec, grounds: Grounds) -> nn.Module:
-    if spec.model == LINEAR:
-        layer = grounds.model.layers[0]
-        return linear_backbone(layer.in_features, layer.out_features, dtype=spec.dtype).model
-    kind = TYPES[grounds.data.type]
-    outputs = kind.outputs(grounds.data.label_names)
-    model = load_skeleton(spec.model, outputs, spec.pooling, auto_class=kind.auto_class, device="cpu")
-    return model.to(getattr(torch, spec.dtype))
+def _with_random_weights(spec: SweepSpec, inputs: SweepInputs) -> nn.Module:
+    kind = TYPES[inputs.data.type]
+    model = kind.skeleton(spec.model, inputs.data, pooling=spec.pooling, device="cpu")
+    return model.to(parse_dtype(spec.dtype))
 
 
 def _product_rate(device: str) -> float:
-    """Best of a few products of square matrices; they are larger on a GPU, which small ones do not keep busy."""
+    """FLOPs per second: the best of ten products of square matrices, larger on a GPU to keep it busy."""
     size = 4096 if device == "cuda" else 512
     a = torch.rand(size, size, device=device)
     best = 0.0

@@ -1,7 +1,8 @@
-"""How long a component-parallel cell trains with W workers: lanes dealt round-robin, estimates over a link.
+"""Estimates how long a component-parallel cell trains with W workers.
 
-The numbers of workers need not fit the number of lanes, and lanes appear as ranks grow: a round takes as long as the
-worker with the most lanes, so the speed-up is below W even where the exchange costs nothing.
+Lane k of a cell trains the component with index k of every module and belongs to worker k mod W. All lanes exchange
+estimates of their components at the end of a round. A round takes as long as the worker with the most lanes, and lanes
+are added as ranks grow, so the speed-up is below W even if the exchange costs nothing.
 """
 
 from __future__ import annotations
@@ -17,54 +18,55 @@ from adapad_ray.methods.growth import GrowingMethod
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 ROUND_TRIP_SECONDS = 0.01
-"""What a round costs every worker beyond the transfer: serialising, the board's answer, the copy. Ours, as measured on
-one machine (`benchmarks/plan_check.py`)."""
+"""Time per round and worker in addition to the transfer: serialising, the estimate board's reply, the copy. Measured on
+one machine with `benchmarks/plan_check.py`."""
 BYTES_PER_NUMBER = 4
-"""Estimates travel in fp32."""
+"""Estimates are sent in fp32."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of the training in which the structure stays the same."""
+    """Consecutive rounds of a training with the same structure."""
 
     rounds: int
     steps: int
     components: int
-    """Lanes of components; before the first growth a lane of the head alone stands in their place."""
+    """Lanes of components. If 0, before the first growth, one lane trains the head alone."""
     reserve: bool
-    """Whether the reserve lane learns as well."""
+    """Whether the reserve lane trains too; it holds the components that are not yet active."""
     published: int
-    """Lanes that publish their estimates: all, once as many rounds are over."""
+    """Lanes that publish their estimates: one more in each round, up to all of them."""
     estimate_bytes: float
-    """Of one lane's estimate, as a mean over the lanes."""
+    """Size of one lane's estimate, mean over the lanes."""
 
     @property
     def lanes(self) -> int:
-        """Lanes that learn, at positions that follow each other: no worker has more than one more than another."""
+        """Lanes that train. Their indices are consecutive, so the workers' numbers of lanes differ by at most one."""
         return max(1, self.components) + self.reserve
 
 
 @dataclass(frozen=True)
 class WorkersTime:
-    """Expected training time of one cell with so many workers."""
+    """Expected training time of one cell with a number of workers."""
 
     workers: int
     seconds: float
     compute_seconds: float
-    """Of the worker with the most lanes, round by round."""
+    """Sum over the rounds of the time of the worker with the most lanes."""
     exchange_seconds: float
     idle_share: float
-    """Share of all workers' time in which they neither compute nor exchange, because others have more lanes."""
+    """Share of all workers' time spent waiting for workers with more lanes."""
     bytes_published: float
-    """Per round, all workers together, as a mean over the rounds."""
+    """By all workers in one round, mean over the rounds."""
     bytes_fetched: float
+    """By all workers in one round, mean over the rounds."""
 
 
 def expected_phases(method: Method[Any]) -> list[Phase]:
-    """How many lanes train when, as far as that is known before.
+    """How many lanes train in which rounds, as expected before training.
 
-    Growth is taken to spend in full what is released, and the largest rank to be twice the mean rank, or what growth by
-    one component each time has reached. That is a guess of ours: scores decide.
+    Growth is assumed to spend everything that is released. The largest rank is assumed to be twice the mean rank, or
+    less if growth by one component at a time has not reached it. In training, the modules' scores decide.
     """
     phases = []
     for structure, group in itertools.groupby(_rounds(method), key=lambda r: replace(r, rounds=0, steps=0)):
@@ -89,7 +91,7 @@ def _rounds(method: Method[Any]) -> Iterator[Phase]:
 
 
 def _grown(method: GrowingMethod[Any], step: int, reachable: int) -> tuple[int, bool, int]:
-    """Components per module at most, whether there is a reserve lane, and active parameters in `step`."""
+    """The largest rank, whether there is a reserve lane, and the number of active parameters at `step`."""
     schedule, initial = method.schedule, method.initial_rank
     if step < schedule.start:
         return initial, True, method.initial_parameters
@@ -104,11 +106,11 @@ def _grown(method: GrowingMethod[Any], step: int, reachable: int) -> tuple[int, 
 def expected_times(
     phases: Sequence[Phase], pass_seconds: float, link_gbps: float, workers: Sequence[int] = WORKERS
 ) -> tuple[WorkersTime, ...]:
-    """Training time with each number of workers, one worker a node.
+    """Training time with each number of workers, one worker per node.
 
     Args:
-        pass_seconds: of one lane's forward and backward pass with its optimizer step.
-        link_gbps: rate of each worker's link, in both directions at once.
+        pass_seconds: one lane's forward and backward pass and optimizer step.
+        link_gbps: rate of each worker's link in Gbit/s, full duplex.
     """
     return tuple(_time(phases, pass_seconds, link_gbps, count) for count in workers)
 
@@ -131,10 +133,10 @@ def _time(phases: Sequence[Phase], pass_seconds: float, link_gbps: float, worker
 
 
 def lane_traffic(phase: Phase, workers: int) -> tuple[list[int], list[int]]:
-    """Estimates that each worker sends, counted once for every worker that fetches it, and that it fetches, per round.
+    """Number of estimates that each worker sends (once to every worker that fetches it) and fetches in one round.
 
-    Lane k belongs to worker k mod W and reads the estimates below k; the reserve lane stands after the last and reads
-    all of them. What a worker's lanes read it fetches once.
+    Lane k reads the estimates of all lanes below k. The reserve lane is the last and reads all of them. A worker
+    fetches an estimate once for all of its lanes.
     """
     lanes = range(1, phase.components + 1 + phase.reserve)
     reads = [max((k - 1 for k in lanes if k % workers == w), default=0) for w in range(workers)]

@@ -1,20 +1,21 @@
 """Cells on a Ray cluster: worker groups, the queue they take jobs from, and the cluster itself.
 
-Jobs, set-up and results are the caller's: nothing here knows what a sweep is.
+A group is a set of workers that compute one job together; a pool is a set of groups that share a queue. The caller
+defines jobs, set-up and results, so that this package is independent of sweeps.
 """
 
 from adapad_ray.distributed.cluster import available_groups, connect, sigterm_as_interrupt
-from adapad_ray.distributed.jobs import JobContext, JobError, Outcome, PoolError, Progress, SetupContext
-from adapad_ray.distributed.worker_groups import GroupPool
+from adapad_ray.distributed.jobs import JobContext, JobError, JobOutcome, JobProgress, PoolError, SetupContext
+from adapad_ray.distributed.worker_pool import WorkerPool
 
 __all__ = [
-    "GroupPool",
     "JobContext",
     "JobError",
-    "Outcome",
+    "JobOutcome",
+    "JobProgress",
     "PoolError",
-    "Progress",
     "SetupContext",
+    "WorkerPool",
     "available_groups",
     "connect",
     "sigterm_as_interrupt",

@@ -12,6 +12,7 @@ import ray
 
 from adapad_ray.distributed.board_exchange import BoardExchange
 from adapad_ray.distributed.jobs import JobContext, SetupContext
+from adapad_ray.distributed.ray_internals import process_title
 from adapad_ray.distributed.ray_metrics import CellMetrics
 from adapad_ray.distributed.shared_backbone import open_backbone
 from adapad_ray.errors import BadRequestError, StorageError
@@ -81,7 +82,7 @@ def _compute_in(
     with (
         _parent_folder(payload["folder"], identity) as parent,
         metrics,
-        _process_name(f"adapad:cell-{context.job_id}:worker-{context.rank}"),
+        process_title(f"adapad:cell-{context.job_id}:worker-{context.rank}"),
     ):
         return run_cell(
             context.job_id,
@@ -108,26 +109,6 @@ def _parent_folder(cell: str, identity: CellIdentity) -> Iterator[Path | None]:
     with _opened(f"{cell.rpartition('/')[0]}/{identity.parent}") as place:
         place.fetch()
         yield place.path
-
-
-@contextmanager
-def _process_name(name: str) -> Iterator[None]:
-    """What `ps` and Ray's dashboard call this process while the block runs, behind the prefix `ray::`.
-
-    Workers outlive their cells, and an actor's name is for ever: the title of the process is what can say which cell it
-    has now. Ray makes it from the class of the actor, anew after each call, so it is the class that is renamed; it is
-    this actor's alone. Ray reports memory and CPU of each process under its title.
-    """
-    worker = ray._private.worker.global_worker
-    own_class = type(worker.actors[worker.actor_id])
-    before = own_class.__name__
-    own_class.__name__ = name
-    ray._raylet.setproctitle(f"ray::{name}")
-    try:
-        yield
-    finally:
-        own_class.__name__ = before
-        ray._raylet.setproctitle(f"ray::{before}")
 
 
 def _kept(observer: RoundObserver, place: WorkingFolder, seconds: float) -> RoundObserver:

@@ -1,7 +1,8 @@
-"""The estimate board: which version of which lane's estimate lies where in the object store.
+"""The estimate board: where in the object store each version of each lane's estimate is.
 
-The board keeps references and version numbers, never values: workers put flat arrays into the object store and fetch
-them from there. Every attempt at a cell has a board of its own, named by a generation number.
+A lane is one prefix model in training, and its estimate is the last value that it published. The board keeps references
+and version numbers, never values: workers put flat arrays into the object store and fetch them from there. Every
+attempt at a cell has a board of its own, identified by the attempt's generation.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What a worker is told once everything it asked for is there."""
+class BoardReply:
+    """The answer to a worker, once everything it asked for is there."""
 
     references: Any
-    """Of a swap: lane → reference in a list of one; of a gather: every rank's, likewise in lists."""
+    """Of a swap: lane → a list of one reference. Of a gather: such a list for every rank."""
     checkpoint: int
-    """The version at which rank 0 wants all to gather, as last said."""
+    """The version at which rank 0 last asked all workers to gather for a checkpoint; 0: none."""
     waited: float
-    """Seconds in which something was not there yet."""
+    """Seconds until the last reference was there."""
 
 
-class Board:
-    """An asyncio actor, one for each attempt at a cell; `None` as a reply means that the attempt has ended.
+class EstimateBoard:
+    """An asyncio actor, one for each attempt at a cell. A reply of None means that the attempt has ended.
 
-    References come and go in lists of one, because Ray would replace bare ones by their values.
+    References are passed in lists of one, because Ray replaces bare ones by their values.
     """
 
     def __init__(self, generation: int, workers: int) -> None:
@@ -53,9 +54,12 @@ class Board:
         wanted_version: int,
         staleness: int,
         checkpoint: int,
-    ) -> Reply | None:
-        """Takes a worker's estimates of `version`; returns others' as of `wanted_version` once they are there."""
-        if not self._knows(generation, rank):
+    ) -> BoardReply | None:
+        """Store a worker's estimates of `version`, and return others' of `wanted_version` once they are there.
+
+        A worker waits until every other one is at most `staleness + 1` rounds behind it.
+        """
+        if not self._accepts(generation, rank):
             return None
         if rank == 0:
             self._checkpoint = checkpoint
@@ -69,39 +73,39 @@ class Board:
         if waited is None:
             return None
         references = {lane: self._estimates[lane, wanted_version] for lane in wanted}
-        # Who has done v rounds reads no version before v - staleness any more.
+        # A worker that has done v rounds no longer reads a version before v - staleness.
         self._forget(min(self._completed) - staleness)
-        return Reply(references, self._checkpoint, waited)
+        return BoardReply(references, self._checkpoint, waited)
 
-    async def gather(self, generation: int, rank: int, version: int, share: list[Any]) -> Reply | None:
-        """Takes a worker's share of the state at the end of round `version`; returns everybody's."""
-        if not self._knows(generation, rank):
+    async def gather(self, generation: int, rank: int, version: int, share: list[Any]) -> BoardReply | None:
+        """Store a worker's share of the state at the end of round `version`, and return all shares, by rank."""
+        if not self._accepts(generation, rank):
             return None
         shares = self._shares.setdefault(version, {})
         shares[rank] = share
         waited = await self._complete(rank, version, lambda: len(shares) == self._workers)
         if waited is None:
             return None
-        # Everybody's share has come, so nobody reads a version up to this one any more; each call here holds `shares`.
+        # All shares are here, so no worker reads a version up to this one again. Each waiting call holds `shares`.
         self._shares.pop(version, None)
         self._forget(version + 1)
-        return Reply([shares[r] for r in range(self._workers)], self._checkpoint, waited)
+        return BoardReply([shares[r] for r in range(self._workers)], self._checkpoint, waited)
 
     async def close(self) -> None:
-        """Ends the attempt: whoever waits, or asks from now on, is told so."""
+        """End the attempt: waiting and later calls return None."""
         self._closed = True
         async with self._changed:
             self._changed.notify_all()
 
-    def _knows(self, generation: int, rank: int) -> bool:
+    def _accepts(self, generation: int, rank: int) -> bool:
         return generation == self._generation and 0 <= rank < self._workers
 
     def _forget(self, oldest: int) -> None:
-        """Drops the estimates of versions before `oldest`."""
+        """Drop the estimates of versions before `oldest`."""
         self._estimates = {key: value for key, value in self._estimates.items() if key[1] >= oldest}
 
     async def _complete(self, rank: int, version: int, ready: Callable[[], bool]) -> float | None:
-        """Notes that a worker has done `version` rounds and waits until `ready`; None if the attempt has ended."""
+        """Record that a worker has done `version` rounds, and return the seconds until `ready`; None: attempt ended."""
         began = time.monotonic()
         async with self._changed:
             self._completed[rank] = version

@@ -1,77 +1,62 @@
-"""The queue of a pool: who holds which job, and what becomes of a job whose worker dies."""
+"""The job queue: hands jobs to worker groups, and repeats a job whose workers died.
+
+An incarnation is one life of a group's worker processes, from their start to the first death.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError
 
-from adapad_ray.distributed.estimate_board import Board
-from adapad_ray.distributed.jobs import Assignment, JobError, Outcome, PoolError, Progress
-
-
-@dataclass
-class _Job:
-    job_id: str
-    payload: dict[str, Any]
-    outcome: asyncio.Future[Outcome]
-    attempts: int = 0
-
-
-@dataclass
-class _Lease:
-    """A job in the hands of one incarnation of a group, until every rank has answered or died."""
-
-    token: int
-    job: _Job
-    began: float
-    started: bool = False
-    taken: set[int] = field(default_factory=set)
-    values: dict[int, Any] = field(default_factory=dict)
-    errors: dict[int, JobError] = field(default_factory=dict)
-    lost: dict[int, JobError] = field(default_factory=dict)
-    """Ranks that could not go on because a companion or the board was gone: no fault of the job."""
-    board: ray.actor.ActorHandle | None = None
-
-    @property
-    def answered(self) -> int:
-        return len(self.values) + len(self.errors) + len(self.lost)
+from adapad_ray.distributed.attempts import Attempt, Job
+from adapad_ray.distributed.estimate_board import EstimateBoard
+from adapad_ray.distributed.jobs import Assignment, JobError, JobOutcome, JobProgress, PoolError
+from adapad_ray.distributed.ray_internals import ping
 
 
 @dataclass
 class _Group:
-    """A group and its present incarnation: one life of its worker processes, from start to the first death."""
+    """A group and its present incarnation."""
 
+    index: int
     incarnation: str | None = None
     members: dict[int, ray.actor.ActorHandle] = field(default_factory=dict)
+    """Living workers, by rank."""
     ready: set[int] = field(default_factory=set)
-    served: bool = True
+    """Ranks whose set-up has succeeded."""
+    was_ready: bool = True
     """Whether every rank of the last incarnation was ready once."""
-    fruitless_starts: int = 0
+    failed_starts: int = 0
     """Incarnations in a row that died before every rank was ready."""
-    lease: _Lease | None = None
+    attempt: Attempt | None = None
     joining: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def kill(self) -> None:
+        """Kill all living workers."""
+        for worker in self.members.values():
+            ray.kill(worker)
 
 
 class JobQueue:
     """An asyncio actor. Jobs go out in the order of submission; a job whose worker died goes back to the front.
 
-    Death is observed, never guessed from silence: a worker counts as dead when Ray says so. Hence a slow job is never
-    taken for a dead one. A job is handed out again only when every worker that held it has answered or is dead, so two
-    attempts never overlap.
+    A worker counts as dead when Ray reports its death, never because it is silent, so a slow job is not taken for a
+    dead one. A job is handed out again only when every worker that held it has answered or is dead, so two attempts
+    never overlap.
 
     Args:
         groups: number of groups that will join.
         workers: ranks of each group.
         max_attempts: starts of one job, after which it is `lost` instead of repeated.
         straggler_seconds: how long the other ranks may go on after one rank has failed.
-        watch_seconds: interval of the calls that notice a death.
+        ping_seconds: interval of the calls that notice a death.
     """
 
     def __init__(
@@ -80,41 +65,45 @@ class JobQueue:
         workers: int,
         max_attempts: int,
         straggler_seconds: float = 10.0,
-        watch_seconds: float = 0.5,
+        ping_seconds: float = 0.5,
     ) -> None:
         self._workers = workers
         self._max_attempts = max_attempts
         self._straggler_seconds = straggler_seconds
-        self._watch_seconds = watch_seconds
-        self._groups = [_Group() for _ in range(groups)]
-        self._jobs: dict[str, _Job] = {}
-        self._pending: deque[_Job] = deque()
-        self._board: Any = ray.remote(Board)
-        self._tokens = 0
-        self._outcomes: deque[tuple[int, Outcome]] = deque()
+        self._ping_seconds = ping_seconds
+        self._groups = [_Group(index) for index in range(groups)]
+        self._jobs: dict[str, Job] = {}
+        """Jobs without an outcome, and abandoned ones."""
+        self._pending: deque[Job] = deque()
+        self._board: Any = ray.remote(EstimateBoard)
+        self._generations = 0
+        self._outcomes: deque[tuple[int, JobOutcome]] = deque()
+        """Numbered outcomes that the driver has not acknowledged."""
         self._outcome_count = 0
-        self._progress: dict[str, Progress] = {}
+        self._progress: dict[str, JobProgress] = {}
         self._stopping = False
         self._fault: str | None = None
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # For the driver ----------------------------------------------------------------------------------------------
-
     async def submit(self, job_id: str, payload: dict[str, Any]) -> None:
-        """Put a job at the end of the queue. An id may be used again once its job has ended."""
-        job = self._jobs.get(job_id)
-        if job is not None and not job.outcome.done():
+        """Put a job at the end of the queue. An id may be used again once its job has ended.
+
+        Raises:
+            ValueError: a job of this id has not ended yet.
+            PoolError: the pool is closed.
+        """
+        if job_id in self._jobs and not self._jobs[job_id].outcome.done():
             raise ValueError(f"job {job_id!r} is already in the queue or running")
         if self._stopping:
             raise PoolError("the pool is closed")
-        job = _Job(job_id, payload, asyncio.get_running_loop().create_future())
+        job = Job(job_id, payload, asyncio.get_running_loop().create_future())
         self._jobs[job_id] = job
         self._pending.append(job)
         await self._notify()
 
-    async def submit_and_wait(self, job_id: str, payload: dict[str, Any]) -> Outcome:
-        """Submit a job and return its outcome; the driver's `poll` sees it too.
+    async def submit_and_wait(self, job_id: str, payload: dict[str, Any]) -> JobOutcome:
+        """Submit a job and return its outcome; the driver's `poll` returns it too.
 
         Raises:
             PoolError: the pool was closed or broke first.
@@ -122,59 +111,48 @@ class JobQueue:
         await self.submit(job_id, payload)
         return await asyncio.shield(self._jobs[job_id].outcome)
 
-    async def poll(self, seen: int, timeout: float) -> tuple[int, list[Progress | Outcome]]:
-        """News since the outcome numbered `seen`, waiting up to `timeout` seconds for some, and the new number.
+    async def poll(self, acknowledged: int, timeout: float) -> tuple[int, list[JobProgress | JobOutcome]]:
+        """Return the events since outcome number `acknowledged`, and the number of the last outcome.
 
-        An outcome is kept until a later call says that it was seen: a reply that is lost is sent again.
+        Waits up to `timeout` seconds for an event. An outcome is kept until a later call acknowledges it, so a reply
+        that is lost is sent again.
 
         Raises:
             PoolError: the pool is broken.
         """
-        while self._outcomes and self._outcomes[0][0] <= seen:
+        while self._outcomes and self._outcomes[0][0] <= acknowledged:
             self._outcomes.popleft()
-        await self._wait(lambda: self._outcomes or self._progress or self._fault, timeout)
+        await self._wait(lambda: bool(self._outcomes or self._progress or self._fault), timeout)
         if self._fault and not self._outcomes:
             raise PoolError(self._fault)
-        news: list[Progress | Outcome] = list(self._progress.values())
+        events: list[JobProgress | JobOutcome] = list(self._progress.values())
         self._progress.clear()
-        news.extend(outcome for _, outcome in self._outcomes)
-        return self._outcome_count, news
-
-    async def counts(self) -> dict[str, int]:
-        """How many groups are ready, and how many jobs wait and run.
-
-        Raises:
-            PoolError: the pool is broken.
-        """
-        if self._fault:
-            raise PoolError(self._fault)
-        return {
-            "ready": sum(len(group.ready) == self._workers for group in self._groups),
-            "pending": len(self._pending),
-            "running": sum(group.lease is not None for group in self._groups),
-        }
+        events.extend(outcome for _, outcome in self._outcomes)
+        return self._outcome_count, events
 
     async def stop(self) -> None:
-        """Drop what waits, and let every worker leave; jobs that run are abandoned."""
+        """Drop waiting jobs, abandon running ones, and let every worker leave."""
         self._stopping = True
         self._pending.clear()
         self._abandon("the pool was closed")
         await self._notify()
 
-    # For the workers -----------------------------------------------------------------------------------------------
+    async def stopped(self) -> None:
+        """Return when the pool stops."""
+        await self._wait(lambda: self._stopping)
 
     async def join(self, group: int, incarnation: str, rank: int, worker: ray.actor.ActorHandle) -> None:
-        """A worker has started. The first one of a new incarnation makes sure that the previous one is dead."""
+        """A worker has started. The first of a new incarnation waits until the previous incarnation is dead."""
         state = self._groups[group]
         async with state.joining:
             if state.incarnation != incarnation:
                 await self._end(state)
-                state.fruitless_starts += not state.served
-                if state.fruitless_starts >= self._max_attempts:
+                state.failed_starts += not state.was_ready
+                if state.failed_starts >= self._max_attempts:
                     self._break(
                         f"workers of group {group} died {self._max_attempts} times in a row while they were starting"
                     )
-                state.incarnation, state.members, state.ready, state.served = incarnation, {}, set(), False
+                state.incarnation, state.members, state.ready, state.was_ready = incarnation, {}, set(), False
         state.members[rank] = worker
         self._spawn(self._watch(state, incarnation, rank, worker))
         await self._notify()
@@ -184,182 +162,98 @@ class JobQueue:
         state = self._groups[group]
         state.ready.add(rank)
         if len(state.ready) == self._workers:
-            state.served, state.fruitless_starts = True, 0
+            state.was_ready, state.failed_starts = True, 0
         await self._notify()
 
     async def set_up_failed(self, group: int, rank: int, error: JobError) -> None:
-        """A worker's set-up raised. It would raise everywhere and for ever, so the pool is broken."""
+        """A worker's set-up raised. It would raise in every worker, so the pool is broken."""
         self._break(f"set-up of rank {rank} of group {group} failed: {error.type}: {error.message}\n{error.traceback}")
         await self._notify()
 
     async def take(self, group: int, incarnation: str, rank: int) -> Assignment | None:
-        """The next job of this group, the same for all its ranks; None: leave."""
+        """Return the next job of this group, the same for all its ranks; None if the worker is to leave."""
         state = self._groups[group]
 
         def may_go() -> bool:
             return (
                 self._stopping
                 or state.incarnation != incarnation
-                or (state.lease is not None and rank not in state.lease.taken)
-                or (state.lease is None and bool(self._pending) and len(state.ready) == self._workers)
+                or (state.attempt is not None and rank not in state.attempt.taken)
+                or (state.attempt is None and bool(self._pending) and len(state.ready) == self._workers)
             )
 
         await self._wait(may_go)
         if self._stopping or state.incarnation != incarnation:
             return None
-        if state.lease is None:
-            self._tokens += 1
-            state.lease = _Lease(self._tokens, self._pending.popleft(), time.monotonic())
-            if self._workers > 1:
-                name = f"adapad:cell-{state.lease.job.job_id}:board-{self._tokens}"  # a token is never used twice
-                state.lease.board = self._board.options(num_cpus=0, name=name).remote(self._tokens, self._workers)
-        lease = state.lease
-        lease.taken.add(rank)
+        if state.attempt is None:
+            state.attempt = self._new_attempt(group)
+        attempt = state.attempt
+        attempt.taken.add(rank)
         await self._notify()
-        attempt = lease.job.attempts + (not lease.started)
-        return Assignment(lease.token, lease.job.job_id, lease.job.payload, attempt, lease.board)
+        job, number = attempt.job, attempt.job.attempts + (not attempt.started)
+        return Assignment(attempt.generation, job.job_id, job.payload, number, attempt.board)
 
-    async def started(self, group: int, token: int) -> bool:
-        """A rank is about to run what it took; only from here on does a death count as an attempt. False: too late."""
-        lease = self._groups[group].lease
-        if lease is None or lease.token != token:
+    async def started(self, group: int, generation: int) -> bool:
+        """A rank is about to run its assignment: only now does a death count as an attempt. False if it is too late."""
+        attempt = self._groups[group].attempt
+        if attempt is None or attempt.generation != generation:
             return False
-        if not lease.started:
-            lease.started = True
-            lease.job.attempts += 1
-            lease.began = time.monotonic()
+        attempt.start()
         return True
 
-    async def progress(self, group: int, token: int, data: dict[str, Any]) -> None:
-        """A running job speaks."""
-        lease = self._groups[group].lease
-        if lease is not None and lease.token == token:
-            job = lease.job
-            self._progress[job.job_id] = Progress(job.job_id, group, job.attempts, data)
+    async def progress(self, group: int, generation: int, data: dict[str, Any]) -> None:
+        """Record progress of a running job."""
+        attempt = self._groups[group].attempt
+        if attempt is not None and attempt.generation == generation:
+            job = attempt.job
+            self._progress[job.job_id] = JobProgress(job.job_id, group, job.attempts, data)
             await self._notify()
 
     async def finish(
-        self, group: int, token: int, rank: int, value: Any, error: JobError | None, lost: bool = False
+        self, group: int, generation: int, rank: int, value: Any, error: JobError | None, lost: bool = False
     ) -> None:
-        """A rank has ended its part. The outcome stands when all have, or when stragglers after a failure are gone.
+        """A rank has ended its part of a job. The attempt ends when all have, or when stragglers have been killed.
 
-        A rank that `lost` its companions or its board has not failed: the job goes back to the queue, unless another
-        rank says what was wrong with it, or rank 0 has done it: then the others may have waited for it in vain.
+        Args:
+            lost: whether the error is the loss of another worker or of the board, which is no fault of the job.
         """
         state = self._groups[group]
-        lease = state.lease
-        if lease is None or lease.token != token:
+        attempt = state.attempt
+        if attempt is None or attempt.generation != generation:
             return
-        first = not lease.errors and not lease.lost
-        if error is None:
-            lease.values[rank] = value
-        elif lost:
-            lease.lost[rank] = error
-        else:
-            lease.errors[rank] = error
-        if lease.answered == self._workers:
+        first_failure = error is not None and not attempt.failed
+        attempt.answer(rank, value, error, lost)
+        if attempt.answered == self._workers:
             self._release(state)
         elif error is not None or rank == 0:
-            if lease.board is not None:
-                lease.board.close.remote()
-            if error is not None and first:
-                self._spawn(self._end_stragglers(state, lease))
+            if attempt.board is not None:
+                attempt.board.close.remote()
+            if first_failure:
+                self._spawn(self._end_stragglers(state, attempt))
         await self._notify()
 
-    async def stopped(self) -> None:
-        """Returns when the pool stops."""
-        await self._wait(lambda: self._stopping)
-
-    # Inside ----------------------------------------------------------------------------------------------------------
-
-    async def _wait(self, condition: Any, timeout: float | None = None) -> None:
-        async with self._changed:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait_for(condition), timeout)
-
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-    def _spawn(self, coroutine: Any) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _watch(self, state: _Group, incarnation: str, rank: int, worker: ray.actor.ActorHandle) -> None:
-        """When a worker has died, end its companions, whose part of the job is void, and free the job."""
-        await self._death(worker)
-        if state.incarnation != incarnation:
-            return
-        state.members.pop(rank, None)
-        for companion in state.members.values():
-            ray.kill(companion)
-        if not state.members:
-            state.incarnation, state.ready = None, set()
-            self._release(state)
-            await self._notify()
-
-    async def _death(self, worker: ray.actor.ActorHandle) -> None:
-        """Call a worker until it is dead. One that cannot be reached may come back, and may be training meanwhile."""
-        while True:
-            try:
-                await worker.__ray_ready__.remote()
-            except ActorUnavailableError:
-                pass
-            except RayActorError:
-                return
-            await asyncio.sleep(self._watch_seconds)
-
-    async def _end(self, state: _Group) -> None:
-        """Make sure that an incarnation is dead, and free its job."""
-        workers = list(state.members.values())
-        for worker in workers:
-            ray.kill(worker)
-        await asyncio.gather(*map(self._death, workers))
-        self._release(state)
-
-    async def _end_stragglers(self, state: _Group, lease: _Lease) -> None:
-        """After one rank failed, the others may wait for it for ever: restart their group, the failure standing."""
-        await asyncio.sleep(self._straggler_seconds)
-        if state.lease is lease:
-            for worker in state.members.values():
-                ray.kill(worker)
+    def _new_attempt(self, group: int) -> Attempt:
+        self._generations += 1
+        attempt = Attempt(self._generations, self._pending.popleft(), group)
+        if self._workers > 1:
+            name = f"adapad:cell-{attempt.job.job_id}:board-{attempt.generation}"
+            attempt.board = self._board.options(num_cpus=0, name=name).remote(attempt.generation, self._workers)
+        return attempt
 
     def _release(self, state: _Group) -> None:
-        """Take the job from a group that has answered or died: out of the queue, or back to its front."""
-        lease, state.lease = state.lease, None
-        if lease is None:
+        """Take the job from a group that has answered or died: it has an outcome, or goes back to the queue's front."""
+        attempt, state.attempt = state.attempt, None
+        if attempt is None:
             return
-        if lease.board is not None:
-            ray.kill(lease.board)
-        if lease.job.outcome.done():
-            return
-        group = self._groups.index(state)
-        if lease.errors:
-            self._settle(group, lease, "failed", None, lease.errors[min(lease.errors)])
-        elif 0 in lease.values:
-            self._settle(group, lease, "done", lease.values[0], None)
-        elif lease.job.attempts < self._max_attempts:
-            self._pending.appendleft(lease.job)
-        elif lease.lost:
-            self._settle(group, lease, "lost", None, lease.lost[min(lease.lost)])
-        else:
-            message = f"the worker process died in each of {lease.job.attempts} attempts"
-            self._settle(group, lease, "lost", None, JobError("WorkerDied", message))
-
-    def _settle(
-        self,
-        group: int,
-        lease: _Lease,
-        status: Literal["done", "failed", "lost"],
-        value: Any,
-        error: JobError | None,
-    ) -> None:
-        job = lease.job
+        if attempt.board is not None:
+            ray.kill(attempt.board)
+        job = attempt.job
         if job.outcome.done():
             return
-        seconds = time.monotonic() - lease.began
-        outcome = Outcome(job.job_id, status, value, error, job.attempts, group, seconds)
+        outcome = attempt.outcome(self._max_attempts)
+        if outcome is None:
+            self._pending.appendleft(job)
+            return
         job.outcome.set_result(outcome)
         del self._jobs[job.job_id]
         self._outcome_count += 1
@@ -376,6 +270,56 @@ class JobQueue:
         for job in self._jobs.values():
             if not job.outcome.done():
                 job.outcome.set_exception(PoolError(reason))
-                job.outcome.exception()  # retrieved, or asyncio complains about jobs that nobody waits for
+                job.outcome.exception()  # retrieved, or asyncio logs an error for a job that nobody waits for
         for group in self._groups:
             self._release(group)
+
+    async def _watch(self, state: _Group, incarnation: str, rank: int, worker: ray.actor.ActorHandle) -> None:
+        """When a worker dies, kill the rest of its group, whose part of the job is void, and free the job."""
+        await self._wait_for_death(worker)
+        if state.incarnation != incarnation:
+            return
+        state.members.pop(rank, None)
+        state.kill()
+        if not state.members:
+            state.incarnation, state.ready = None, set()
+            self._release(state)
+            await self._notify()
+
+    async def _wait_for_death(self, worker: ray.actor.ActorHandle) -> None:
+        """Call a worker until it is dead. One that cannot be reached may come back, and may be training meanwhile."""
+        while True:
+            try:
+                await ping(worker)
+            except ActorUnavailableError:
+                pass
+            except RayActorError:
+                return
+            await asyncio.sleep(self._ping_seconds)
+
+    async def _end(self, state: _Group) -> None:
+        """Kill an incarnation, wait until it is dead, and free its job."""
+        workers = list(state.members.values())
+        state.kill()
+        await asyncio.gather(*map(self._wait_for_death, workers))
+        self._release(state)
+
+    async def _end_stragglers(self, state: _Group, attempt: Attempt) -> None:
+        """Restart a group in which one rank failed and the others may wait for it forever; the failure stands."""
+        await asyncio.sleep(self._straggler_seconds)
+        if state.attempt is attempt:
+            state.kill()
+
+    async def _wait(self, condition: Callable[[], bool], timeout: float | None = None) -> None:
+        async with self._changed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait_for(condition), timeout)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

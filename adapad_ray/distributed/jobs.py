@@ -1,4 +1,4 @@
-"""What passes between the driver, the queue and the workers of a pool."""
+"""The messages between the driver, the job queue and the workers of a pool."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ray
 
 
 class PoolError(RuntimeError):
-    """The pool itself cannot go on: set-up failed, workers die before their first job, or the queue is gone."""
+    """The pool is broken: set-up failed, workers die before their first job, or the queue is gone."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class JobError:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """How a job ended.
 
-    `done`: `value` is what rank 0 returned. `failed`: the job raised, on any rank. `lost`: workers died under it in
-    each of `attempts` attempts.
+    `done`: `value` is what rank 0 returned. `failed`: any rank raised. `lost`: workers died in each of `attempts`
+    attempts.
     """
 
     job_id: str
@@ -42,8 +42,8 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """The latest thing a running job has said of itself. Older reports of the same job may have been skipped."""
+class JobProgress:
+    """The latest report of a running job. Earlier ones may have been skipped."""
 
     job_id: str
     group: int
@@ -53,19 +53,20 @@ class Progress:
 
 @dataclass(frozen=True)
 class Assignment:
-    """One attempt at a job, as a worker receives it. A token is never used twice."""
+    """One attempt at a job, as a worker receives it."""
 
-    token: int
+    generation: int
+    """Number of the attempt among all that the pool has made."""
     job_id: str
     payload: dict[str, Any]
     attempt: int
     board: ray.actor.ActorHandle | None
-    """The attempt's estimate board, where a group has several workers; the token is its generation."""
+    """The attempt's estimate board, for a group of several workers."""
 
 
 @dataclass(frozen=True)
 class SetupContext:
-    """What a worker knows when it starts: where it stands, what it may use, and the objects shared by all."""
+    """The argument of a worker's set-up: its position, its resources, and the objects shared by all workers."""
 
     group: int
     rank: int
@@ -79,7 +80,7 @@ class SetupContext:
 
 @dataclass(frozen=True)
 class JobContext:
-    """What a job knows of its execution. Nothing of it may change the job's result."""
+    """The execution of a job on one rank. None of it may change the job's result."""
 
     job_id: str
     attempt: int
@@ -88,16 +89,16 @@ class JobContext:
     rank: int
     world_size: int
     report: Callable[[dict[str, Any]], None]
-    """Shows a small dict to the driver while the job runs; the latest wins, and delivery is not guaranteed."""
+    """Sends a small dict to the driver while the job runs. The latest one counts; delivery is not guaranteed."""
     board: ray.actor.ActorHandle | None = None
-    """The attempt's own estimate board, where the group has several workers."""
+    """The attempt's estimate board, for a group of several workers."""
     generation: int = 0
-    """Number of the attempt among all that the pool has made; its board answers to no other."""
+    """Number of the attempt among all that the pool has made. Its board accepts calls of this generation only."""
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """Everything a worker needs to begin."""
+    """The configuration of a group's workers."""
 
     queue: ray.actor.ActorHandle
     group: int
@@ -110,22 +111,22 @@ class WorkerConfig:
 
 
 def reference(function: Callable[..., Any] | str) -> str:
-    """`module:function` of a module-level function, which is how functions travel to the workers: by name, as no code.
+    """Return `module:function` for a module-level function. Functions are sent to workers by name, never as code.
 
     Raises:
-        ValueError: the name does not lead back to the function (a lambda, a nested function, a script's own).
+        ValueError: the name does not resolve to the function (a lambda, a nested function, one of a script).
     """
     name = function if isinstance(function, str) else f"{function.__module__}:{function.__qualname__}"
     module, _, attribute = name.partition(":")
     if module == "__main__" or not attribute.isidentifier():
         raise ValueError(f"{name} cannot be imported by a worker: pass a module-level function of an importable module")
     if not isinstance(function, str) and resolve(name) is not function:
-        raise ValueError(f"{name} names another object than the function that was passed")
+        raise ValueError(f"{name} is not the function that was passed: pass a module-level function under its own name")
     return name
 
 
 def resolve(name: str) -> Callable[..., Any]:
-    """The function that `reference` named."""
+    """Return the function that `reference` named."""
     module, _, attribute = name.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     return function

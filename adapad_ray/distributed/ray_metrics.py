@@ -1,9 +1,9 @@
-"""Metrics exported through Ray: the names of all of them, and the observer that reports those of a running cell.
+"""Metrics exported through Ray: all definitions, and the observer that reports those of a running cell.
 
-Ray's agent on each node shows them as `ray_<name>` (counters as `ray_<name>_total`) on the node's metrics port, where
-Prometheus finds them. The agent forgets a gauge that nobody has set for two of its report intervals (20 s by default):
-the gauges of a cell, or of a sweep, vanish soon after it has ended. Counters stay as long as Ray runs, as Prometheus
-expects. Dashboards and alerts (`dashboards/`) are made from the definitions here.
+Ray's agent on each node exports them as `ray_<name>` (counters as `ray_<name>_total`) on the node's metrics port for
+Prometheus. The agent drops a gauge that has not been set for two of its report intervals (20 s by default), so the
+gauges of a cell, or of a sweep, disappear soon after it ends. Counters stay as long as Ray runs, as Prometheus expects.
+Dashboards and alerts (`dashboards/`) are generated from these definitions.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ray.util.metrics import Counter, Gauge
 from adapad_ray.training.record import RoundStats, lane_name
 
 CELL_TAGS = ("sweep", "cell", "label", "worker")
-"""Whose a figure is: the sweep's name, the cell's id and label, and the worker's rank in the cell."""
+"""Tags of a cell's metrics: the sweep's name, the cell's id and method label, and the worker's rank in the cell."""
 
 SWEEP_TAGS = ("sweep",)
-"""Whose a figure is that the driver of a sweep exports."""
+"""Tags of the metrics that a sweep's driver exports."""
 
 REPORT_SECONDS = 5.0
-"""How often a worker hands its figures to Ray, which passes them on every 10 s: often enough for rounds of any length
-to stay visible, and seldom enough to cost nothing."""
+"""Seconds between a worker's reports to Ray, which exports them every 10 s. Gauges stay visible in rounds of any
+length, and the cost is negligible."""
 
 
 @dataclass(frozen=True)
@@ -42,46 +42,46 @@ class MetricDefinition:
     kind: Literal["gauge", "counter"]
     description: str
     tags: tuple[str, ...] = ()
-    """Beside those that say whose it is."""
+    """Tags in addition to those of `owner`."""
     owner: tuple[str, ...] = CELL_TAGS
     """`CELL_TAGS` or `SWEEP_TAGS`."""
 
     @property
     def exported_name(self) -> str:
-        """As Prometheus reads it."""
+        """The name in Prometheus."""
         return f"ray_{self.name}{'_total' if self.kind == 'counter' else ''}"
 
     @property
     def exported(self) -> Any:
-        """Ray's object of the metric, one a process."""
+        """Ray's metric object, one per process."""
         return _exported(self)
 
 
 BUDGET = MetricDefinition(
-    "adapad_budget_parameters", "gauge", "Adapter parameters that the cell may deploy (worker 0)."
+    "adapad_budget_parameters", "gauge", "The cell's budget of deployed adapter parameters (worker 0)."
 )
 BUDGET_USED = MetricDefinition(
-    "adapad_budget_used_parameters", "gauge", "Active adapter parameters, charged to the budget so far (worker 0)."
+    "adapad_budget_used_parameters", "gauge", "Active adapter parameters charged to the budget so far (worker 0)."
 )
 RANK = MetricDefinition("adapad_rank", "gauge", "Active components of a module (worker 0).", ("module",))
 LOSS = MetricDefinition("adapad_loss", "gauge", "Mean training loss of a lane over its last round.", ("lane",))
 DEFLATION_ERROR = MetricDefinition(
     "adapad_deflation_error",
     "gauge",
-    "Relative movement of a lane's estimate since this worker read it before: what the lanes above it had wrong.",
+    "Relative change of a lane's estimate since this worker last read it: the error in the targets of the lanes above.",
     ("lane",),
 )
 STALENESS = MetricDefinition(
     "adapad_staleness_rounds", "gauge", "Rounds between the newest estimates and those that lanes read."
 )
 TOKENS_PER_SECOND = MetricDefinition(
-    "adapad_tokens_per_second", "gauge", "Tokens through a worker's forward and backward passes per second of a round."
+    "adapad_tokens_per_second", "gauge", "Tokens per second through a worker's forward and backward passes."
 )
 TOKENS = MetricDefinition(
-    "adapad_tokens", "counter", "Tokens that went through a worker's forward and backward passes, padding apart."
+    "adapad_tokens", "counter", "Tokens through a worker's forward and backward passes, without padding."
 )
 SECONDS = MetricDefinition(
-    "adapad_seconds", "counter", "Seconds a worker spent on compute, wait or exchange while training.", ("phase",)
+    "adapad_seconds", "counter", "Seconds of training that a worker spent on compute, wait or exchange.", ("phase",)
 )
 BYTES_PUBLISHED = MetricDefinition("adapad_published_bytes", "counter", "Bytes that a worker has published.")
 BYTES_FETCHED = MetricDefinition("adapad_fetched_bytes", "counter", "Bytes that a worker has fetched.")
@@ -89,7 +89,7 @@ BYTES_FETCHED = MetricDefinition("adapad_fetched_bytes", "counter", "Bytes that 
 MEMORY = MetricDefinition(
     "adapad_worker_memory_bytes",
     "gauge",
-    "Resident memory of a worker's process (host), and what its tensors take on its GPU (gpu).",
+    "Resident memory of a worker's process (host), and memory of its tensors on its GPU (gpu).",
     ("kind",),
 )
 
@@ -121,14 +121,14 @@ FAILURES = MetricDefinition(
 RESTARTS = MetricDefinition(
     "adapad_cell_restarts",
     "gauge",
-    "Repeated attempts at cells in this launch, their worker having died.",
+    "Repeated attempts at cells in this launch, after a worker died.",
     (),
     SWEEP_TAGS,
 )
 SILENCE = MetricDefinition(
     "adapad_cell_silent_seconds",
     "gauge",
-    "Seconds since a running cell was last heard of.",
+    "Seconds since the last report of a running cell.",
     ("cell", "label"),
     SWEEP_TAGS,
 )
@@ -147,14 +147,14 @@ CELL_METRICS = (
     BYTES_FETCHED,
     MEMORY,
 )
-"""What the workers of a running cell export."""
+"""Exported by the workers of a running cell."""
 
 SWEEP_METRICS = (CELLS, SCORE, PARAMETERS, FAILURES, RESTARTS, SILENCE)
-"""What the driver of a sweep exports (`sweep/watch.py`)."""
+"""Exported by the driver of a sweep (`sweep/sweep_metrics.py`)."""
 
 
 class RegularReporter(ABC):
-    """A context in which a thread calls `report` every `REPORT_SECONDS`, and which calls it when it ends."""
+    """A context manager that calls `report` in a thread every `REPORT_SECONDS`, and once more at its end."""
 
     def __init__(self, name: str) -> None:
         self._ended = threading.Event()
@@ -162,7 +162,7 @@ class RegularReporter(ABC):
 
     @abstractmethod
     def report(self) -> None:
-        """Hand the figures to Ray."""
+        """Pass the current values to Ray."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -181,13 +181,13 @@ class RegularReporter(ABC):
 
 
 class CellMetrics(RegularReporter):
-    """Reports the rounds of one worker while its cell runs: an observer, and the context in which it reports.
+    """Reports the rounds of one worker while its cell runs: a round observer and the context in which it reports.
 
-    An observed round is only put aside until the next report, which repeats the last gauges where no round has ended.
+    Observing a round only stores it for the next report. A report repeats the last gauges if no round has ended.
 
     Args:
-        budget: deployed adapter parameters that the cell may have, where it has a budget.
-        device: where the worker trains, as torch spells it.
+        budget: deployed adapter parameters, for a cell with a budget.
+        device: the worker's device, as torch spells it.
     """
 
     def __init__(
@@ -195,18 +195,18 @@ class CellMetrics(RegularReporter):
     ) -> None:
         super().__init__("metrics")
         self._tags = dict(zip(CELL_TAGS, (sweep, cell, label, str(worker)), strict=True))
-        self._speaks_for_cell = worker == 0
+        self._reports_cell = worker == 0
         self._budget, self._device = budget, device
         self._process = psutil.Process()
         self._rounds: deque[RoundStats] = deque()
-        """Not reported yet."""
+        """Rounds that have not been reported."""
         self._gauges: list[tuple[MetricDefinition, dict[str, str], float]] = []
 
     def __call__(self, stats: RoundStats) -> None:
         self._rounds.append(stats)
 
     def report(self) -> None:
-        """The rounds since the last report, the state after the last of them, and memory."""
+        """Report the rounds since the last report, the state after the last of them, and memory."""
         rounds = [self._rounds.popleft() for _ in range(len(self._rounds))]
         if rounds:
             tokens = sum(r.tokens for r in rounds)
@@ -224,7 +224,7 @@ class CellMetrics(RegularReporter):
         yield MEMORY, {"kind": "host"}, self._process.memory_info().rss
         if self._device.startswith("cuda"):
             yield MEMORY, {"kind": "gpu"}, torch.cuda.memory_allocated(self._device)
-        if self._speaks_for_cell and self._budget is not None:
+        if self._reports_cell and self._budget is not None:
             yield BUDGET, {}, self._budget
 
     def _gauges_of(self, stats: RoundStats) -> Iterator[tuple[MetricDefinition, dict[str, str], float]]:
@@ -232,7 +232,7 @@ class CellMetrics(RegularReporter):
             for k, value in by_lane.items():
                 yield metric, {"lane": lane_name(k)}, value
         yield STALENESS, {}, stats.staleness
-        if self._speaks_for_cell:
+        if self._reports_cell:
             yield BUDGET_USED, {}, stats.parameters
             for module, rank in stats.ranks.items():
                 yield RANK, {"module": module}, rank

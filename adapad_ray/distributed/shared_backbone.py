@@ -1,4 +1,4 @@
-"""The frozen backbone in the object store: one copy a node, read in place by every worker."""
+"""The frozen backbone in the object store: one copy per node, which every worker reads in place."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from adapad_ray.models import Backbone
 
 @dataclass(frozen=True)
 class SharedBackbone:
-    """What `ray.put` takes: numpy arrays come out of the object store without a copy, torch tensors do not."""
+    """A backbone to pass to `ray.put`. Its weights are numpy arrays, which Ray reads without a copy, unlike tensors."""
 
     frame: Backbone
     """The backbone with every parameter on the meta device; buffers and tokenizer are real."""
     weights: Mapping[str, tuple[np.ndarray, torch.dtype]]
-    """Parameter name → its bytes, and the type they stand for; numpy has no bfloat16. The head's are not among them."""
+    """Parameter name → its bytes as uint8, and its dtype, because numpy has no bfloat16. Without the head."""
     head: Mapping[str, Tensor]
 
 
 def share_backbone(backbone: Backbone) -> SharedBackbone:
-    """Takes a backbone on the CPU apart; it is not changed."""
+    """Separate the weights of a backbone on the CPU from its structure. The backbone is not changed."""
     weights, head = {}, {}
     empty: dict[int, Any] = {}
     for name, p in backbone.model.named_parameters():
@@ -36,12 +36,12 @@ def share_backbone(backbone: Backbone) -> SharedBackbone:
             head[name] = p.detach()
         else:
             weights[name] = p.detach().flatten().view(torch.uint8).numpy(), p.dtype
-    # deepcopy takes what is in its memo for copied already, so no weight is copied, and tied weights stay tied.
+    # deepcopy treats what is in its memo as copied, so no weight is copied, and tied weights stay tied.
     return SharedBackbone(replace(backbone, model=copy.deepcopy(backbone.model, empty)), weights, head)
 
 
 def open_backbone(shared: SharedBackbone, device: str) -> Backbone:
-    """Puts a backbone together again. On the CPU its weights are the shared memory itself: nobody may write them."""
+    """Rebuild a backbone. On the CPU its weights are the shared memory itself and must not be written."""
     filled: dict[int, nn.Parameter] = {}
     parameters = dict(shared.frame.model.named_parameters())
     for name, (data, dtype) in shared.weights.items():

@@ -1,4 +1,4 @@
-"""What each worker of a group runs inside Ray Train: set up once, then one job after the other."""
+"""The train function of each worker of a group: one set-up, then one job after another."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from adapad_ray.training.workers import AttemptLostError
 
 
 def serve(config: WorkerConfig) -> None:
-    """Ray Train's train function: serve jobs until the queue stops, or is gone.
+    """Serve jobs until the queue stops or is gone; the train function that Ray Train calls.
 
-    The jobs run on a thread of their own, so that a pool that is closed can leave in the middle of one: Ray Train then
-    ends the processes in good order. What is not an `Exception` (KeyboardInterrupt, SystemExit) leaves this function
-    and so restarts the group.
+    Jobs run in a thread of their own, so that this function can return in the middle of one when the pool is closed,
+    and Ray Train ends the processes in good order. An error that is not an `Exception` (KeyboardInterrupt, SystemExit)
+    leaves this function and restarts the group.
     """
     failure: list[BaseException] = []
 
@@ -31,8 +31,8 @@ def serve(config: WorkerConfig) -> None:
         try:
             _work(config, incarnation, rank, world_size)
         except RayActorError:
-            pass  # the queue is gone, and the pool with it
-        except BaseException as error:  # noqa: BLE001 - raised again by the thread that Ray Train watches
+            pass  # the queue is gone, and so is the pool
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that Ray Train watches
             failure.append(error)
 
     context = ray.train.get_context()
@@ -54,32 +54,32 @@ def _work(config: WorkerConfig, incarnation: str, rank: int, world_size: int) ->
     myself = ray.get_runtime_context().current_actor
     ray.get(queue.join.remote(group, incarnation, rank, myself))
     device = str(ray.train.torch.get_device())
-    place = SetupContext(group, rank, world_size, config.cpus, config.gpus, device, config.shared)
+    context = SetupContext(group, rank, world_size, config.cpus, config.gpus, device, config.shared)
     try:
         run = resolve(config.run)
-        state = resolve(config.setup)(place)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the driver is to read it
+        state = resolve(config.setup)(context)
+    except Exception as error:  # noqa: BLE001 - the driver reports it, whatever it is
         ray.get(queue.set_up_failed.remote(group, rank, _describe(error)))
         return
     ray.get(queue.ready.remote(group, rank))
 
     while (job := ray.get(queue.take.remote(group, incarnation, rank))) is not None:
-        token = job.token
+        generation = job.generation
 
-        def report(data: dict[str, Any], token: int = token) -> None:
-            queue.progress.remote(group, token, data)
+        def report(data: dict[str, Any], generation: int = generation) -> None:
+            queue.progress.remote(group, generation, data)
 
-        if not ray.get(queue.started.remote(group, token)):
+        if not ray.get(queue.started.remote(group, generation)):
             continue
         value, failed, lost = None, None, False
-        context = JobContext(job.job_id, job.attempt, group, rank, world_size, report, job.board, token)
+        execution = JobContext(job.job_id, job.attempt, group, rank, world_size, report, job.board, generation)
         try:
-            value = run(state, job.payload, context)
+            value = run(state, job.payload, execution)
         except AttemptLostError as error:
             failed, lost = _describe(error), True
-        except Exception as error:  # noqa: BLE001 - whatever it is, it ends this job alone
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends this job only
             failed = _describe(error)
-        ray.get(queue.finish.remote(group, token, rank, value if rank == 0 else None, failed, lost))
+        ray.get(queue.finish.remote(group, generation, rank, value if rank == 0 else None, failed, lost))
 
 
 def _describe(error: Exception) -> JobError:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from adapad_ray.adapters.gated import Gated, GatedBlock
 from adapad_ray.adapters.lane import Lane
+from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import BudgetTooSmallError
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig, check_ranks
 from adapad_ray.methods.plan import CellContext, Plan, RoundReport
@@ -63,6 +64,7 @@ class Ard(BudgetedMethod[ArdConfig]):
     name = "ard"
     summary = "ARD-LoRA-style: each attention head (or module) learns its rank, under a hard budget"
     Config = ArdConfig
+    adapted: AdaptedModel
     structural = frozenset({"unit", "initial_rank", "alpha_max"})
     parallel = None
 

@@ -24,6 +24,7 @@ from adapad_ray.adapters.families import PLAIN, Family
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.adapters.load import LoadedAdapter
 from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.plan import CellContext, Deployable, Parent, Plan, RoundReport
 
@@ -76,15 +77,15 @@ class StructureHooks(Contract[ConfigT]):
 
     family: Family = PLAIN
     """Parametrisation of the components."""
-    adapted: AdaptedModel
-    """The model with its adapters; set by `Method.adapt`."""
+    adapted: TrainableModel
+    """The model with its adapters, set by `Method.adapt`. A method of components narrows the type to `AdaptedModel`."""
 
     def scales(self) -> dict[str, float]:
         """Constant factor s of every module's update; by default `lora_alpha / rank` with the planned rank."""
         ranks = self.plan().ranks or {}
         return {m.name: self.config.lora_alpha / ranks.get(m.name, 1) for m in self.context.modules}
 
-    def attach(self, model: nn.Module, head_modules: Sequence[str]) -> AdaptedModel:
+    def attach(self, model: nn.Module, head_modules: Sequence[str]) -> TrainableModel:
         """Attaches adapters to `model`; by default components of `family` on all target modules."""
         return AdaptedModel(
             model,
@@ -97,9 +98,12 @@ class StructureHooks(Contract[ConfigT]):
 
     def build(self, generator: torch.Generator) -> None:
         """Creates the first components and heads; by default one block of the planned rank on every module."""
+        adapted = self.adapted
+        if not isinstance(adapted, AdaptedModel):
+            raise TypeError(f"{self.name} attaches a {type(adapted).__name__}, so it must override build")
         for module, rank in (self.plan().ranks or {}).items():
-            self.adapted.add_block(module, rank, generator)
-        self.adapted.add_head(1)
+            adapted.add_block(module, rank, generator)
+        adapted.add_head(1)
 
     def parent(self) -> Parent | None:
         """The cell that must be trained first, for a post-hoc method; None where the method trains its own adapter."""
@@ -120,7 +124,7 @@ class ScheduleHooks(Contract[ConfigT]):
     Steps count from 0. `steps_done` is the number of optimizer steps so far, from 1.
     """
 
-    adapted: AdaptedModel
+    adapted: TrainableModel
     local_steps: int = 1
     """Optimizer steps of one round."""
     parallel: Literal["components", "data"] | None = "data"
@@ -194,7 +198,7 @@ class Method(StructureHooks[ConfigT], ScheduleHooks[ConfigT], PersistenceHooks):
     """Whether the method has a budget; see `BudgetedMethod`."""
 
     @final
-    def adapt(self, model: nn.Module, head_modules: Sequence[str]) -> AdaptedModel:
+    def adapt(self, model: nn.Module, head_modules: Sequence[str]) -> TrainableModel:
         """Attaches the method's adapters to `model` and keeps the result as `adapted`."""
         self.adapted = self.attach(model, head_modules)
         return self.adapted

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from adapad_ray.adapters.external_models import ADAPTER, InjectedModel
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.budget import BudgetTooSmallError
+from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig
 from adapad_ray.methods.plan import Plan
 
@@ -41,7 +42,13 @@ class DoraModel(InjectedModel):
             layer.lora_A[ADAPTER].weight.copy_(a / math.sqrt(shape.in_features))
             layer.lora_B[ADAPTER].weight.zero_()
             magnitude = layer.lora_magnitude_vector[ADAPTER].weight
-            magnitude.copy_(torch.linalg.norm(layer.get_base_layer().weight.to(magnitude.dtype), dim=1))
+            weight = self.linears[shape.name].weight()
+            if weight is None:
+                kind = type(layer.get_base_layer()).__name__
+                raise BadRequestError(
+                    f"dora reads the weight of module {shape.name}, but that of a {kind} is unreadable"
+                )
+            magnitude.copy_(torch.linalg.norm(weight.to(magnitude.dtype), dim=1))
 
     @property
     def scales(self) -> dict[str, float]:

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 
 from adapad_ray.adapters.lane import Lane
+from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import uniform_rank
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig
 from adapad_ray.methods.plan import Deployable, Plan
@@ -43,6 +44,7 @@ class Dylora(BudgetedMethod[DyloraConfig]):
     name = "dylora"
     summary = "nested LoRA: each step trains a randomly drawn prefix of the ranks, and every prefix is deployable"
     Config = DyloraConfig
+    adapted: AdaptedModel
 
     @cached_property
     def rank(self) -> int:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import Field
@@ -100,7 +100,7 @@ class Increlora(GrowingMethod[IncreloraConfig]):
         self.adapted.add_head(1)
 
     def attach(self, model: nn.Module, head_modules: Sequence[str]) -> AdaptedModel:
-        adapted = super().attach(model, head_modules)
+        adapted = cast(AdaptedModel, super().attach(model, head_modules))
         self._importance = UpdateImportance(adapted)
         return adapted
 

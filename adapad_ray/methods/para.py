@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from adapad_ray.adapters.families import PlainBlock
 from adapad_ray.adapters.load import LoadedAdapter
+from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.adapters.truncation import Cut, KeepParameters, allocate, spectrum
 from adapad_ray.budget import BudgetTooSmallError, uniform_rank
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig
@@ -45,6 +46,7 @@ class Para(BudgetedMethod[ParaConfig]):
     name = "para"
     summary = "post-hoc: one LoRA of high rank, cut to every budget by one threshold over its singular values"
     Config = ParaConfig
+    adapted: AdaptedModel
     structural = frozenset({"parent_rank", "cut"})
 
     def parent(self) -> Parent:

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 
 from adapad_ray.adapters.lane import Lane
+from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import uniform_rank
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig
 from adapad_ray.methods.plan import CellContext, Deployable, Plan, RoundReport
@@ -41,6 +42,7 @@ class Sequential(BudgetedMethod[SequentialConfig]):
     name = "sequential"
     summary = "sequential deflation: rank-1 components one after another, frozen once trained"
     Config = SequentialConfig
+    adapted: AdaptedModel
 
     def __init__(self, config: SequentialConfig, context: CellContext) -> None:
         super().__init__(config, context)

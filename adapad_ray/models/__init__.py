@@ -1,28 +1,23 @@
-"""Backbones: loading recipes, target modules, heads."""
+"""Backbones: frozen pretrained models, their task heads, and the modules of them that adapters may target.
 
-from adapad_ray.models.loading import (
-    IMAGES,
-    LINEAR,
-    SEQUENCES,
-    Backbone,
-    Pooling,
-    backbone_parameters,
-    image_format,
-    initialise_head,
-    keeps_sizes,
-    linear_backbone,
-    list_models,
-    load_backbone,
-    load_skeleton,
-    resolve_model,
-    sketch_tokenizer,
-)
+`source` finds a model, `backbone` loads it with its weights, `skeleton` builds it without them for `adapad plan`.
+"""
+
+from adapad_ray.models.backbone import Backbone, backbone_parameters, linear_backbone, load_backbone
+from adapad_ray.models.head import initialise_head
+from adapad_ray.models.images import ImageFormat, image_format
+from adapad_ray.models.skeleton import load_skeleton
+from adapad_ray.models.source import Pooling, keeps_sizes, list_models, resolve_model
+from adapad_ray.models.task_classes import IMAGES, SEQUENCES
+from adapad_ray.models.task_models import LINEAR
+from adapad_ray.models.tokenizer import load_tokenizer, sketch_tokenizer
 
 __all__ = [
     "IMAGES",
     "LINEAR",
     "SEQUENCES",
     "Backbone",
+    "ImageFormat",
     "Pooling",
     "backbone_parameters",
     "image_format",
@@ -32,6 +27,7 @@ __all__ = [
     "list_models",
     "load_backbone",
     "load_skeleton",
+    "load_tokenizer",
     "resolve_model",
     "sketch_tokenizer",
 ]

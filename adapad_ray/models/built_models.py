@@ -1,4 +1,4 @@
-"""Models that are made once on this machine and then are folders like any other: converted, or built from a seed."""
+"""Models that are made once on this machine and kept as folders: converted from GGUF, or built from a seed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from adapad_ray.assets import made_once
 from adapad_ray.errors import BadRequestError
 
 TINY_VIT = "tiny-vit"
-TINY_VIT_DESCRIPTION = "a vision transformer of 4 layers and random weights for grey pictures of 8 x 8, as digits are"
+TINY_VIT_DESCRIPTION = "vision transformer of 4 layers with random weights, for grey images of 8 x 8 pixels"
 _GGUF = ".gguf"
 
 
 def converted(folder: Path) -> Path:
-    """The folder of a packaged model; one that comes as a single GGUF file is dequantised to fp32 the first time.
+    """Return the folder of a packaged model; a single GGUF file is dequantised to fp32 the first time.
 
     Raises:
-        BadRequestError: the package that reads such files is missing.
+        BadRequestError: the gguf package is missing.
     """
     files = [path for path in folder.iterdir() if path.suffix == _GGUF]
     if not files:
@@ -28,7 +28,7 @@ def converted(folder: Path) -> Path:
     (file,) = files
 
     def convert(target: Path, _: Path) -> None:
-        # Newer versions of transformers would leave the weights packed where a kernel for that is installed.
+        # Newer versions of transformers keep the weights packed if a kernel for that is installed.
         packed = getattr(transformers, "GgufConfig", None)
         options = {} if packed is None else {"quantization_config": packed(dequantize=True)}
         try:
@@ -37,9 +37,9 @@ def converted(folder: Path) -> Path:
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file.name, trust_remote_code=False)
         except ImportError as error:
-            raise BadRequestError(f"model {folder.name} comes as GGUF: install gguf to read it") from error
+            raise BadRequestError(f"model {folder.name} is a GGUF file: install gguf to read it") from error
         config = read.config
-        if hasattr(config, "quantization_config"):  # the weights are plain by now, but would not be saved as such
+        if hasattr(config, "quantization_config"):  # the weights are plain now, but would be saved as quantised
             del config.quantization_config
         plain = type(read)(config)
         plain.load_state_dict(read.state_dict())
@@ -50,9 +50,9 @@ def converted(folder: Path) -> Path:
 
 
 def tiny_vit() -> Path:
-    """The folder of `tiny-vit`: ViT's own architecture (2010.11929), small. Sizes and seed are ours.
+    """Return the folder of `tiny-vit`: a small ViT (2010.11929). Sizes and seed are this project's choice.
 
-    Weights keep the size of what passes through them (deviation 1/√64), because frozen ones are random features.
+    The weights are frozen random features. Their deviation of 1/√64 keeps the scale of activations.
     """
     config = transformers.ViTConfig(
         image_size=8,

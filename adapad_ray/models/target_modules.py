@@ -1,14 +1,13 @@
-"""Which modules of a backbone get an adapter: names, patterns and presets, and what is known of each architecture.
+"""Selects the modules that get an adapter, by name, pattern or preset, and finds the heads that share them.
 
-Paths are those of `model.named_modules()`. Nothing outside the base model is ever adapted, and of the base model
-neither embeddings nor poolers nor heads.
+Paths are those of `model.named_modules()`. Only linear layers of the base model are adapted, and none of its
+embeddings, poolers and heads.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -16,7 +15,10 @@ from transformers import PreTrainedModel
 
 from adapad_ray.budget import ModuleShape
 from adapad_ray.errors import BadRequestError
+from adapad_ray.frozen_linear.base import FrozenLinear
+from adapad_ray.frozen_linear.dispatch import frozen_linear, is_linear, is_supported
 from adapad_ray.safe_regex import Matcher
+from adapad_ray.validation import closest
 
 ALL_LINEAR = "all-linear"
 
@@ -25,7 +27,7 @@ class Layer(NamedTuple):
     """The linear modules of one repeated layer, as patterns of their paths inside it."""
 
     attention: str
-    """Projections of query, key and value, and the one that brings the heads together."""
+    """Projections of query, key and value, and the output projection."""
     mlp: str
     """Feed-forward modules."""
 
@@ -33,10 +35,15 @@ class Layer(NamedTuple):
 _BERT = Layer(r"attention\.self\.(query|key|value)|attention\.output\.dense", r"(intermediate|output)\.dense")
 _DEBERTA = Layer(r"attention\.self\.(query|key|value)_proj|attention\.output\.dense", r"(intermediate|output)\.dense")
 _DISTILBERT = Layer(r"attention\.(q|k|v|out)_lin", r"ffn\.lin[12]")
+_FALCON = Layer(r"self_attention\.(query_key_value|dense)", r"mlp\.dense_(h_to_4h|4h_to_h)")
+_GPT2 = Layer(r"attn\.(c_attn|c_proj)", r"mlp\.(c_fc|c_proj)")
 _LLAMA = Layer(r"self_attn\.[qkvo]_proj", r"mlp\.(gate|up|down)_proj")
 _OPT = Layer(r"self_attn\.(q|k|v|out)_proj", r"fc[12]")
 _SIGLIP = Layer(r"self_attn\.(q|k|v|out)_proj", r"mlp\.fc[12]")
 _VIT = Layer(r"attention\.[qkvo]_proj", r"mlp\.fc[12]")
+
+_OUTPUT_PROJECTIONS = ("attention.output.dense", "self_attention.dense", "attn.c_proj")
+"""Ends of the paths of attention output projections whose last part alone is ambiguous: BERT's, Falcon's, GPT-2's."""
 
 ARCHITECTURES: dict[str, Layer] = {
     "bert": _BERT,
@@ -45,9 +52,11 @@ ARCHITECTURES: dict[str, Layer] = {
     "xlm-roberta": _BERT,
     "deberta-v2": _DEBERTA,
     "distilbert": _DISTILBERT,
+    "falcon": _FALCON,
     "gemma": _LLAMA,
     "gemma2": _LLAMA,
     "gemma3_text": _LLAMA,
+    "gpt2": _GPT2,
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
@@ -57,51 +66,52 @@ ARCHITECTURES: dict[str, Layer] = {
     "siglip_vision_model": _SIGLIP,
     "vit": _VIT,
 }
-"""Layers by transformers' `model_type`. A model of several stacks, as PaliGemma, has those of each of them."""
+"""Layers by transformers' `model_type`. A model of several stacks, such as PaliGemma, has one entry for each."""
 
 
 def target_modules(model: nn.Module, spec: str | Sequence[str]) -> tuple[ModuleShape, ...]:
-    """Resolve the modules that get an adapter, in the model's order.
+    """Return the modules that get an adapter, in the model's order.
 
-    `all-linear` means every `nn.Linear` of the repeated layers; `attention` and `mlp` mean those parts of them on the
-    architectures of `ARCHITECTURES`. Another string is a regular expression that has to match a whole path; a list
-    holds full paths or dotted suffixes (`query` is every path that ends in `.query`), as in PEFT. Embeddings, poolers
-    and heads are never matched.
+    Args:
+        model: the task model; it may be on the meta device.
+        spec: `all-linear` for every linear layer of the repeated layers; `attention` or `mlp` for that part of them, on
+            the architectures of `ARCHITECTURES`; another string is a regular expression that must match a whole path;
+            a list holds full paths or dotted suffixes (`query` for every path that ends in `.query`), as in PEFT.
 
     Raises:
-        BadRequestError: a name or pattern matches nothing or is no valid pattern, or the preset does not know the
-            architecture.
+        BadRequestError: a name or pattern matches nothing or is invalid, the architecture has no presets, or a selected
+            module is of a class that cannot carry an adapter.
     """
-    candidates = _adaptable_linears(model)
+    linears = _linears(model)
     if spec == ALL_LINEAR:
-        chosen = {name for name in candidates if name.startswith(layer_prefixes(model))}
+        chosen = {path for path in linears if path.startswith(layer_prefixes(model))}
         if not chosen:
-            raise BadRequestError("target_modules all-linear finds no nn.Linear in repeated layers: list names instead")
+            raise BadRequestError("target_modules all-linear finds no linear layer in repeated layers: list names")
     elif isinstance(spec, str) and spec in Layer._fields:
-        chosen = _match_preset(model, spec, candidates)
+        chosen = _match_preset(model, spec, linears)
     elif isinstance(spec, str):
-        chosen = _match_pattern(spec, candidates)
+        chosen = _match_pattern(spec, linears)
     else:
         chosen = set()
         for name in spec:
-            matches = {path for path in candidates if path == name or path.endswith(f".{name}")}
+            matches = {path for path in linears if path == name or path.endswith(f".{name}")}
             if not matches:
-                raise _nothing_matches(name, candidates)
+                raise _nothing_matches(name, linears)
             chosen |= matches
         if not chosen:
-            raise BadRequestError(f"target_modules is an empty list: name some of {', '.join(_suffixes(candidates))}")
+            raise BadRequestError(f"target_modules is an empty list: name some of {', '.join(_suffixes(linears))}")
+    frozen = {path: frozen_linear(module, path) for path, module in linears.items() if path in chosen}
     return tuple(
-        ModuleShape(name, linear.in_features, linear.out_features, *_attention_heads(model, name, linear))
-        for name, linear in candidates.items()
-        if name in chosen
+        ModuleShape(path, linear.in_features, linear.out_features, *_attention_heads(model, path, linear))
+        for path, linear in frozen.items()
     )
 
 
 def base_prefix(model: nn.Module) -> str:
-    """Return the dotted prefix of the base model inside its task model, or '' where the model is its own base.
+    """Return the dotted prefix of the base model inside its task model, or '' if the model is its own base.
 
-    transformers names it in `base_model_prefix`; where no attribute has that name, as in SigLIP's image classifier, it
-    is the only pretrained model inside.
+    transformers names it in `base_model_prefix`. Where no attribute has that name, as in SigLIP's image classifier, the
+    base is the only pretrained model inside.
     """
     attribute = str(getattr(model, "base_model_prefix", ""))
     if attribute and hasattr(model, attribute):
@@ -120,34 +130,36 @@ def layer_prefixes(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-def _adaptable_linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """Return every plain `nn.Linear` of the base model but its pooler and heads, in the model's order."""
+def _linears(model: nn.Module) -> dict[str, nn.Module]:
+    """Return every linear layer of the base model outside pooler, embeddings and heads, in the model's order.
+
+    Layers of unsupported classes are among them, so that selecting one is an error and not an omission.
+    """
     base = base_prefix(model)
     return {
-        name: module
-        for name, module in model.named_modules()
-        # A subclass may use its weight without calling forward, and an adapter there would not act.
-        if type(module) is nn.Linear
-        and name.startswith(base)
-        and not any(part in ("head", "lm_head") or "pooler" in part or "embed" in part for part in name.split("."))
+        path: module
+        for path, module in model.named_modules()
+        if path.startswith(base)
+        and is_linear(module)
+        and not any(part in ("head", "lm_head") or "pooler" in part or "embed" in part for part in path.split("."))
     }
 
 
-def _match_preset(model: nn.Module, preset: str, candidates: Iterable[str]) -> set[str]:
-    """Return the modules of a preset; every stack of layers has to be of a known architecture."""
+def _match_preset(model: nn.Module, preset: str, linears: Mapping[str, nn.Module]) -> set[str]:
+    """Return the modules of a preset; every stack of layers must be of an architecture in `ARCHITECTURES`."""
     chosen = set()
     for prefix in layer_prefixes(model):
-        linears = [path for path in candidates if path.startswith(prefix)]
-        if not linears:
+        inside = {path: module for path, module in linears.items() if path.startswith(prefix)}
+        if not inside:
             continue
         kind = str(getattr(_owner_config(model, prefix), "model_type", ""))
         if kind not in ARCHITECTURES:
             raise BadRequestError(
-                f"target_modules {preset} does not know the layers of architecture {kind or 'without a name'!r} (known "
-                f"are {', '.join(ARCHITECTURES)}): use all-linear, or name some of {', '.join(_suffixes(linears))}"
+                f"target_modules {preset} is not defined for architecture {kind or 'without a name'!r} (defined for "
+                f"{', '.join(ARCHITECTURES)}): use all-linear, or name some of {', '.join(_suffixes(inside))}"
             )
         pattern = re.compile(getattr(ARCHITECTURES[kind], preset))
-        chosen |= {path for path in linears if pattern.fullmatch(path.removeprefix(prefix).partition(".")[2])}
+        chosen |= {path for path in inside if pattern.fullmatch(path.removeprefix(prefix).partition(".")[2])}
     if not chosen:
         raise BadRequestError(f"target_modules {preset} finds no such module: list names instead")
     return chosen
@@ -156,7 +168,7 @@ def _match_preset(model: nn.Module, preset: str, candidates: Iterable[str]) -> s
 def _owner_config(model: nn.Module, path: str) -> Any:
     """Return the configuration of the innermost part of the model around `path` that has attention heads.
 
-    A model of several stacks has one configuration for each: an image's tower has heads of its own.
+    A model of several stacks has one configuration for each.
     """
     parts = path.rstrip(".").split(".")
     for end in range(len(parts), -1, -1):
@@ -166,15 +178,16 @@ def _owner_config(model: nn.Module, path: str) -> Any:
     return None
 
 
-def _attention_heads(model: nn.Module, name: str, linear: nn.Linear) -> tuple[int, bool]:
-    """Return how many heads share out a module, and whether they share its input; 1 head where there are none.
+def _attention_heads(model: nn.Module, path: str, linear: FrozenLinear) -> tuple[int, bool]:
+    """Return the number of heads that share a module, and whether they share its input; 1 without heads.
 
-    Told by the names that transformers' models use. A module that computes several projections at once has none.
+    Found by the names that transformers' models use. A module that computes several projections at once counts as one
+    without heads, because a head's rows are not contiguous there.
     """
-    config = _owner_config(model, name)
-    last = name.rpartition(".")[2]
+    config = _owner_config(model, path)
+    last = path.rpartition(".")[2]
     projects = re.fullmatch(r"(query|key|value|q|k|v)(_proj|_lin)?", last) is not None
-    collects = last in ("o", "o_proj", "out_proj", "out_lin") or name.endswith("attention.output.dense")
+    collects = last in ("o", "o_proj", "out_proj", "out_lin") or path.endswith(_OUTPUT_PROJECTIONS)
     heads = getattr(config, "num_attention_heads", None)
     if projects and last[0] in "kv":
         heads = getattr(config, "num_key_value_heads", None) or heads
@@ -184,23 +197,24 @@ def _attention_heads(model: nn.Module, name: str, linear: nn.Linear) -> tuple[in
     return heads, collects
 
 
-def _match_pattern(pattern: str, candidates: dict[str, nn.Linear]) -> set[str]:
+def _match_pattern(pattern: str, linears: Mapping[str, nn.Module]) -> set[str]:
     matcher = Matcher()
-    chosen = {path for path in candidates if matcher.fullmatch(pattern, path, "target_modules")}
+    chosen = {path for path in linears if matcher.fullmatch(pattern, path, "target_modules")}
     if not chosen:
-        raise _nothing_matches(pattern, candidates)
+        raise _nothing_matches(pattern, linears)
     return chosen
 
 
-def _nothing_matches(name: str, candidates: dict[str, nn.Linear]) -> BadRequestError:
-    suffixes = _suffixes(candidates)
-    nearest = difflib.get_close_matches(name, [*suffixes, ALL_LINEAR, *Layer._fields], n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+def _nothing_matches(name: str, linears: Mapping[str, nn.Module]) -> BadRequestError:
+    suffixes = _suffixes(linears)
+    near = closest(name, [*suffixes, ALL_LINEAR, *Layer._fields])
+    hint = f"did you mean {near!r}? " if near else ""
     return BadRequestError(
-        f"target_modules {name!r} matches no nn.Linear of the backbone (pooler and head are not adapted): "
+        f"target_modules {name!r} matches no linear layer of the backbone (pooler and head are not adapted): "
         f"{hint}available are {', '.join(suffixes)}, and the presets all-linear, attention and mlp"
     )
 
 
-def _suffixes(candidates: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(path.rpartition(".")[2] for path in candidates))
+def _suffixes(linears: Mapping[str, nn.Module]) -> list[str]:
+    """Return the distinct last parts of the paths of modules that can carry an adapter."""
+    return list(dict.fromkeys(path.rpartition(".")[2] for path, module in linears.items() if is_supported(module)))

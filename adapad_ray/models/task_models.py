@@ -1,4 +1,4 @@
-"""Task models of ours, where transformers has none: what stands between a pretrained model and its logits."""
+"""Task models that transformers does not have: each maps the states of a pretrained model to logits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import transformers
 from torch import nn
 from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassifierOutput
 
+LINEAR = "linear"
+"""The model name of `LinearModel`. It goes with tasks of vectors and has no weights to load."""
+
 
 class LinearModel(nn.Module):
     """One frozen linear layer of zeros: with adapters it is W = s · B A, the model of the linear theory (2605.10741).
 
-    It has no head. Its one layer stands in a list, as repeated layers do, so that `all-linear` means it.
+    It has no head. Its layer is in a `ModuleList`, like repeated layers, so that `all-linear` selects it.
     """
 
     base_model_prefix = ""
@@ -33,8 +36,8 @@ class LinearModel(nn.Module):
 class MeanPooledClassifier(nn.Module):
     """Mean of the token states, then one linear layer: `logits = W · mean_t(h_t) + b` over non-padding tokens.
 
-    The encoder stands under its own `base_model_prefix` (`bert` for BERT), so module paths are those of
-    transformers' sequence classifier and an adapter exported from one fits the other.
+    The encoder is the attribute named by its own `base_model_prefix` (`bert` for BERT). Module paths are therefore
+    those of transformers' sequence classifier, and an adapter exported from one fits the other.
     """
 
     config: Any
@@ -56,7 +59,7 @@ class MeanPooledClassifier(nn.Module):
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """Return logits `[batch, num_labels]` for token ids `[batch, tokens]`, and the loss where labels are given."""
+        """Return logits `[batch, num_labels]` for token ids `[batch, tokens]`, and the loss if `labels` are given."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         inputs |= kwargs | {"return_dict": True}
         encoder = self.get_submodule(self.base_model_prefix)
@@ -72,13 +75,14 @@ class MeanPooledClassifier(nn.Module):
 
 
 class ImagePrefixClassifier(nn.Module):
-    """Images read by a language model, as PaliGemma does it: `logits = W · mean_t(h_t) + b` over the image's tokens.
+    """PaliGemma as a classifier of images: `logits = W · mean_t(h_t) + b` over the image's tokens.
 
-    The tower's features stand where a text's embeddings would and see one another, as a prefix does. There is no text.
-    Paths of the model's modules are those of transformers' `PaliGemmaForConditionalGeneration`.
+    The vision tower's features take the place of text embeddings and attend to one another, as a prefix does. There is
+    no text. Module paths are those of transformers' `PaliGemmaForConditionalGeneration`.
     """
 
     base_model_prefix = "model"
+    main_input_name = "pixel_values"
 
     def __init__(self, model: transformers.PreTrainedModel, num_labels: int) -> None:
         super().__init__()

@@ -1,9 +1,13 @@
-"""From the records of finished cells to the accuracy-budget curve."""
+"""The accuracy-budget curve: a metric against deployed parameters, per label, over seeds.
+
+A *label* is a method variant of the sweep's file, such as `lora/qv`. A *prefix* is a smaller model cut from a trained
+one: every module keeps its first k components.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,43 +16,45 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.files import atomic_path
-from adapad_ray.report.metrics import item_metric
+from adapad_ray.report.records import load_predictions
 from adapad_ray.report.statistics import Estimate, estimate, item_weights, pareto_front
 from adapad_ray.results import CellResult, Point
-from adapad_ray.storage import RECORD
+from adapad_ray.tasks import find_metric
 
 Array = NDArray[np.float64]
 Split = Literal["validation", "test"]
 TOLERANCE = 1e-4
-"""Largest difference allowed between a recorded metric and the one that its stored predictions give."""
+"""Largest accepted difference between a recorded metric and its value from the stored predictions."""
 
 
 class PointKey(NamedTuple):
-    """What one row of the curve stands for: the same deployable model over all seeds."""
+    """Identifies a point of the curve: one deployable model over all its seeds."""
 
     label: str
     budget: int | None
+    """Requested parameters; None for methods without a budget."""
     kind: str
+    """`final` for the trained model, `prefix` for one that was cut from it."""
     prefix: int | None
+    """Components per module of a prefix."""
 
 
 @dataclass(frozen=True)
 class SeedScores:
-    """A split's metric of one curve point: per seed `[seeds]`, and per draw of items and seed `[draws, seeds]`.
+    """The metric of one curve point on one split, per seed and per bootstrap draw of items.
 
-    Draws of all points of a split use the same items, so that any two can be compared pairwise.
+    The draws of all points of a split resample the same items, so that any two points can be compared in pairs.
     """
 
     seeds: tuple[int, ...]
     values: Array
+    """The metric on all items, `[seeds]`."""
     draws: Array
+    """The metric on each resample of the items, `[draws, seeds]`."""
     items: int
+    """Number of items of the split."""
 
     @property
     def estimate(self) -> Estimate:
@@ -57,54 +63,39 @@ class SeedScores:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the mean, which no metric lets exceed 1."""
+        """95 % interval of the mean, clipped at 1, the upper bound of every metric."""
         low, high = self.estimate.interval()
         return low, min(high, 1.0)
 
     def minus(self, other: SeedScores) -> SeedScores | None:
-        """The difference, paired by item and by the seeds that both have; None if they share no seed."""
+        """The difference, paired by item and by common seeds; None if there is no common seed."""
         seeds = tuple(seed for seed in self.seeds if seed in other.seeds)
         if not seeds:
             return None
-        a, b = self.at(seeds), other.at(seeds)
+        a, b = self.select(seeds), other.select(seeds)
         return SeedScores(seeds, a.values - b.values, a.draws - b.draws, self.items)
 
-    def at(self, seeds: tuple[int, ...]) -> SeedScores:
-        """These seeds alone, in this order."""
+    def select(self, seeds: tuple[int, ...]) -> SeedScores:
+        """The scores of these seeds, in this order."""
         columns = [self.seeds.index(seed) for seed in seeds]
         return SeedScores(seeds, self.values[columns], self.draws[:, columns], self.items)
 
 
-def load_results(folder: Path | str, cells: Mapping[str, str] | None = None) -> list[CellResult]:
-    """The finished cells of a sweep's folder, sorted by id; `cells` keeps only these ids, under these labels.
-
-    Raises `BadRequestError` for a damaged record and for a folder without any.
-    """
-    results = []
-    for path in sorted(Path(folder).glob(f"cells/*/{RECORD}")):
-        if cells is not None and path.parent.name not in cells:
-            continue
-        try:
-            result = CellResult.model_validate_json(path.read_bytes())
-        except (ValidationError, OSError) as error:
-            first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise BadRequestError(
-                f"{path} is not a readable cell record ({first}): delete that cell's folder and launch the sweep again"
-            ) from error
-        if cells is not None:
-            identity = result.identity.model_copy(update={"label": cells[result.id]})
-            result = result.model_copy(update={"identity": identity})
-        results.append(result)
-    if not results:
-        raise BadRequestError(f"{folder} holds no finished cell: run the sweep first")
-    return sorted(results, key=lambda result: result.id)
-
-
 class Curves:
-    """The curve's points over seeds, with their bootstrap draws of items.
+    """The points of all curves of a sweep, with their scores over seeds and bootstrap draws of items.
 
-    Each split has a generator of its own: nothing of the test split reaches the validation draws. `predictions` by
-    cell and name are read from the cells' folders unless they are passed.
+    Each split has its own random generator, so the validation draws do not depend on the test split.
+
+    Args:
+        results: records of finished cells; those of other stages than the curve are ignored.
+        folder: the sweep's folder.
+        generator: source of the bootstrap draws; seed 0 by default.
+        draws: number of bootstrap draws.
+        predictions: stored predictions by cell id and name; read from the cells' folders by default.
+
+    Raises:
+        BadRequestError: no cell belongs to the curve stage, cells use different metrics, or two cells have the same
+            label, budget and seed.
     """
 
     def __init__(
@@ -122,48 +113,56 @@ class Curves:
             raise BadRequestError(f"{folder} has no finished cell of the curve stage: run the sweep first")
         metrics = {result.metric for result in self.results}
         if len(metrics) > 1:
-            raise BadRequestError(f"the cells of {folder} decide by different metrics: {', '.join(sorted(metrics))}")
+            raise BadRequestError(f"the cells of {folder} use different metrics: {', '.join(sorted(metrics))}")
         self.metric = metrics.pop()
         self.draws = draws
         generator = generator or np.random.default_rng(0)
         self._generators = dict(zip(("validation", "test"), generator.spawn(2), strict=True))
         self.points = self._group()
-        self._predictions = predictions or {r.id: _load_predictions(self.folder, r.id) for r in self.results}
+        self._predictions = predictions or {r.id: load_predictions(self.folder, r.id) for r in self.results}
 
     def _group(self) -> dict[PointKey, list[tuple[CellResult, Point]]]:
-        """Points by key, each with one (cell, point) per seed in ascending order of seeds."""
+        """Groups the points by key; each group has one (cell, point) per seed, in ascending order of seeds."""
         cells: dict[tuple[str, int | None, int], str] = {}
         groups: dict[PointKey, list[tuple[CellResult, Point]]] = defaultdict(list)
         for result in sorted(self.results, key=lambda result: result.identity.seed):
             identity = result.identity
-            where = (identity.label, identity.budget, identity.seed)
-            if where in cells:
+            condition = (identity.label, identity.budget, identity.seed)
+            if condition in cells:
                 raise BadRequestError(
-                    f"the cells {cells[where]} and {result.id} both hold {identity.label} at budget {identity.budget}, "
-                    f"seed {identity.seed}: the sweep's file has changed; name the cells that count"
+                    f"the cells {cells[condition]} and {result.id} both hold {identity.label} at budget "
+                    f"{identity.budget}, seed {identity.seed}: the sweep's file has changed; pass the cells to use"
                 )
-            cells[where] = result.id
+            cells[condition] = result.id
             for point in result.points:
                 groups[PointKey(identity.label, identity.budget, point.kind, point.prefix)].append((result, point))
         return dict(sorted(groups.items(), key=lambda entry: _order(entry[0])))
 
-    def labels(self, split: Split) -> NDArray[Any]:
-        """The split's labels, which every cell must share."""
+    def parameters(self, key: PointKey) -> float:
+        """Deployed adapter parameters of a point, mean over seeds."""
+        group = self.points[key]
+        return sum(point.parameters for _, point in group) / len(group)
+
+    def targets(self, split: Split) -> NDArray[Any]:
+        """The true classes or values of the split's items, which all cells must share."""
         first, *others = self.results
-        labels = self._tensor(first, f"{split}/labels")
+        targets = self._tensor(first, f"{split}/labels")
         for other in others:
-            if not np.array_equal(labels, self._tensor(other, f"{split}/labels")):
+            if not np.array_equal(targets, self._tensor(other, f"{split}/labels")):
                 raise BadRequestError(
-                    f"the cells {first.id} and {other.id} were evaluated on different {split} items: "
-                    "they cannot stand on one curve"
+                    f"the cells {first.id} and {other.id} were evaluated on different {split} items and cannot share "
+                    "a curve"
                 )
-        return labels
+        return targets
 
     def _tensor(self, result: CellResult, name: str) -> NDArray[Any]:
         try:
             return self._predictions[result.id][name]
         except KeyError:
-            raise BadRequestError(f"the predictions of cell {result.id} lack {name!r}: compute it again") from None
+            raise BadRequestError(
+                f"the predictions of cell {result.id} lack {name!r}: delete that cell's folder and launch the sweep "
+                "again"
+            ) from None
 
     @cached_property
     def validation(self) -> dict[PointKey, SeedScores]:
@@ -176,10 +175,10 @@ class Curves:
         return self._scores("test")
 
     def _scores(self, split: Split) -> dict[PointKey, SeedScores]:
-        metric, labels = item_metric(self.metric), self.labels(split)
+        metric, targets = find_metric(self.metric), self.targets(split)
         members = [(key, cell, point) for key, group in self.points.items() for cell, point in group]
         features = np.stack(
-            [metric.features(self._tensor(cell, f"{split}/{point.key}"), labels) for _, cell, point in members],
+            [metric.features(self._tensor(cell, f"{split}/{point.key}"), targets) for _, cell, point in members],
             axis=1,
         )  # [items, members, f]
         for (_, cell, point), value in zip(members, metric.value(features.mean(axis=0)), strict=True):
@@ -189,7 +188,7 @@ class Curves:
                     f"cell {cell.id} records {split} {self.metric} {recorded} for {point.key}, but its stored "
                     f"predictions give {value:.6f}: delete that cell's folder and launch the sweep again"
                 )
-        items, flat = len(labels), features.reshape(len(labels), -1)
+        items, flat = len(targets), features.reshape(len(targets), -1)
         blocks = item_weights(items, self.draws, self._generators[split].spawn(1)[0])
         drawn = np.concatenate([metric.value((w @ flat).reshape(len(w), *features.shape[1:])) for w in blocks])
         scores, start = {}, 0
@@ -203,13 +202,15 @@ class Curves:
             start += len(group)
         return scores
 
-    def difference(self, first: PointKey, second: PointKey, split: Split) -> tuple[Estimate, tuple[int, ...]] | None:
-        """`first` minus `second` with the seeds that both have; None if they share none."""
-        paired = getattr(self, split)[first].minus(getattr(self, split)[second])
-        return None if paired is None else (paired.estimate, paired.seeds)
-
     def table(self) -> pd.DataFrame:
-        """One row per point; see `curve_table`."""
+        """One row per point, with the columns of `curve.csv`.
+
+        `*_mean` and `*_std` are over seeds; `*_low` and `*_high` are the 95 % interval over seeds × items (`Estimate`).
+        `parameters` is the mean number of deployed adapter parameters; seeds may discover different ranks, hence
+        `parameters_low` and `parameters_high`. Seconds, FLOPs and lane passes are means per cell; memory is the
+        largest of the cells. A prefix has the costs of the cell it was cut from. `adapter_bytes` is the mean size of
+        the exported folder with the task head; NaN where nothing was exported.
+        """
         rows = pd.DataFrame([self._row(key, group) for key, group in self.points.items()])
         rows["on_front"] = pareto_front(rows["parameters"], rows["test_mean"])
         return rows.astype({"budget": "Int64", "prefix": "Int64"})
@@ -220,7 +221,7 @@ class Curves:
         row: dict[str, object] = {
             **key._asdict(),
             "method": cells[0].identity.method,
-            "parameters": float(np.mean(parameters)),
+            "parameters": _mean(parameters),
             "parameters_low": min(parameters),
             "parameters_high": max(parameters),
             "head_parameters": points[0].head_parameters,
@@ -232,70 +233,32 @@ class Curves:
             std = float(np.std(scores.values, ddof=1)) if len(group) > 1 else float("nan")
             mean = float(scores.values.mean())
             row |= {f"{split}_mean": mean, f"{split}_low": low, f"{split}_high": high, f"{split}_std": std}
+        sizes = [_adapter_bytes(self.folder, cell, point) for cell, point in group]
+        ranks = [sum(point.ranks.values()) / max(1, len(cell.identity.target_modules)) for cell, point in group]
         return row | {
-            "budget_remainder": float(np.mean([cell.budget_remainder for cell in cells])),
-            "train_seconds": float(np.mean([cell.cost.train_seconds for cell in cells])),
-            "train_flops": float(np.mean([cell.cost.train_flops for cell in cells])),
-            "lane_passes": float(np.mean([cell.cost.lane_passes for cell in cells])),
+            "budget_remainder": _mean(cell.budget_remainder for cell in cells),
+            "train_seconds": _mean(cell.cost.train_seconds for cell in cells),
+            "train_flops": _mean(cell.cost.train_flops for cell in cells),
+            "lane_passes": _mean(cell.cost.lane_passes for cell in cells),
             "peak_memory_bytes": max(cell.cost.peak_memory_bytes for cell in cells),
-            "adapter_bytes": float(
-                np.mean([_adapter_bytes(self.folder, cell, point) for cell, point in zip(cells, points, strict=True)])
-            ),
-            "mean_rank": float(
-                np.mean(
-                    [
-                        sum(p.ranks.values()) / max(1, len(c.identity.target_modules))
-                        for c, p in zip(cells, points, strict=True)
-                    ]
-                )
-            ),
+            "adapter_bytes": _mean(sizes),
+            "mean_rank": _mean(ranks),
             "max_rank": max(max(point.ranks.values(), default=0) for point in points),
         }
 
 
-def curve_table(
-    results: Sequence[CellResult],
-    folder: Path | str,
-    *,
-    generator: np.random.Generator | None = None,
-    draws: int = 2000,
-) -> pd.DataFrame:
-    """One row per (label, budget, kind, prefix) of the curve stage, over its seeds.
-
-    `*_mean` and `*_std` are over seeds, `*_low` and `*_high` a 95 % interval over seeds × items (`Estimate`),
-    `parameters` the mean deployed adapter parameters (seeds may discover different ranks: `parameters_low`,
-    `parameters_high`); seconds, FLOPs and lane passes are means per cell, memory the largest of the cells, and a
-    prefix carries those of its cell. `adapter_bytes` is the mean size of the exported folder, task head included; NaN
-    where nothing was exported.
-    """
-    return Curves(results, folder, generator=generator, draws=draws).table()
-
-
-def write_curve_csv(table: pd.DataFrame, path: Path | str) -> None:
-    """Writes the table as CSV, atomically."""
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
 
 
 def _order(key: PointKey) -> tuple[str, int, int, int]:
-    """By label, then budget, the final model before its prefixes, large prefixes first."""
+    """Sort key: label, budget, then the final model before its prefixes, the largest prefix first."""
     return key.label, key.budget or 0, key.kind != "final", -(key.prefix or 0)
 
 
 def _adapter_bytes(folder: Path, cell: CellResult, point: Point) -> float:
-    """Bytes of the point's exported folder."""
+    """Size of the point's exported folder; NaN if nothing was exported."""
     if point.adapter is None:
         return float("nan")
     exported = folder / "cells" / cell.id / point.adapter
     return float(sum(path.stat().st_size for path in exported.rglob("*") if path.is_file())) or float("nan")
-
-
-def _load_predictions(folder: Path, cell: str) -> dict[str, NDArray[Any]]:
-    path = folder / "cells" / cell / "predictions.safetensors"
-    try:
-        predictions: dict[str, NDArray[Any]] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise BadRequestError(
-            f"{path} is not readable ({error}): delete that cell's folder and launch the sweep again"
-        ) from error
-    return predictions

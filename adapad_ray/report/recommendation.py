@@ -1,22 +1,21 @@
-"""The smallest adapter that costs no accuracy worth speaking of."""
+"""The recommendation: the smallest adapter that is not worse than the best by more than a margin."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.files import write_text
 from adapad_ray.report.curves import Curves, PointKey
+from adapad_ray.report.style.formatting import margin, seed_count
 
 FROZEN = "head_only"
-"""The method that trains the head alone: an adapter of 0 parameters."""
+"""The method that trains only the task head: an adapter of 0 parameters."""
 
 
 class PointSummary(BaseModel):
-    """One point of the curve; the test split is reported here and decides nothing."""
+    """A point of the curve. Its test scores are reported and never used for a choice."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,7 +28,7 @@ class PointSummary(BaseModel):
     parameters_low: int
     parameters_high: int
     head_parameters: int
-    """Those of the task head, which are counted apart; a causal language model has none."""
+    """Parameters of the task head, which the budget excludes; 0 for a causal language model."""
     validation_mean: float
     test_mean: float
     test_low: float
@@ -37,7 +36,7 @@ class PointSummary(BaseModel):
 
     @property
     def name(self) -> str:
-        """For humans: `adapad at 41,472`, `adapad at 82,944 cut to 2 components`, `the frozen backbone`."""
+        """Name in prose: `adapad at 41,472`, `adapad at 82,944 cut to 2 components`, `the frozen backbone`."""
         if self.parameters == 0:
             return "the frozen backbone with a trained head" if self.head_parameters else "the frozen backbone"
         if self.budget is None:
@@ -47,37 +46,40 @@ class PointSummary(BaseModel):
 
 
 class Recommendation(PointSummary):
-    """The recommended point, the rule that chose it and the points it was held against."""
+    """The recommended point, the rule that selected it, and the points that it was compared with."""
 
     metric: str
     delta: float
     confidence: float
     seeds: tuple[int, ...]
-    """Seeds shared with the best point, over which the two were compared."""
+    """Seeds that it shares with the best point; the comparison is over these."""
     lower_bound: float
-    """One-sided lower confidence bound of its validation metric minus the best point's: above `-delta`."""
+    """One-sided lower confidence bound of its validation metric minus that of the best point; above `-delta`."""
     best: PointSummary
     """The point with the best mean validation metric."""
     by_means_alone: PointSummary
-    """The smallest point whose mean validation metric is within `delta` of the best, uncertainty ignored."""
+    """The smallest point whose mean validation metric is within `delta` of the best, ignoring uncertainty."""
     sentence: str
 
 
 def recommend(curves: Curves, *, delta: float = 0.01, confidence: float = 0.95) -> Recommendation:
-    """The point with the fewest deployed parameters that is shown to be no worse than the best by more than `delta`.
+    """Recommends the point with the fewest deployed parameters that is non-inferior to the best point.
 
-    Finals and prefixes count alike, and so does the frozen backbone; a method without budget that does train
-    parameters (full fine-tuning) is a yardstick and no candidate. Only points that have as many seeds as any are
-    candidates. Non-inferiority is judged on the validation split: the one-sided lower bound of the difference,
-    paired by item and seed, must exceed `-delta`, for each candidate by itself.
+    Candidates are final models, prefixes and the frozen backbone, if they have as many seeds as any point. Methods
+    that train parameters without a budget (full fine-tuning) are references, not candidates. A candidate is
+    non-inferior if the one-sided lower bound of its validation metric minus the best one's, paired by item and seed,
+    exceeds `-delta`. Each candidate is tested by itself.
+
+    Raises:
+        BadRequestError: `delta` or `confidence` is out of range, or no candidate has all seeds.
     """
     if not delta > 0 or not 0.5 <= confidence < 1:
         raise BadRequestError(
-            f"a recommendation needs delta > 0 and 0.5 <= confidence < 1, not delta {delta} and confidence {confidence}"
+            f"delta must be above 0 and confidence in [0.5, 1), but got delta {delta} and confidence {confidence}"
         )
     scores = curves.validation
     mean = {key: float(score.values.mean()) for key, score in scores.items()}
-    size = {key: sum(point.parameters for _, point in group) / len(group) for key, group in curves.points.items()}
+    size = {key: curves.parameters(key) for key in scores}
     most = max(len(score.seeds) for score in scores.values())
     candidates = [key for key in scores if len(scores[key].seeds) == most and _is_adapter(curves, key)]
     if not candidates:
@@ -88,8 +90,8 @@ def recommend(curves: Curves, *, delta: float = 0.01, confidence: float = 0.95) 
     def bound(key: PointKey) -> float:
         if key == best:
             return 0.0
-        difference = curves.difference(key, best, "validation")
-        return -math.inf if difference is None else difference[0].lower_bound(confidence)
+        difference = scores[key].minus(scores[best])
+        return -math.inf if difference is None else difference.estimate.lower_bound(confidence)
 
     bounds = {key: bound(key) for key in candidates}
     chosen = next(key for key in candidates if bounds[key] > -delta)
@@ -108,11 +110,6 @@ def recommend(curves: Curves, *, delta: float = 0.01, confidence: float = 0.95) 
     )
 
 
-def write_recommendation(recommendation: Recommendation, path: Path | str) -> None:
-    """Writes it as JSON, atomically."""
-    write_text(path, recommendation.model_dump_json(indent=2) + "\n")
-
-
 def _is_adapter(curves: Curves, key: PointKey) -> bool:
     return key.budget is not None or curves.points[key][0][0].identity.method == FROZEN
 
@@ -122,7 +119,7 @@ def _summary(curves: Curves, key: PointKey) -> PointSummary:
     low, high = curves.test[key].interval
     return PointSummary(
         **key._asdict(),
-        parameters=sum(parameters) / len(parameters),
+        parameters=curves.parameters(key),
         parameters_low=min(parameters),
         parameters_high=max(parameters),
         head_parameters=curves.points[key][0][1].head_parameters,
@@ -142,30 +139,26 @@ def _sentence(
     confidence: float,
     seeds: int,
 ) -> str:
-    over = f"over {seeds} seed{'s' if seeds != 1 else ''}"
+    over = f"over {seed_count(seeds)}"
     test = (
         f"Test {metric} {chosen.test_mean:.3f} (95 % interval {chosen.test_low:.3f} to {chosen.test_high:.3f}) {over}."
     )
     if chosen == best:
         opening = (
             f"Deploy {chosen.name} ({chosen.parameters:,.0f} adapter parameters): it has the best validation {metric} "
-            f"({chosen.validation_mean:.3f}), and no smaller adapter is shown to stay within {100 * delta:g} "
-            f"{_points(100 * delta)} of it at {100 * confidence:g} % confidence."
+            f"({chosen.validation_mean:.3f}), and no smaller adapter is shown to stay within {margin(delta)} of it at "
+            f"{100 * confidence:g} % confidence."
         )
     else:
         opening = (
             f"Deploy {chosen.name} ({chosen.parameters:,.0f} adapter parameters): "
             f"with {100 * confidence:g} % confidence its validation {metric} ({chosen.validation_mean:.3f}) "
-            f"is less than {100 * delta:g} {_points(100 * delta)} "
-            f"below the best, {best.name} ({best.validation_mean:.3f}, {best.parameters:,.0f} parameters)."
+            f"is less than {margin(delta)} below the best, {best.name} ({best.validation_mean:.3f}, "
+            f"{best.parameters:,.0f} parameters)."
         )
     if alone != chosen:
         test += (
-            f" By means alone {alone.name} ({alone.parameters:,.0f} parameters, validation "
-            f"{alone.validation_mean:.3f}) would do; more seeds or validation items would tell."
+            f" Judged by means alone, {alone.name} ({alone.parameters:,.0f} parameters, validation "
+            f"{alone.validation_mean:.3f}) would suffice; deciding that takes more seeds or validation items."
         )
     return f"{opening} {test}"
-
-
-def _points(count: float) -> str:
-    return "point" if count == 1 else "points"

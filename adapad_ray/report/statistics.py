@@ -1,7 +1,7 @@
-"""Means over seeds × items and their intervals, the seeds that a difference needs, Pareto front, area under the curve.
+"""Intervals of means over seeds × items, planned numbers of seeds, Holm's correction, Pareto front and AURAC.
 
-Seeds are few and items many, so the two parts of a mean's variance are treated differently. The items' part comes from
-a bootstrap over items, which serves any metric; the seeds' part from the values per seed, with Student's t.
+There are few seeds and many items, so the two parts of a mean's variance are estimated differently: the items' part by
+a bootstrap over items, which works for any metric, and the seeds' part from the values per seed, with Student's t.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from scipy import optimize, special, stats
 
 Array = NDArray[np.float64]
 BLOCK = 4_000_000
-"""Item weights held in memory at one time."""
+"""Largest number of bootstrap weights in memory at one time."""
 POWER = 0.8
-"""Chance that planned seeds find a difference of the planned size (ours)."""
+"""Power of a plan: chance that its seeds detect a difference of the planned size (a project default)."""
 ASSURANCE = 0.8
-"""Confidence of the upper limit for the seeds' variance that a plan uses (ours)."""
+"""Confidence of the upper limit of the seeds' variance that a plan uses (a project default)."""
 MOST_SEEDS = 1000
-"""Plans beyond this are not counted out."""
+"""Largest number of seeds that a plan returns."""
 
 
 def item_weights(items: int, draws: int, generator: np.random.Generator) -> Iterator[Array]:
-    """Bootstrap weights of the items in blocks `[some draws, items]`; each row sums to 1."""
+    """Yields bootstrap weights of the items in blocks `[draws of the block, items]`; each row sums to 1."""
     block = max(1, BLOCK // items)
     for start in range(0, draws, block):
         size = min(block, draws - start)
@@ -39,55 +39,55 @@ def item_weights(items: int, draws: int, generator: np.random.Generator) -> Iter
 class Estimate:
     """A mean over seeds and test items, with the two parts of its variance.
 
-    Its interval adds the squares of two half widths: t with S - 1 degrees of freedom for the seeds' part, t with
-    items - 1 for the items' part. That is exact where one part is all there is; between the extremes it covers a little
-    more than it says, at every level that Holm's correction asks for. The usual alternatives fail there, since three
-    seeds often agree by chance: one t with Welch and Satterthwaite's degrees of freedom rejects a true null 2.1 % of
-    the time at 0.25 % (three seeds that make 90 % of the variance; this interval 0.1 %), and a bootstrap of three seeds
-    has ten outcomes and so no tails at all.
+    The half width of its interval is the root of the sum of two squared half widths: t with S - 1 degrees of freedom
+    for the seeds' part and t with items - 1 for the items' part. The interval is exact if there is only one part. In
+    between it is slightly conservative, at every level that Holm's correction uses. The usual alternatives fail there
+    because three seeds often agree by chance: a single t with Welch and Satterthwaite's degrees of freedom rejects a
+    true null hypothesis in 2.1 % of cases at a level of 0.25 % (three seeds that cause 90 % of the variance; this
+    interval: 0.1 %), and a bootstrap of three seeds has only ten outcomes and so no tails.
     """
 
     mean: float
     of_seeds: float
-    """Variance of the mean that shrinks with more seeds: s² / S of the values per seed; 0 with one seed."""
+    """Variance of the mean that falls with more seeds: s² / S of the values per seed; 0 with one seed."""
     of_items: float
-    """Variance of the mean that only more items would shrink."""
+    """Variance of the mean that falls with more items only."""
     seeds: int
     items: int
 
     def half_width(self, tail: float) -> float:
-        """Half width of the interval that leaves this probability on either side."""
+        """Half width of the interval with this probability in each tail."""
         return math.hypot(
             _quantile(tail, max(self.seeds - 1, 1)) * math.sqrt(self.of_seeds),
             _quantile(tail, max(self.items - 1, 1)) * math.sqrt(self.of_items),
         )
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Two-sided interval. With one seed it speaks of that one trained model."""
+        """Two-sided interval. With one seed it is about that one trained model, not about the method."""
         half = self.half_width((1 - confidence) / 2)
         return self.mean - half, self.mean + half
 
     def lower_bound(self, confidence: float = 0.95) -> float:
-        """One-sided bound: the mean is above it with this confidence."""
+        """One-sided lower bound at this confidence."""
         return self.mean - self.half_width(1 - confidence)
 
     @property
     def p_value(self) -> float:
-        """Two-sided p-value of a mean of 0: the error rate at which the interval touches 0; 1e-12 at the least."""
+        """Two-sided p-value of the null hypothesis that the mean is 0, at least 1e-12: where the interval touches 0."""
         low, high = math.log(5e-13), math.log(0.5)
         if self.mean == 0:
             return 1.0
         if self.half_width(math.exp(low)) <= abs(self.mean):
             return 1e-12
-        found = optimize.brentq(lambda tail: self.half_width(math.exp(tail)) - abs(self.mean), low, high)
-        return 2 * math.exp(found)
+        root = optimize.brentq(lambda tail: self.half_width(math.exp(tail)) - abs(self.mean), low, high)
+        return 2 * math.exp(root)
 
     def seeds_needed(self, effect: float, error_rate: float = 0.05) -> float | None:
-        """Seeds with which a mean of this size is told from 0 with a chance of 80 %, in a test at `error_rate`.
+        """Seeds that detect a mean of this size with a power of 80 %, in a test at `error_rate`.
 
-        `inf` if the items do not allow it with any number of seeds or if it is more than `MOST_SEEDS`; None with one
-        seed, which says nothing about others. The seeds' variance is planned at its upper 80 % confidence limit, since
-        a few seeds often understate it.
+        `inf` if no number of seeds suffices with these items, or more than `MOST_SEEDS` are needed. None with one
+        seed, which carries no information about the variance. The plan uses the upper 80 % confidence limit of the
+        seeds' variance, because few seeds often underestimate it.
         """
         if self.seeds < 2:
             return None
@@ -96,22 +96,22 @@ class Estimate:
         counts = np.arange(2, MOST_SEEDS + 1)
         of_seeds, of_items = variance / counts, self.of_items
         t, z = _quantile(error_rate / 2, counts - 1), _quantile(error_rate / 2, max(self.items - 1, 1))
-        found = np.sqrt(t**2 * of_seeds + z**2 * of_items)
-        with_power = found + _quantile(1 - POWER, counts - 1) * np.sqrt(of_seeds + of_items)
+        half_width = np.sqrt(t**2 * of_seeds + z**2 * of_items)
+        with_power = half_width + _quantile(1 - POWER, counts - 1) * np.sqrt(of_seeds + of_items)
         enough = np.flatnonzero(with_power <= abs(effect))
         return float(counts[enough[0]]) if len(enough) else math.inf
 
     def items_needed(self, effect: float, error_rate: float = 0.05) -> int:
-        """Items below which no number of seeds tells a mean of this size from 0 with a chance of 80 %."""
+        """Items below which no number of seeds detects a mean of this size with a power of 80 %."""
         both = _quantile(error_rate / 2, max(self.items - 1, 1)) + _quantile(1 - POWER, max(self.items - 1, 1))
         return math.ceil(self.items * self.of_items * (float(both) / effect) ** 2)
 
 
 def estimate(values: Array, draws: Array, items: int) -> Estimate:
-    """The mean of a metric over seeds, from its values `[seeds]` and its item-bootstrap draws `[draws, seeds]`.
+    """Estimates the mean of a metric from its values `[seeds]` and its item-bootstrap draws `[draws, seeds]`.
 
-    The items' part of the variance is the mean covariance of two seeds' draws: the variance of each seed's own draws
-    also holds what items and seeds do to each other, which s² of the values per seed has already counted.
+    The items' part of the variance is the mean covariance of the draws of two seeds. The variance of one seed's draws
+    would also contain the interaction of items and seeds, which s² of the values per seed already includes.
     """
     seeds = len(values)
     of_items = float(np.var(draws.mean(axis=1), ddof=1))
@@ -124,7 +124,7 @@ def estimate(values: Array, draws: Array, items: int) -> Estimate:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: reject where the adjusted value is below the family's error rate."""
+    """Adjusts p-values by Holm's step-down method: reject where the adjusted value is below the family's error rate."""
     adjusted, running = [0.0] * len(p_values), 0.0
     for position, index in enumerate(np.argsort(p_values, kind="stable")):
         running = max(running, (len(p_values) - position) * p_values[index])
@@ -133,7 +133,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def pareto_front(parameters: ArrayLike, metric: ArrayLike) -> NDArray[np.bool_]:
-    """True where no other point has as few parameters and as good a metric, one of the two strictly better."""
+    """True for points that no other point dominates: no more parameters, no lower metric, one of the two strictly."""
     p, m = np.asarray(parameters, dtype=float), np.asarray(metric, dtype=float)
     no_worse = (p[None, :] <= p[:, None]) & (m[None, :] >= m[:, None])
     better = (p[None, :] < p[:, None]) | (m[None, :] > m[:, None])
@@ -142,10 +142,10 @@ def pareto_front(parameters: ArrayLike, metric: ArrayLike) -> NDArray[np.bool_]:
 
 
 def aurac(parameters: ArrayLike, metric: ArrayLike, low: float, high: float) -> Array:
-    """Area under metric against log(parameters) from `low` to `high` parameters, divided by the log-range.
+    """Area under the metric against log(parameters) from `low` to `high`, divided by the log-range.
 
-    `parameters` `[points]` ascending, `metric` `[..., points]`; the result `[...]` is the metric's mean over a budget
-    drawn log-uniformly from the range. Between points the curve is a straight line in log(parameters).
+    `parameters` is `[points]`, ascending; `metric` is `[..., points]`. The result `[...]` is the expected metric at a
+    budget drawn log-uniformly from the range. Between points the curve is linear in log(parameters).
     """
     x = np.log(np.asarray(parameters, dtype=float))
     start, end = math.log(low), math.log(high)
@@ -156,5 +156,5 @@ def aurac(parameters: ArrayLike, metric: ArrayLike, low: float, high: float) -> 
 
 
 def _quantile(tail: float, freedom: ArrayLike) -> Any:
-    """Upper quantile of Student's t; SciPy's own function, without the cost of its distribution object."""
+    """Upper quantile of Student's t. SciPy's distribution object is much slower."""
     return -special.stdtrit(freedom, tail)

@@ -1,12 +1,11 @@
-"""The points at which every method is tried: a fixed quasi-random list.
+"""Search spaces, and the points of the tune stage: a fixed quasi-random list.
 
-They depend on the space, the seed and their number only: not on the order in which trials finish, not on which cells an
-earlier launch had already computed, not on kills.
+The points depend only on the space, the seed and their number: not on the order in which trials finish, on cells of
+earlier launches, or on kills.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,12 +15,13 @@ import optuna
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.quiet import quiet_optuna
+from adapad_ray.validation import closest
 
 Space = Mapping[str, Mapping[str, Sequence[Any]]]
 """`{name: {log | uniform | int: [low, high]}}` or `{name: {choice: [...]}}`."""
 
 Distributions = Mapping[str, optuna.distributions.BaseDistribution]
-"""A space as Optuna has it, by name in alphabetical order."""
+"""A space as Optuna's distributions, by name in alphabetical order."""
 
 _KINDS = ("log", "uniform", "int", "choice")
 _DIGITS = 4
@@ -31,10 +31,10 @@ def quasi_random_points(space: Space, n: int, seed: int) -> list[dict[str, Any]]
     """The first `n` points of a scrambled Sobol sequence over `space` (Optuna's QMC sampler).
 
     A longer list begins with the shorter one. Real numbers have 4 significant digits, so that a cell's identity does
-    not hang on the last bit of a logarithm. Names are taken in alphabetical order: the file's order does not matter.
+    not depend on the last bit of a logarithm. Names are used in alphabetical order: the file's order does not matter.
 
     Raises:
-        BadRequestError: the space is not valid; names the key and the value.
+        BadRequestError: the space is not valid; the message names key and value.
     """
     if n < 0:
         raise BadRequestError(f"tune.trials cannot be negative but got {n}")
@@ -43,10 +43,10 @@ def quasi_random_points(space: Space, n: int, seed: int) -> list[dict[str, Any]]
 
 
 def quasi_random_list(distributions: Distributions, n: int, seed: int) -> list[dict[str, Any]]:
-    """The same for a space that is parsed already."""
+    """The first `n` points, as `quasi_random_points`, of a parsed space."""
     with quiet_optuna():
         study = optuna.create_study(sampler=quasi_random_sampler(seed))
-    # The sampler draws a study's first trial at random and copies its space: an anchor that never runs takes that part.
+    # The sampler draws the first trial of a study at random and copies its space: this first trial never runs.
     anchor = optuna.create_trial(params=_any_point(distributions), distributions=dict(distributions), value=0.0)
     study.add_trial(anchor)
     trials = [study.ask(fixed_distributions=dict(distributions)) for _ in range(n)]
@@ -54,15 +54,15 @@ def quasi_random_list(distributions: Distributions, n: int, seed: int) -> list[d
 
 
 def point_of(params: Mapping[str, Any], distributions: Distributions) -> dict[str, Any]:
-    """A trial's parameters as cells carry them: real numbers with 4 significant digits."""
+    """A trial's parameters as a cell has them: real numbers with 4 significant digits."""
     return {name: _rounded(params[name], distribution) for name, distribution in distributions.items()}
 
 
 def parse_space(space: Space, where: str = "tune.space") -> dict[str, optuna.distributions.BaseDistribution]:
-    """Optuna's distributions of a space, by name in alphabetical order; `where` it stands in the file.
+    """Parses a space into Optuna's distributions, by name in alphabetical order; `where` is its key in the file.
 
     Raises:
-        BadRequestError: names the key, the value, and what would be right.
+        BadRequestError: the message names key, value, and what would be right.
     """
     if not space:
         raise BadRequestError(
@@ -72,7 +72,7 @@ def parse_space(space: Space, where: str = "tune.space") -> dict[str, optuna.dis
 
 
 def whole_numbers(distribution: optuna.distributions.BaseDistribution) -> optuna.distributions.BaseDistribution:
-    """The same range over whole numbers; a choice stays as it is."""
+    """The same range over whole numbers; other distributions are returned unchanged."""
     if not isinstance(distribution, optuna.distributions.FloatDistribution):
         return distribution
     return optuna.distributions.IntDistribution(int(distribution.low), int(distribution.high), log=distribution.log)
@@ -85,8 +85,9 @@ def _distribution(where: str, spec: Any) -> optuna.distributions.BaseDistributio
         )
     [(kind, values)] = spec.items()
     if kind not in _KINDS:
-        near = difflib.get_close_matches(str(kind), _KINDS, n=1, cutoff=0.0)[0]
-        raise BadRequestError(f"{where}.{kind} is not a kind of range: did you mean {near}? ({', '.join(_KINDS)})")
+        near = closest(kind, _KINDS)
+        hint = f"did you mean {near}? " if near else ""
+        raise BadRequestError(f"{where}.{kind} is not a kind of range: {hint}use one of {', '.join(_KINDS)}")
     if not isinstance(values, (list, tuple)):
         raise BadRequestError(f"{where}.{kind} must be a list but got {values!r}")
     if kind == "choice":
@@ -133,7 +134,7 @@ def _any_point(distributions: Distributions) -> dict[str, Any]:
 
 
 def quasi_random_sampler(seed: int) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of the sequence; studies of the tune stage carry it too."""
+    """Optuna's sampler of the sequence, which the studies of the tune stage also have."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.QMCSampler(qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False)

@@ -1,7 +1,7 @@
 """Optuna's studies of a sweep, in one SQLite file of its folder that `optuna-dashboard` opens.
 
-The tune stage's studies are a view of its finished cells and can be rebuilt at any time. A search's study is more: it
-is the list of what was tried and of what cannot be trained, and the next launch goes on from it.
+The studies of the tune stage are a view of its finished cells and can be rebuilt at any time. The study of a search is
+the record of its trials, failed ones included, and the next launch continues from it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from adapad_ray.files import atomic_path
 from adapad_ray.quiet import quiet_optuna
-from adapad_ray.report.search import DATABASE, REASON
+from adapad_ray.report.records import DATABASE, REASON
 from adapad_ray.report.statistics import pareto_front
 from adapad_ray.search.settings import BUDGET, SearchStage
 from adapad_ray.search.space import Distributions, point_of
@@ -29,7 +29,7 @@ from adapad_ray.training.randomness import derive_seed
 
 
 def open_storage(folder: Path) -> optuna.storages.RDBStorage:
-    """The database of a sweep's folder; made at one go, so that no kill leaves half of its tables."""
+    """Opens the database of a sweep's folder; creates it atomically, so that a kill leaves no half of its tables."""
     path = folder / DATABASE
     with quiet_optuna():
         if not path.exists():
@@ -47,7 +47,7 @@ class SearchTrial:
     number: int
     point: dict[str, Any]
     state: Literal["open", "done", "failed"]
-    """`failed`: its configuration cannot be built or diverges. `open`: this launch or a later one is to end it."""
+    """`failed`: its configuration cannot be built or diverges. `open`: this launch or a later one will run it."""
     score: float | None = None
     """Validation metric."""
     parameters: int | None = None
@@ -55,10 +55,10 @@ class SearchTrial:
 
 
 class SearchStudy:
-    """The search of one label: hands out trials until there are as many as asked for, over all launches.
+    """The search of one label: its trials, as many as `stage.trials` over all launches.
 
     Trials that a killed driver left open come first, with the parameters that they had. Trial n is drawn by a sampler
-    whose seed is that of the search and n, so that no launch repeats the random draws of another.
+    seeded with the search's seed and n, so that no launch repeats the random draws of another.
     """
 
     def __init__(
@@ -76,46 +76,46 @@ class SearchStudy:
 
     @property
     def trials(self) -> list[SearchTrial]:
-        """What has been asked so far; of a study that once was longer, as many as are asked for now."""
-        return [self._read(trial) for trial in self._asked() if self._complete(trial)]
+        """The trials so far, without those beyond `stage.trials` of a search that was longer before."""
+        return [self._read(trial) for trial in self._trials() if self._complete(trial)]
 
     @property
     def over(self) -> bool:
         """Whether every trial has ended."""
-        asked = self._asked()
-        return len(asked) == self._stage.trials and all(trial.state.is_finished() for trial in asked)
+        trials = self._trials()
+        return len(trials) == self._stage.trials and all(trial.state.is_finished() for trial in trials)
 
     @property
     def remaining(self) -> int:
-        """Trials that have not ended, or not begun."""
-        return self._stage.trials - sum(bool(trial.state.is_finished()) for trial in self._asked())
+        """Number of trials that have not ended, or not begun."""
+        return self._stage.trials - sum(bool(trial.state.is_finished()) for trial in self._trials())
 
     def take(self) -> SearchTrial | None:
-        """The next trial to run, once in a launch; None when all have been handed out."""
-        asked = self._asked()
-        for frozen in asked:
+        """The next trial to run; each is returned once per launch, and None when there is no other."""
+        trials = self._trials()
+        for frozen in trials:
             if not frozen.state.is_finished() and frozen.number not in self._taken:
                 self._study.sampler = self._sampler(frozen.number)
-                return self._hand_out(optuna.trial.Trial(self._study, frozen._trial_id))
-        if len(asked) == self._stage.trials:
+                return self._draw(optuna.trial.Trial(self._study, frozen._trial_id))
+        if len(trials) == self._stage.trials:
             return None
-        self._study.sampler = self._sampler(len(asked))
-        return self._hand_out(self._study.ask())
+        self._study.sampler = self._sampler(len(trials))
+        return self._draw(self._study.ask())
 
     def complete(self, number: int, score: float, parameters: int) -> None:
-        """A trial has its two values."""
+        """Records the two values of a trial: validation metric and deployed adapter parameters."""
         self._study.tell(number, [score, float(parameters)])
 
     def fail(self, number: int, reason: str) -> None:
-        """A trial has none, because of its configuration: it counts, and it is not pruned."""
-        self._storage.set_trial_user_attr(self._asked()[number]._trial_id, REASON, reason)
+        """Records that a trial has failed because of its configuration. It counts as a trial, and is not pruned."""
+        self._storage.set_trial_user_attr(self._trials()[number]._trial_id, REASON, reason)
         self._study.tell(number, state=TrialState.FAIL)
 
     def front(self) -> list[SearchTrial]:
-        """The trials to train again, smallest first: those that no other dominates on (validation, parameters).
+        """The trials to retrain, smallest first: the Pareto front of (validation metric, parameters).
 
-        Of trials with one budget the best on validation stands for all; of more than `rerun` the largest and evenly
-        chosen others stay.
+        For each budget only the best trial counts. If there are more than `stage.rerun`, the largest one and others at
+        even distances in the list are chosen.
         """
         done = [trial for trial in self.trials if trial.state == "done"]
         best = pareto_front([t.parameters or 0 for t in done], [t.score or 0.0 for t in done])
@@ -128,11 +128,11 @@ class SearchStudy:
         chosen = {round(i) for i in np.linspace(len(front) - 1, 0, count)}
         return [front[i] for i in sorted(chosen)]
 
-    def _asked(self) -> list[FrozenTrial]:
+    def _trials(self) -> list[FrozenTrial]:
         return list(self._study.get_trials(deepcopy=False)[: self._stage.trials])
 
     def _complete(self, trial: FrozenTrial) -> bool:
-        """Whether it has all its parameters: a kill may fall between two."""
+        """Whether all its parameters are drawn: a kill may fall between two."""
         return set(trial.params) == set(self._space)
 
     def _read(self, trial: FrozenTrial) -> SearchTrial:
@@ -141,7 +141,7 @@ class SearchStudy:
             return SearchTrial(trial.number, point, "done", trial.values[0], round(trial.values[1]))
         return SearchTrial(trial.number, point, "failed" if trial.state.is_finished() else "open")
 
-    def _hand_out(self, trial: optuna.trial.Trial) -> SearchTrial:
+    def _draw(self, trial: optuna.trial.Trial) -> SearchTrial:
         """Draws the parameters that the trial does not have yet."""
         self._taken.add(trial.number)
         params = {name: _suggest(trial, name, distribution) for name, distribution in self._space.items()}
@@ -166,9 +166,9 @@ def _suggest(trial: optuna.trial.Trial, name: str, distribution: optuna.distribu
 
 
 def search_name(sweep: str, label: str, cell_id: str, space: Distributions, stage: SearchStage) -> str:
-    """Name of a label's study: one of its own for everything that its trials depend on but their number.
+    """Name of a label's study: it changes with everything that the trials depend on, except their number.
 
-    `cell_id` is that of some cell of the label, which stands for method, settings, model and data.
+    `cell_id` is the id of a cell of the label, which identifies method, settings, model and data.
     """
     kinds = {name: optuna.distributions.distribution_to_json(distribution) for name, distribution in space.items()}
     content = [cell_id, kinds, stage.sampler, stage.seed, stage.population if stage.sampler == "nsga2" else None]
@@ -181,15 +181,15 @@ def align_study(
     space: Distributions,
     points: Sequence[tuple[Mapping[str, Any], float | None]],
 ) -> None:
-    """Makes a study of the tune stage hold these points with their scores, and nothing else; None: the point failed.
+    """Makes a study of the tune stage hold exactly these points with their scores; None means that a point failed.
 
-    It is rebuilt where a killed driver left trials without an end, or where the sweep's file has changed.
+    The study is rebuilt if a killed driver left open trials, or if the sweep's file has changed.
     """
-    wanted = Counter(_key(dict(point), score) for point, score in points)
-    there = {summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)}
-    if name in there:
+    expected = Counter(_key(dict(point), score) for point, score in points)
+    existing = {summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+    if name in existing:
         trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
-        if wanted == Counter(_key(t.params, t.value, t.state) for t in trials):
+        if expected == Counter(_key(t.params, t.value, t.state) for t in trials):
             return
         optuna.delete_study(study_name=name, storage=storage)
     if points:

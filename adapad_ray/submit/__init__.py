@@ -1,1 +1,1 @@
-"""A sweep as a job of a Ray cluster elsewhere."""
+"""Runs a sweep as a job of a remote Ray cluster: `package` the files, `job_server` to submit, `entrypoint` to start."""

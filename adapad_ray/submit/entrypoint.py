@@ -1,7 +1,7 @@
-"""What a submitted job runs: checks that this machine can run the package, then `adapad sweep`.
+"""The entry point of a submitted job: checks that this node can run the package, then starts `adapad sweep`.
 
-`adapad submit` copies this file beside the package, as the job's entry point. It may run in any Python 3, with nothing
-installed, in order to say so: hence no import of the package, and no syntax of late.
+`adapad submit` copies this file next to the package. To report a missing requirement it must run in any Python 3 with
+nothing installed, so it does not import the package and uses no recent syntax.
 """
 
 import json
@@ -10,42 +10,45 @@ import sys
 from importlib import metadata
 from typing import Any
 
+REQUIREMENTS = "adapad-job.json"
+"""File next to this one: the oldest Python that works, the submitting Python, the required packages."""
 
-def complaint(needed: "dict[str, Any]") -> str:
-    """One sentence on why the package cannot run here; empty where it can."""
-    if list(sys.version_info[:2]) < needed["python"]:
-        return "the cluster runs Python {}.{}, and the package needs {}.{} or newer: use another image".format(
-            *sys.version_info[:2], *needed["python"]
+
+def find_problem(requirements: "dict[str, Any]") -> str:
+    """Why the package cannot run in this Python, in one line; empty if it can."""
+    if list(sys.version_info[:2]) < requirements["python"]:
+        return "the cluster runs Python {}.{}, but adapad-ray needs {}.{} or newer: use another image".format(
+            *sys.version_info[:2], *requirements["python"]
         )
     from packaging.requirements import Requirement
 
-    lacking = []
-    for text in needed["requirements"]:
+    missing = []
+    for text in requirements["packages"]:
         requirement = Requirement(text)
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            lacking.append(text)
+            missing.append(text)
         else:
             if not requirement.specifier.contains(version, prereleases=True):
-                lacking.append(text + " (not " + version + ")")
-    if lacking:
-        return "the cluster's Python lacks " + ", ".join(lacking) + ": install the package's requirements in its image"
+                missing.append(text + " (not " + version + ")")
+    if missing:
+        return "the cluster's Python lacks " + ", ".join(missing) + ": install adapad-ray's requirements in its image"
     return ""
 
 
 def main() -> None:
-    """Runs the sweep that this program's arguments name: a file, and overrides."""
-    with open("adapad-launch.json") as file:
-        needed = json.load(file)
-    problem = complaint(needed)
+    """Starts `adapad sweep` with the arguments of this program: a file and overrides."""
+    with open(REQUIREMENTS) as file:
+        requirements = json.load(file)
+    problem = find_problem(requirements)
     if problem:
         print("adapad: " + problem, file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
     here = "{}.{}".format(*sys.version_info[:2])
-    if here != needed["submitted_from"]:
+    if here != requirements["submitted_from"]:
         note = "Submitted from Python {}, running on {}."
-        print(note.format(needed["submitted_from"], here))  # noqa: T201
+        print(note.format(requirements["submitted_from"], here))  # noqa: T201
     os.execv(sys.executable, [sys.executable, "-m", "adapad_ray.cli", "sweep", *sys.argv[1:]])
 
 

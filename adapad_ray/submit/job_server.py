@@ -1,4 +1,4 @@
-"""Jobs on a cluster elsewhere: Ray's job server, its errors in plain words, and a job's log as it grows."""
+"""Submits jobs to a remote Ray cluster and follows their logs; errors of Ray's job server become one line."""
 
 from __future__ import annotations
 
@@ -6,31 +6,26 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
+from adapad_ray.distributed.ray_internals import SUBMISSION_LOGGERS, use_token_if_available
 from adapad_ray.errors import BadRequestError
+from adapad_ray.submit.package import PackedSweep
 
 LOCAL = "http://127.0.0.1:8265"
-"""Where a head started on this machine listens by default."""
+"""Default address of a head that was started on this machine."""
 RAY_VERSIONS = ">=2.55,<3"
-"""Versions of Ray on the cluster; the same as this package's own requirement."""
+"""Versions of Ray that the cluster may run; equal to this package's own requirement."""
 
-_CHATTY = (
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
-)
 _RETRY_SECONDS = 2.0
-_REFUSED_AFTER = 30.0
-"""Seconds without an answer after which a job's log is given up; the job itself goes on."""
+_UNREACHABLE_AFTER = 30.0
+"""Seconds without a reply after which `follow` raises; the job itself continues."""
 
 
 @dataclass(frozen=True)
@@ -40,91 +35,85 @@ class JobEnd:
     status: str
     """SUCCEEDED, FAILED or STOPPED."""
     exit_code: int | None
-    """Of the entry point; None where it never ran or was killed."""
+    """Exit code of the entry point; None if it never ran or was killed."""
     message: str
 
 
 class JobServer:
-    """Ray's job server at an address, spoken to with the token of this machine where there is one.
+    """A client of Ray's job server; it authenticates with this machine's token if there is one.
+
+    Args:
+        address: `http://<head>:8265`; by default `RAY_API_SERVER_ADDRESS`, `RAY_ADDRESS` or localhost.
 
     Raises:
-        BadRequestError: nobody answers, the token is missing or wrong, or the cluster's Ray is none this package knows.
+        BadRequestError: no job server answers, the token is missing or wrong, or the cluster's Ray is not supported.
     """
 
     def __init__(self, address: str | None = None) -> None:
-        # Taken away, because Ray lets the variables win over an address that was asked for.
+        # Removed from the environment, because Ray prefers these variables to an explicit address.
         server, cluster = (os.environ.pop(name, "") for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
-        # The second may also be that of a cluster, which is no job server's.
+        # RAY_ADDRESS may be the address of a cluster (host:port) instead of a job server.
         self.address = _url(address or server or (cluster if cluster.startswith("http") else "") or LOCAL)
-        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-        maybe_enable_token_auth_if_token_available(False)
-        self.open_to_anyone = _answers_anyone(self.address)
-        """Whether the cluster takes jobs without a token."""
+        use_token_if_available()
+        self.open_to_anyone = _is_open(self.address)
+        """Whether the cluster accepts jobs without a token."""
         self._client = self._connect()
         self.ray_version = str(self._client._server_ray_version)
         if Version(self.ray_version) not in SpecifierSet(RAY_VERSIONS):
             raise BadRequestError(
-                f"the cluster at {self.address} runs Ray {self.ray_version}, and this package needs {RAY_VERSIONS}: "
-                "use an image with such a version"
+                f"the cluster at {self.address} runs Ray {self.ray_version}, but adapad-ray needs {RAY_VERSIONS}: "
+                "use another image"
             )
 
-    def submit(
-        self,
-        entrypoint: str,
-        working_dir: Path,
-        *,
-        name: str,
-        environment: Mapping[str, str],
-        cpus: float,
-        gpus: float,
-        metadata: Mapping[str, str],
-    ) -> str:
-        """Uploads a folder, starts `entrypoint` in its copy on the cluster, and returns the job's id.
+    def submit(self, sweep: PackedSweep, *, cpus: float = 0.0, gpus: float = 0.0) -> str:
+        """Uploads the sweep's folder, starts its entry point on the cluster, and returns the job's id.
 
         Args:
-            name: becomes the job's id; no other job of the cluster may ever have had it.
-            cpus: set aside for the entry point.
-            gpus: the same.
+            cpus: CPUs that are reserved for the entry point.
+            gpus: GPUs that are reserved for the entry point.
 
         Raises:
-            BadRequestError: the server refuses the job.
+            BadRequestError: the server rejects the job.
         """
         try:
             return str(
                 self._client.submit_job(
-                    entrypoint=entrypoint,
-                    submission_id=name,
-                    runtime_env={"working_dir": str(working_dir), "env_vars": dict(environment)},
-                    metadata=dict(metadata),
+                    entrypoint=sweep.entrypoint,
+                    submission_id=sweep.name,
+                    runtime_env={"working_dir": str(sweep.folder), "env_vars": dict(sweep.environment)},
+                    metadata=dict(sweep.metadata),
                     entrypoint_num_cpus=cpus,
                     entrypoint_num_gpus=gpus,
                 )
             )
         except RuntimeError as error:
-            raise BadRequestError(f"the cluster at {self.address} refuses the job: {error}") from error
+            raise BadRequestError(f"the cluster at {self.address} rejected the job: {error}") from error
 
     def follow(self, job: str, write: Callable[[str], None]) -> JobEnd:
-        """Passes on a job's log as it grows, and returns how the job ended.
+        """Passes a job's log to `write` as it grows, and returns how the job ended.
 
         Raises:
-            ConnectionError: the server has not answered for half a minute; the job may well go on.
+            ConnectionError: the server did not reply for 30 s; the job may still be running.
         """
         written = 0
-        answered = time.monotonic()
+        last_reply = time.monotonic()
         while True:
             try:
                 written = asyncio.run(self._tail(job, written, write))
                 details = self._client.get_job_info(job)
                 if details.status.is_terminal():
                     return JobEnd(details.status.value, details.driver_exit_code, details.message or "")
-                answered = time.monotonic()
-            except (OSError, RuntimeError) as error:  # what Ray's client and its HTTP libraries raise
-                if time.monotonic() - answered > _REFUSED_AFTER:
+                last_reply = time.monotonic()
+            except (OSError, RuntimeError) as error:  # raised by Ray's client and its HTTP libraries
+                if time.monotonic() - last_reply > _UNREACHABLE_AFTER:
                     raise ConnectionError(f"{self.address} no longer answers") from error
             time.sleep(_RETRY_SECONDS)
 
     async def _tail(self, job: str, written: int, write: Callable[[str], None]) -> int:
-        """The server tells a log from its beginning; returns how many characters of it have been passed on."""
+        """Writes the log beyond the first `written` characters, and returns its length.
+
+        The server always sends a log from its beginning.
+        """
         seen = 0
         async for text in self._client.tail_job_logs(job):
             seen += len(text)
@@ -136,19 +125,19 @@ class JobServer:
     def _connect(self) -> Any:
         from ray.job_submission import JobSubmissionClient
 
-        for name in _CHATTY:  # each sets its own level when it is imported
+        for name in SUBMISSION_LOGGERS:  # each sets its level on import, so this comes after it
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
             return JobSubmissionClient(self.address)
         except ray.exceptions.AuthenticationError as error:
             if "Forbidden" in str(error):
                 raise BadRequestError(
-                    f"the cluster at {self.address} refuses the token of this machine: set RAY_AUTH_TOKEN, or "
+                    f"the cluster at {self.address} rejected the token of this machine: set RAY_AUTH_TOKEN, or "
                     "RAY_AUTH_TOKEN_PATH, to the token that its head was started with"
                 ) from error
             raise BadRequestError(
-                f"the cluster at {self.address} wants a token and this machine has none: set RAY_AUTH_MODE=token and "
-                "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH, the path of a file with it) to the token of its head"
+                f"the cluster at {self.address} requires a token and this machine has none: set RAY_AUTH_MODE=token "
+                "and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH, the path of a file with it) to the token of its head"
             ) from error
         except ConnectionError as error:
             raise BadRequestError(
@@ -163,11 +152,12 @@ def _url(address: str) -> str:
     if "://" not in address:
         address = f"http://{address}"
     if not address.startswith(("http://", "https://")):
-        raise BadRequestError(f"address {address!r} is not that of a job server, as in http://<head>:8265")
+        raise BadRequestError(f"address {address!r} is not the URL of a job server: pass one like http://<head>:8265")
     return address.rstrip("/")
 
 
-def _answers_anyone(address: str) -> bool:
+def _is_open(address: str) -> bool:
+    """Whether the server replies to a request without a token."""
     import requests  # type: ignore[import-untyped]
 
     try:

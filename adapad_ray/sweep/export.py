@@ -1,42 +1,59 @@
-"""Finds the adapter that a person asks for in a finished sweep."""
+"""Finds an adapter of a finished sweep and copies it."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.report.curves import load_results
+from adapad_ray.files import require_empty
+from adapad_ray.report.records import load_results
 from adapad_ray.results import CellResult, Point
-from adapad_ray.sweep.run import Manifest
+from adapad_ray.sweep.manifest import Manifest
 
 
-def find_adapter(folder: Path, label: str, budget: str, prefix: int | None, seed: int | None) -> tuple[Path, Point]:
-    """The adapter's folder and record: of the seed asked for, else of the seed that is best on validation.
+def export_adapter(
+    sweep: Path, to: Path, *, label: str, budget: str, prefix: int | None = None, seed: int | None = None
+) -> Point:
+    """Copies an adapter from a sweep's folder to the folder `to`, and returns its record.
+
+    Args:
+        label: key of `methods` in the sweep's file.
+        budget: deployed parameters, as the sweep's table prints them.
+        prefix: at most this many components per module; the whole model by default.
+        seed: the one with the best validation metric by default.
 
     Raises:
-        BadRequestError: the sweep has no such label, budget, seed or prefix, or nothing to export there.
+        BadRequestError: the sweep has no such label, budget, seed or prefix, the method deploys no adapter, or `to` is
+            not empty.
     """
-    manifest = Manifest.load(folder)
-    results = [r for r in load_results(folder, manifest.labels) if r.identity.stage == "curve"]
-    mine = [r for r in results if r.identity.label == label]
-    if not mine:
-        there = ", ".join(sorted({r.identity.label for r in results}))
-        raise BadRequestError(f"{folder} has no finished cell of {label!r}: it has {there}")
-    wanted = budget.replace(",", "").replace("_", "")
-    cells = [r for r in mine if str(r.identity.budget or 0) == wanted and seed in (None, r.identity.seed)]
-    if not cells:
-        there = ", ".join(str(b) for b in sorted({r.identity.budget or 0 for r in mine}))
-        raise BadRequestError(f"{label} has no finished cell at budget {budget}{_of(seed)}: its budgets are {there}")
-    found = [(cell, point) for cell in cells for point in cell.points if point.prefix == prefix]
-    if not found:
-        there = ", ".join(str(p.prefix) for p in cells[0].points if p.prefix is not None) or "none"
-        raise BadRequestError(f"{label} at {budget} has no prefix {prefix}: its prefixes are {there}")
-    best: tuple[CellResult, Point] = max(found, key=lambda item: item[1].validation[item[0].metric])
-    cell, point = best
+    cell, point = _find(sweep, label, budget, prefix, seed)
     if point.adapter is None:
         raise BadRequestError(f"{label} deploys no adapter: there is nothing to export in the PEFT format")
-    return folder / "cells" / cell.id / point.adapter, point
+    require_empty(to)
+    source = sweep / "cells" / cell.id / point.adapter
+    if not source.is_dir():
+        raise BadRequestError(f"{source} is missing: delete its cell's folder and run the sweep again")
+    shutil.copytree(source, to, dirs_exist_ok=True)
+    return point
 
 
-def _of(seed: int | None) -> str:
-    return "" if seed is None else f", seed {seed}"
+def _find(sweep: Path, label: str, budget: str, prefix: int | None, seed: int | None) -> tuple[CellResult, Point]:
+    """The cell and the point with the best validation metric among those that match."""
+    manifest = Manifest.load(sweep)
+    results = [r for r in load_results(sweep, manifest.labels) if r.identity.stage == "curve"]
+    of_label = [r for r in results if r.identity.label == label]
+    if not of_label:
+        labels = ", ".join(sorted({r.identity.label for r in results}))
+        raise BadRequestError(f"{sweep} has no finished cell of {label!r}: it has {labels}")
+    parameters = budget.replace(",", "").replace("_", "")
+    cells = [r for r in of_label if str(r.identity.budget or 0) == parameters and seed in (None, r.identity.seed)]
+    if not cells:
+        budgets = ", ".join(str(b) for b in sorted({r.identity.budget or 0 for r in of_label}))
+        of_seed = "" if seed is None else f", seed {seed}"
+        raise BadRequestError(f"{label} has no finished cell at budget {budget}{of_seed}: its budgets are {budgets}")
+    matching = [(cell, point) for cell in cells for point in cell.points if point.prefix == prefix]
+    if not matching:
+        prefixes = ", ".join(str(p.prefix) for p in cells[0].points if p.prefix is not None) or "none"
+        raise BadRequestError(f"{label} at {budget} has no prefix {prefix}: its prefixes are {prefixes}")
+    return max(matching, key=lambda match: match[1].validation[match[0].metric])

@@ -1,32 +1,37 @@
-"""Tasks: where data come from, how they are split and encoded, and what is measured; a file for each type."""
+"""Tasks: where data come from, how they are split and encoded, and how predictions are scored.
 
-from adapad_ray.tasks.base import Evaluated, Passes, RawTask, Split, TaskData, TaskType
-from adapad_ray.tasks.data.catalog import list_tasks, resolve_task
-from adapad_ray.tasks.data.encode import assume, encode
-from adapad_ray.tasks.data.loading import load_task
+`README.md` in this folder tells how to add a task type or a metric.
+"""
+
+from adapad_ray.tasks.base import TaskType
+from adapad_ray.tasks.catalog.names import list_tasks, resolve_task
 from adapad_ray.tasks.encoding.texts import EncodedSplit
-from adapad_ray.tasks.metrics import METRICS, compute_metrics
+from adapad_ray.tasks.loading import encode, load_task
+from adapad_ray.tasks.metrics import METRICS, find_metric
 from adapad_ray.tasks.registry import TYPES, parse_source
-from adapad_ray.tasks.source import BilinearSource, DataSource, TaskSource
-from adapad_ray.tasks.types.bilinear import DenseSplit, make_bilinear
+from adapad_ray.tasks.source import DataSource, Source
+from adapad_ray.tasks.task_data import DataLimits, Evaluated, Passes, RawTask, Split, TaskData
+from adapad_ray.tasks.types.bilinear import BilinearSource, DenseSplit, make_bilinear
+from adapad_ray.tasks.types.classification import ClassificationSource
 
 __all__ = [
     "METRICS",
     "TYPES",
     "BilinearSource",
+    "ClassificationSource",
+    "DataLimits",
     "DataSource",
     "DenseSplit",
     "EncodedSplit",
     "Evaluated",
     "Passes",
     "RawTask",
+    "Source",
     "Split",
     "TaskData",
-    "TaskSource",
     "TaskType",
-    "assume",
-    "compute_metrics",
     "encode",
+    "find_metric",
     "list_tasks",
     "load_task",
     "make_bilinear",

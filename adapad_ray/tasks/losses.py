@@ -1,4 +1,4 @@
-"""Training losses by name: from a model's output and a batch's labels to one value per example."""
+"""Training losses: from a model's output and a batch's labels to one value per example, in fp32 at least."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+Loss = Callable[[Any, "Tensor"], "Tensor"]
+"""`loss(output, labels)`: the model's output and the labels of a batch → one value per example, `[batch]`."""
 IGNORED = -100
-"""The label of a token that is not learnt, and of an answer that does not lie in this window."""
+"""The label of a token that is not trained."""
 
 
 def cross_entropy(output: Any, labels: Tensor) -> Tensor:
@@ -26,7 +28,7 @@ def half_squared_error(output: Any, labels: Tensor) -> Tensor:
 
 
 def squared_error(output: Any, labels: Tensor) -> Tensor:
-    """`(y - ŷ)²` `[batch]` for outputs `[batch, 1]` and numbers `[batch]`: a batch's mean is the MSE."""
+    """`(y - ŷ)²` `[batch]` for outputs `[batch, 1]` and numbers `[batch]`: their mean is the MSE."""
     return (labels - _wide(output.logits)[:, 0]).square()
 
 
@@ -53,16 +55,7 @@ def answer_cross_entropy(output: Any, labels: Tensor) -> Tensor:
 
 
 def _wide(logits: Tensor) -> Tensor:
-    """Logits in fp32 at least: a softmax in half precision would lose the small ones."""
+    """Logits in fp32 at least: a softmax in half precision loses small ones."""
     import torch
 
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-LOSSES: dict[str, Callable[[Any, Tensor], Tensor]] = {
-    "cross_entropy": cross_entropy,
-    "half_squared_error": half_squared_error,
-    "squared_error": squared_error,
-    "span_cross_entropy": span_cross_entropy,
-    "answer_cross_entropy": answer_cross_entropy,
-}

@@ -1,40 +1,73 @@
-"""What a user says about a task: which files or data set, and which columns."""
+"""The fields of `task` that all types share: files or a data set of the Hub, its splits, and how many rows it has."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SPLITS = ("train", "validation", "test")
-_MOST_ENTRIES = 2 * 10**8
+from adapad_ray.errors import BadRequestError
+from adapad_ray.tasks.data.splits import SPLITS
+from adapad_ray.tasks.data.tables import Tables, read_files, read_hub
 
 
-class DataSource(BaseModel):
-    """Where the rows of a task are, whatever its type: local files, or a data set of the Hub.
+class SourceFile(NamedTuple):
+    """A file that a task names."""
+
+    key: str
+    """Where the sweep's file names it: `task.train`."""
+    path: str
+    required: bool
+    """Whether the task cannot be read without it."""
+
+
+class Source(BaseModel):
+    """What a user writes under `task`; each type adds its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    type: str
+
+    def inside(self, folder: str | None) -> Self:
+        """The same source with the paths of its files relative to `folder`.
+
+        Raises:
+            BadRequestError: a folder is given, but the source reads no local files.
+        """
+        if folder is not None:
+            raise BadRequestError(f"data_dir is {folder!r}, but this task reads no local files: remove it")
+        return self
+
+    def files(self) -> list[SourceFile]:
+        """The local files that the source names."""
+        return []
+
+
+class DataSource(Source):
+    """Rows in local files, or a data set of the Hub.
 
     With `dataset`, the fields `train`, `validation` and `test` name splits of it; otherwise they are paths of
     jsonl, json, csv, tsv or parquet files. Only the training data are required: missing splits are carved from it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    type: str
     train: str | None = None
     validation: str | None = None
     test: str | None = None
     dataset: str | None = None
     subset: str | None = None
     group: str | None = None
-    """Column whose values must not be torn apart when splits are carved, such as a document or an author."""
+    """Column whose values are kept in one split when splits are carved, such as a document or an author."""
     further_tests: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], str] = {}
-    """Name → file or split that is measured beside the test, as `<name>_<metric>`, and decides nothing. A local file
-    that is not there is left out."""
+    """Name → file or split, whose scores are reported beside the test's as `<name>_<metric>` and decide nothing. A
+    missing local file is left out."""
     examples: dict[Literal["train", "validation", "test"], Annotated[int, Field(ge=1)]] = {}
-    """How many rows the data set has: `adapad plan` counts with them where the data are not at hand."""
+    """Number of rows of the data set: `adapad plan` uses it where the data are missing."""
     classes: Annotated[int, Field(ge=1)] = 2
-    """How many classes it has, for the same purpose; otherwise they are counted."""
+    """Number of classes, for the same purpose; otherwise they are counted."""
+    metric: str
+    """Name of the deciding metric. A type restricts it to the metrics that it accepts, and gives a default."""
 
     @model_validator(mode="after")
     def _has_training_data(self) -> Self:
@@ -44,14 +77,45 @@ class DataSource(BaseModel):
             raise ValueError(f"subset {self.subset!r} belongs to a `dataset`, and there is none")
         return self
 
+    @property
+    def name(self) -> str:
+        """The task's name for people: the data set, or the file, or its folder where the file is named for a split."""
+        if self.dataset is not None:
+            return f"{self.dataset}/{self.subset}" if self.subset else self.dataset
+        assert self.train is not None  # see _has_training_data
+        path = Path(self.train).expanduser().resolve()
+        return path.parent.name if path.stem in SPLITS else path.stem
+
     def inside(self, folder: str | None) -> Self:
-        """The same with its files in `folder`; paths that are absolute, and data of the Hub, stay as they are."""
+        """The same source with its files in `folder`; absolute paths stay as they are."""
         if folder is None or self.dataset is not None:
-            return self
+            return super().inside(folder)
         base = Path(folder).expanduser()
         files = {name: str(base / path) for name in SPLITS if (path := getattr(self, name)) is not None}
         further = {name: str(base / path) for name, path in self.further_tests.items()}
         return self.model_copy(update={**files, "further_tests": further})
+
+    def files(self) -> list[SourceFile]:
+        """The files of the splits and of the further tests; none for a data set of the Hub."""
+        if self.dataset is not None:
+            return []
+        splits = [SourceFile(f"task.{name}", path, True) for name in SPLITS if (path := getattr(self, name))]
+        further = self.further_tests.items()
+        return splits + [SourceFile(f"task.further_tests.{name}", path, False) for name, path in further]
+
+    def read_tables(self) -> Tables:
+        """The rows of every split.
+
+        Raises:
+            BadRequestError: a file or split is missing or unreadable.
+            UnreachableError: a file does not exist, or the Hub cannot be reached.
+        """
+        splits = {split: getattr(self, split) for split in SPLITS}
+        further = {f"test_{name}": path for name, path in self.further_tests.items()}
+        if self.dataset is not None:
+            return read_hub(self.dataset, self.subset, splits | further, getattr(self, "label", None))
+        there = {split: path for split, path in further.items() if os.path.isfile(Path(path).expanduser())}
+        return read_files(self.name, {split: path for split, path in splits.items() if path is not None} | there)
 
 
 class TextSource(DataSource):
@@ -60,50 +124,3 @@ class TextSource(DataSource):
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
-
-
-class TaskSource(TextSource):
-    """Sequence classification over one or two text columns."""
-
-    type: Literal["classification"] = "classification"
-    metric: Literal["accuracy", "f1", "macro_f1", "matthews", "accuracy_f1"] = "accuracy"
-    """`accuracy_f1` is the mean of accuracy and F1 of label 1, which GLUE judges MRPC and QQP by."""
-
-
-class BilinearSource(BaseModel):
-    """The linear setting of deflation (2605.10741, section on the linear model): Y = W X + noise, made from a seed.
-
-    W = Σ σ_k u_k v_kᵀ has a chosen spectrum and random orthonormal u_k, v_k, so the components that deflation should
-    find are known. It goes with `model: linear`. Sizes and spectrum are ours.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    type: Literal["bilinear"]
-    in_features: int = Field(default=32, ge=1, le=10**5)
-    """d, rows of X."""
-    out_features: int = Field(default=24, ge=1, le=10**5)
-    """m, rows of Y."""
-    examples: int = Field(default=256, ge=1, le=10**6)
-    """n, columns of X in each of the three splits."""
-    spectrum: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1.0, 0.8, 0.6, 0.4, 0.2), min_length=1)
-    """Singular values of W, strictly falling: convergence slows down as the gaps between them shrink."""
-    inputs: Literal["orthonormal", "gaussian"] = "orthonormal"
-    """Rows of X: orthogonal and of length √n, or independent standard normal numbers."""
-    noise: float = Field(default=0.0, ge=0)
-    """Standard deviation of the normal noise on every entry of Y, in every split."""
-    seed: int = Field(default=0, ge=0, lt=2**63)
-
-    @model_validator(mode="after")
-    def _components_are_distinct(self) -> BilinearSource:
-        entries = max(self.examples, self.in_features, self.out_features) * (self.in_features + self.out_features)
-        if entries > _MOST_ENTRIES:
-            raise ValueError(f"its matrices would have {entries:,} entries, more than {_MOST_ENTRIES:,}: lower a size")
-        widest = min(self.in_features, self.out_features)
-        if len(self.spectrum) > widest:
-            raise ValueError(f"spectrum has {len(self.spectrum)} values where the features allow {widest}")
-        if any(low >= high for high, low in zip(self.spectrum, self.spectrum[1:], strict=False)):
-            raise ValueError(f"spectrum {list(self.spectrum)} must fall strictly: equal values have no order")
-        if self.examples < self.in_features:
-            raise ValueError(f"examples {self.examples} must not be below in_features {self.in_features}")
-        return self

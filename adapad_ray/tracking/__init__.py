@@ -1,25 +1,6 @@
 """MLflow: the only package that imports mlflow."""
 
-from adapad_ray.tracking.tracker import (
-    CELL,
-    KILLED,
-    PARENT,
-    POINTS_PER_SERIES,
-    REASON,
-    REPORT,
-    SWEEP,
-    Tracker,
-    tracking_uri,
-)
+from adapad_ray.tracking.store import tracking_uri
+from adapad_ray.tracking.tracker import Tracker
 
-__all__ = [
-    "CELL",
-    "KILLED",
-    "PARENT",
-    "POINTS_PER_SERIES",
-    "REASON",
-    "REPORT",
-    "SWEEP",
-    "Tracker",
-    "tracking_uri",
-]
+__all__ = ["Tracker", "tracking_uri"]

@@ -7,6 +7,7 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -22,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from adapad_ray.adapters.export import DeployedAdapter, deployed_adapter, save_peft
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.adapters.load import load_adapter
-from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.budget import ModuleShape
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import atomic_path, write_text
@@ -47,8 +48,12 @@ from adapad_ray.training.workers import Alone, Exchange, Replicas, Share
 _LIBRARIES = ("adapad-ray", "torch", "transformers", "peft", "numpy", "safetensors", "ray")
 
 
-SHAPES = ("input_ids", "inputs_embeds", "pixel_values", "logits_to_keep")
-"""Inputs by which a pass is counted: not the mask, whose values a model on the meta device would ask for."""
+_WITHOUT_FLOPS = {"labels", "attention_mask", "token_type_ids", "position_ids"}
+
+
+def shape_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs that determine the operations of a pass. Models on the meta device would read a mask's values."""
+    return {name: value for name, value in batch.items() if name not in _WITHOUT_FLOPS}
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def forward_flops_per_token(model: nn.Module, data: TaskData) -> float:
     split = data.splits["train"]
     rows = np.arange(min(8, len(split)))
     batch, device = split.batch(rows, pad_token_id=0), next(model.parameters()).device
-    inputs = {name: batch[name].to(device) for name in SHAPES if name in batch}
+    inputs = {name: value.to(device) for name, value in shape_inputs(batch).items()}
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(**inputs)
     return float(counter.get_total_flops() / split.size_of(batch)[1])
@@ -260,7 +265,7 @@ def check_workers(method: Method[Any], workers: int) -> None:
         )
 
 
-def _worth_deploying(deployables: list[Deployable], adapted: AdaptedModel) -> list[Deployable]:
+def _worth_deploying(deployables: list[Deployable], adapted: TrainableModel) -> list[Deployable]:
     """The final model and those prefixes that really are smaller."""
     sizes = [adapted.deployed_parameters(d.lane) for d in deployables]
     return [d for i, d in enumerate(deployables) if i == 0 or 0 < sizes[i] < sizes[0]]
@@ -273,7 +278,7 @@ class _Evaluation:
     cell_id: str
     identity: CellIdentity
     workspace: Workspace
-    adapted: AdaptedModel
+    adapted: TrainableModel
     settings: TrainingSettings
     folder: Path
     base_model: str
@@ -345,7 +350,7 @@ class _Evaluation:
             "model_digest": self.workspace.backbone.digest,
             "pooling": self.workspace.backbone.pooling,
             "auto_class": TYPES[self.workspace.data.type].auto_class,
-            "labels": list(self.workspace.data.label_names),
+            "labels": list(self.workspace.data.class_names),
             "family": adapter.family,
             "parameters": adapter.parameters,
             "lora_parameters": adapter.lora_parameters,

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.files import atomic_path
 from adapad_ray.tasks.true_components import TrueComponents
 from adapad_ray.training.trainer import Probe
@@ -20,11 +21,14 @@ COMPONENT_ERRORS = "component_errors.csv"
 def component_probe(truth: TrueComponents) -> Probe:
     """Relative distance of every published product s · b_k a_kᵀ X from its term of the SVD; 1 before it is published.
 
-    For a model with one adapted module. Blocks of several components, which learn jointly, have no distance.
+    For a model with one adapted module. Blocks of several components, which learn jointly, have no distance, nor have
+    models without components.
     """
 
     @torch.no_grad()
-    def probe(adapted: AdaptedModel, published: Sequence[int]) -> list[float]:
+    def probe(adapted: TrainableModel, published: Sequence[int]) -> list[float]:
+        if not isinstance(adapted, AdaptedModel):
+            return []
         (layer,) = adapted.layers.values()
         blocks = layer.active()
         if any(block.size > 1 for block in blocks):

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.adapters.trainable_model import TrainableModel
 
 
 @dataclass
@@ -29,11 +30,17 @@ class Estimates:
     always that one, whatever is known already, so that the result depends neither on timing nor on the workers.
     """
 
-    def __init__(self, adapted: AdaptedModel, staleness: int = 0) -> None:
+    def __init__(self, adapted: TrainableModel, staleness: int = 0) -> None:
         self.adapted = adapted
         self.staleness = staleness
         self.newest = 0
         self._versions: dict[int, Version] = {}
+
+    @property
+    def _components(self) -> AdaptedModel:
+        if not isinstance(self.adapted, AdaptedModel):
+            raise TypeError(f"a {type(self.adapted).__name__} has no estimates to publish")
+        return self.adapted
 
     @property
     def readable(self) -> int:
@@ -43,8 +50,8 @@ class Estimates:
     def add(self, blocks: Sequence[int], known: Collection[int]) -> Mapping[int, Tensor]:
         """Closes a round in which `blocks` are published; returns the estimates of those `known` here."""
         self.newest += 1
-        version = Version({k: self.adapted.modules_of(k) for k in blocks})
-        version.values = {k: self.adapted.estimate(k) for k in blocks if k in known}
+        version = Version({k: self._components.modules_of(k) for k in blocks})
+        version.values = {k: self._components.estimate(k) for k in blocks if k in known}
         self._versions[self.newest] = version
         return version.values
 
@@ -67,7 +74,7 @@ class Estimates:
             del self._versions[number]
         if version is None:
             return {}
-        return {k: self.adapted.read_estimate(k, v, version.layout[k]) for k, v in sorted(version.values.items())}
+        return {k: self._components.read_estimate(k, v, version.layout[k]) for k, v in sorted(version.values.items())}
 
     def tensors(self) -> dict[str, Tensor]:
         """The values of versions not read yet, as `<version>|<block>`."""

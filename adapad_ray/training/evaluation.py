@@ -12,7 +12,7 @@ from torch import nn
 from transformers import GenerationConfig
 
 from adapad_ray.tasks import Split
-from adapad_ray.tasks.types.classification import logits_of
+from adapad_ray.tasks.logits import logits_of
 
 
 @dataclass(frozen=True)

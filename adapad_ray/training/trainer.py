@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from adapad_ray.adapters.lane import RESERVE, Lane
-from adapad_ray.adapters.model import AdaptedModel, Structure
+from adapad_ray.adapters.trainable_model import Structure, TrainableModel
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import Method
 from adapad_ray.tasks import Split
-from adapad_ray.tasks.losses import LOSSES
+from adapad_ray.tasks.losses import Loss, cross_entropy
 from adapad_ray.training.checkpoint import Checkpoint
 from adapad_ray.training.estimates import Estimates
 from adapad_ray.training.gradient_checkpointing import recomputed_layers
@@ -34,7 +34,7 @@ from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.workers import Alone, Exchange, Replicas, Share, Traffic
 
 Progress = Callable[[dict[str, Any]], None]
-Probe = Callable[[AdaptedModel, Sequence[int]], list[float]]
+Probe = Callable[[TrainableModel, Sequence[int]], list[float]]
 """Looks at the live values of the blocks that are published; one number per active block, block 1 first."""
 
 
@@ -57,7 +57,7 @@ class LaneTrainer:
 
     def __init__(
         self,
-        adapted: AdaptedModel,
+        adapted: TrainableModel,
         method: Method[Any],
         data: Split,
         settings: TrainingSettings,
@@ -66,7 +66,7 @@ class LaneTrainer:
         seed: int,
         pad_token_id: int,
         device: torch.device | str = "cpu",
-        loss: str = "cross_entropy",
+        loss: Loss = cross_entropy,
         exchange: Exchange | None = None,
         replicas: Replicas | None = None,
         probe: Probe | None = None,
@@ -75,7 +75,7 @@ class LaneTrainer:
         self.adapted, self.method, self.data, self.settings = adapted, method, data, settings
         self.total_steps, self.seed, self.pad_token_id, self.device = total_steps, seed, pad_token_id, device
         self.exchange, self.replicas = exchange or Alone(), replicas or Replicas()
-        self.loss, self.probe, self.observer = LOSSES[loss], probe, observer
+        self.loss, self.probe, self.observer = loss, probe, observer
         self.optimizer = ComponentOptimizer(settings, total_steps, method.learning_rate_scale)
         self.estimates = Estimates(adapted, method.staleness)
         self.record = TrainingRecord()

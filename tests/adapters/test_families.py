@@ -117,7 +117,7 @@ def test_the_entry_that_names_a_module_most_closely_decides_its_split():
             {"query": (2, 5, 3, 5)},
             r"splits.query is \[2, 5, 3, 5\], which makes 10 × 15 where layer.0.query is 10 × 12",
         ),
-        ({"key": (2, 5, 3, 4)}, "splits has an entry 'key' that decides about no adapted module"),
+        ({"key": (2, 5, 3, 4)}, "splits has an entry 'key' that applies to no adapted module"),
         ({"query": (2, 5, 3, 4), "layer.0.query": (2, 5, 3, 4)}, "splits has an entry 'query'"),
     ],
 )

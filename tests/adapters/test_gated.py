@@ -77,8 +77,8 @@ def test_the_gradient_of_alpha_is_that_of_the_ramp(alpha, shift, ramp):
 
     @torch.no_grad()
     def soft_loss(value):
-        wish = 2 * value - shift
-        gates = [min(1.0, max(0.0, (wish - (j - 0.5)) / ramp + 0.5)) for j in (1, 2, 3, 4)]
+        requested = 2 * value - shift
+        gates = [min(1.0, max(0.0, (requested - (j - 0.5)) / ramp + 0.5)) for j in (1, 2, 3, 4)]
         b = torch.tensor(gates, dtype=torch.float64).unsqueeze(1) * block.b
         return float((x @ block.a.T @ b * weights).sum())
 
@@ -88,7 +88,7 @@ def test_the_gradient_of_alpha_is_that_of_the_ramp(alpha, shift, ramp):
 
 
 def test_on_the_widened_ramp_an_open_component_speaks_for_one_that_never_acted():
-    """At α = 1.05 the wish is 2.1: the next component, the third, has b = 0 and no gradient to give."""
+    """At α = 1.05 the requested rank is 2.1: the next component, the third, has b = 0 and no gradient."""
     signals = {}
     for ramp in (1.0, 2.0):
         block = filled(MLP, family(ramp=ramp))

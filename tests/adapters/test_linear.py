@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from adapad_ray.adapters.families import PlainBlock
 from adapad_ray.adapters.lane import Lane
@@ -14,11 +14,11 @@ SHAPE = ModuleShape("m", 7, 5)
 SCALE = 1.7
 
 
-@pytest.fixture
-def layer() -> AdaptedLinear:
+@pytest.fixture(params=[lambda: nn.Linear(7, 5), lambda: Conv1D(5, 7)], ids=["Linear", "Conv1D"])
+def layer(request) -> AdaptedLinear:
     """Three active blocks of sizes 1, 2, 1 and a reserve, live values apart from the published ones, in fp64."""
     generator = torch.Generator().manual_seed(0)
-    base = nn.Linear(7, 5).double().requires_grad_(False)
+    base = request.param().double().requires_grad_(False)
     layer = AdaptedLinear(base, SHAPE, SCALE).double()
     for size in (1, 2, 1):
         layer.blocks.append(PlainBlock(SHAPE, size, generator))
@@ -35,7 +35,7 @@ def layer() -> AdaptedLinear:
 
 def reference(layer, x, frozen, live):
     """Plain autograd: published predecessors are constants, `live` blocks learn."""
-    y = F.linear(x, layer.base.weight, layer.base.bias)
+    y = layer.base(x)
     for block in frozen:
         y = y + SCALE * (x @ block.published_a.detach().T) @ block.published_b.detach()
     for block in live:
@@ -112,7 +112,7 @@ def test_dropout_learns_from_what_it_kept(layer):
     layer.use(Lane.joint(3), torch.Generator().manual_seed(5))
     y = layer(x)
     kept = (torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) >= 0.5).double() / 0.5
-    expected_y = F.linear(x, layer.base.weight, layer.base.bias)
+    expected_y = layer.base(x)
     for block in layer.active():
         expected_y = expected_y + SCALE * ((x * kept) @ block.a.T) @ block.b
     torch.testing.assert_close(y, expected_y)

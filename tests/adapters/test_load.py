@@ -112,7 +112,7 @@ def test_settings_that_change_nothing_are_let_through(adapter):
         ({"alora_invocation_tokens": [1]}, "activated LoRA"),
         ({"kasa_config": {"beta": 1}}, "KaSA"),
         ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4', which changes the base weights"),
-        ({"invented_setting": 3}, "sets 'invented_setting', which is not known here"),
+        ({"invented_setting": 3}, "sets 'invented_setting', which is unknown"),
         ({"r": "absent"}, "r: field required"),
         ({"r": 0}, "r is 0: .*greater than or equal to 1"),
         ({"r": True}, "r is True"),

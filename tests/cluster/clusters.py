@@ -1,4 +1,4 @@
-"""Nodes of a real cluster as processes, and `adapad` run against them as a user runs it."""
+"""A real cluster whose nodes are processes, and the `adapad` command of a user of that cluster."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 150.
 
 @dataclass
 class Node:
-    """What one `ray start` has started."""
+    """The processes of one `ray start`."""
 
     process: subprocess.Popen[bytes]
 
     def kill(self) -> None:
-        """As a machine that loses its power."""
+        """Kills all processes at once, like a power failure."""
         parent = psutil.Process(self.process.pid)
         for process in (*parent.children(recursive=True), parent):
             try:
@@ -46,10 +46,10 @@ class Node:
 
 @dataclass
 class Head:
-    """A cluster of this machine: where it listens, and the environment of those who may use it."""
+    """A cluster on this machine: its ports, and the environment of its users."""
 
     folder: Path
-    """Ray's temporary folder, where it writes what Prometheus is to scrape."""
+    """Ray's temporary folder, with the list of addresses for Prometheus."""
     gcs_port: int
     job_port: int
     environment: dict[str, str]
@@ -75,11 +75,11 @@ class Head:
         return self.nodes[-1]
 
     def add_node(self, cpus: int) -> Node:
-        """A second node, as far as processes are concerned."""
+        """Starts another node."""
         return self.start(f"--address=127.0.0.1:{self.gcs_port}", cpus=cpus)
 
     def adapad(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
-        """Starts the command in a shell of its own, with the token unless `environment` says otherwise."""
+        """Starts the command in another process, with the token unless `environment` overrides it."""
         settings = {key: value for key, value in (self.environment | environment).items() if value}
         return subprocess.Popen(
             [*ADAPAD, *map(str, arguments)],

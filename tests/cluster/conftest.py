@@ -16,13 +16,15 @@ from tests.ports import free_port
 
 @pytest.fixture(scope="session")
 def head() -> Iterator[Head]:
-    """A head of two CPUs, on free ports and in a folder of its own."""
+    """A head with two CPUs, on free ports and with its own temporary folder."""
     for module in ("aiohttp_cors", "opencensus", "opentelemetry.exporter.prometheus"):
         pytest.importorskip(module, reason="Ray's job server needs ray[default]")
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # short: sockets
+    with tempfile.TemporaryDirectory(
+        prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:  # short, for the paths of sockets
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))},
-            "HOME": folder,  # no token of this machine's user
+            "HOME": folder,  # hides the token of this machine's user
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(REPOSITORY),
             "RAY_AUTH_MODE": "token",

@@ -1,6 +1,6 @@
-"""The files for clusters: valid by Ray's schema and KubeRay's, and nothing in them is open or lost.
+"""The files for clusters are valid for Ray and KubeRay, require a token and keep results on shared storage.
 
-Set `KUBERAY_CRD` to KubeRay's `ray.io_rayjobs.yaml` to validate against it; without, the structure alone is checked.
+Set `KUBERAY_CRD` to the path of KubeRay's `ray.io_rayjobs.yaml` to validate against its schema.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def test_ray_accepts_its_cluster_file(launcher):
     validate_config(prepare_config(launcher))
 
 
-def test_the_cluster_on_machines_asks_for_a_token_grows_within_bounds_and_shares_a_folder(launcher):
+def test_the_cluster_file_requires_a_token_limits_its_nodes_and_shares_a_folder(launcher):
     assert "--env RAY_AUTH_MODE=token" in launcher["docker"]["run_options"]
     assert "/home/ray/.ray/auth_token" in launcher["file_mounts"]
     gpu = launcher["available_node_types"]["gpu"]
@@ -48,7 +48,7 @@ def test_the_cluster_on_machines_asks_for_a_token_grows_within_bounds_and_shares
     assert any("/mnt/adapad:/mnt/adapad" in option for option in launcher["docker"]["run_options"])
 
 
-def test_the_job_on_kubernetes_asks_for_a_token_grows_within_bounds_and_shares_a_volume(job):
+def test_the_kubernetes_job_requires_a_token_limits_its_pods_and_shares_a_volume(job):
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["enableInTreeAutoscaling"]
@@ -62,21 +62,21 @@ def test_the_job_on_kubernetes_asks_for_a_token_grows_within_bounds_and_shares_a
             for variable in container["env"]:
                 secret = any(word in variable["name"] for word in ("PASSWORD", "TOKEN", "USERNAME"))
                 assert ("valueFrom" in variable) == secret
-    places = [word.split("=")[1] for word in job["spec"]["entrypoint"].split() if word.startswith("storage=")]
-    assert places == ["/mnt/adapad/runs"] and "sqlite" not in job["spec"]["entrypoint"]
+    storages = [word.split("=")[1] for word in job["spec"]["entrypoint"].split() if word.startswith("storage=")]
+    assert storages == ["/mnt/adapad/runs"] and "sqlite" not in job["spec"]["entrypoint"]
 
 
-def test_the_jobs_fields_are_those_of_kuberays_definition(job):
+def test_the_kubernetes_job_has_only_fields_of_kuberays_schema(job):
     path = os.environ.get("KUBERAY_CRD")
     if path is None:
-        pytest.skip("KUBERAY_CRD does not name KubeRay's definition of a RayJob")
+        pytest.skip("KUBERAY_CRD is not set to KubeRay's schema of a RayJob")
     (version,) = [v for v in yaml.safe_load(Path(path).read_text())["spec"]["versions"] if v["name"] == "v1"]
     schema = version["schema"]["openAPIV3Schema"]
     jsonschema.validate(job, _strict(schema))
 
 
 def _strict(schema: Any) -> Any:
-    """Kubernetes drops fields that a definition does not name; here they are errors."""
+    """The schema without unknown fields, which Kubernetes would drop silently."""
     if isinstance(schema, dict):
         closed = {key: _strict(value) for key, value in schema.items()}
         named = "properties" in schema and isinstance(schema["properties"], dict)

@@ -1,4 +1,4 @@
-"""Prometheus scrapes a real cluster during a sweep: every query of every panel and alert finds data."""
+"""Prometheus scrapes a real cluster during a sweep: the queries of all panels and alerts return data."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ pytestmark = [
 
 @dataclass
 class Prometheus:
-    """A server that scrapes every second, and since when."""
+    """A server that scrapes every second; `since` is the time of its start."""
 
     port: int
     since: float
 
-    def ask(self, path: str, **parameters: object) -> dict:
+    def get(self, path: str, **parameters: object) -> dict:
         query = urllib.parse.urlencode(parameters)
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}?{query}", timeout=30) as reply:
             return json.load(reply)["data"]
 
     def series(self, expression: str) -> list[dict]:
-        """What an expression gives over the whole time, for all sweeps and cells."""
+        """The series of an expression since the start, for all sweeps and cells."""
         expression = expression.replace("$sweep", ".*").replace("$cell", ".*")
         span = {"start": self.since, "end": time.time(), "step": 2}
-        return list(self.ask("/api/v1/query_range", query=expression, **span)["result"])
+        return list(self.get("/api/v1/query_range", query=expression, **span)["result"])
 
 
 @pytest.fixture(scope="module")
 def prometheus(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Has scraped the cluster during a sweep of a group of two workers; counters of a moment ago are still in it."""
-    place = tmp_path_factory.mktemp("prometheus")
+    """A server that has scraped the cluster during a sweep with two workers per cell."""
+    folder = tmp_path_factory.mktemp("prometheus")
     configuration = generate.prometheus(str(head.folder / "prom_metrics_service_discovery.json"), interval="1s")
-    (place / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    shutil.copy(Path(generate.__file__).parent / "prometheus" / "adapad.rules.yml", place)
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+    shutil.copy(Path(generate.__file__).parent / "prometheus" / "adapad.rules.yml", folder)
     server = Prometheus(free_port(), time.time())
     process = subprocess.Popen(
         [
             "prometheus",
-            f"--config.file={place}/prometheus.yml",
-            f"--storage.tsdb.path={place}/data",
+            f"--config.file={folder}/prometheus.yml",
+            f"--storage.tsdb.path={folder}/data",
             f"--web.listen-address=127.0.0.1:{server.port}",
         ],
         stdout=subprocess.DEVNULL,
@@ -73,7 +73,7 @@ def prometheus(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "budgets": ["4 ranks"],
         "seeds": [0],
         "reference": False,
-        # Long enough for two reports of every counter, without which a rate has no value.
+        # Long enough for two reports of every counter; a rate needs two.
         "training": {"epochs": 600, "optimizer": "sgd", "learning_rate": 0.02},
         "resources": {"workers": 2, "cpus_per_worker": 1},
         "storage": str(shared / "runs"),
@@ -100,7 +100,7 @@ QUERIES = {
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_a_panel_has_data_or_says_why_it_may_have_none(name, prometheus):
+def test_a_panel_has_data_or_a_reason_to_have_none(name, prometheus):
     assert prometheus.series(QUERIES[name].expr) or QUERIES[name].empty
 
 
@@ -110,7 +110,7 @@ def test_a_recording_rule_has_data(rule, prometheus):
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_an_alert_watches_something_or_says_why_not_and_is_silent(alert, prometheus):
+def test_an_alert_has_data_or_a_reason_to_have_none_and_does_not_fire(alert, prometheus):
     assert prometheus.series(alert.value) or alert.empty
     assert not prometheus.series(f'ALERTS{{alertname="{alert.name}", alertstate="firing"}}')
 

@@ -1,4 +1,4 @@
-"""`adapad submit` on a real cluster: who is let in, what travels, and what survives when something goes away."""
+"""`adapad submit` on a real cluster: authentication, results, exit codes, and failures of terminal and nodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import yaml
 from clusters import Head, wait_until
 
-from adapad_ray.report.curves import load_results
+from adapad_ray.report.records import load_results
 from tests.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("clusters")
@@ -22,7 +22,7 @@ CELLS = 4
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """What every node would mount: the model lies there, and results are to."""
+    """Shared storage, with the model; results go there too."""
     folder = tmp_path_factory.mktemp("shared")
     shutil.copytree(tiny_model, folder / "model")
     return folder
@@ -30,7 +30,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory, shared: Path, reviews: Path) -> Path:
-    """Its data lie on this machine alone, under a relative path."""
+    """A sweep whose data are on this machine only."""
     folder = tmp_path_factory.mktemp("laptop")
     shutil.copy(reviews, folder / "reviews.csv")
     content = {
@@ -54,32 +54,32 @@ def spec(tmp_path_factory: pytest.TempPathFactory, shared: Path, reviews: Path) 
 
 @pytest.fixture(scope="module")
 def first(head: Head, spec: Path, shared: Path) -> str:
-    """What the terminal showed of the first job."""
+    """Output of the first job."""
     process = head.submit(spec, "--shared", shared)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     return output
 
 
-def test_strangers_get_nothing_and_a_sentence(head, spec, shared):
+def test_a_missing_or_wrong_token_or_address_is_one_line(head, spec, shared):
     cases = {
-        "wants a token and this machine has none: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN": {
+        "requires a token and this machine has none: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN": {
             "RAY_AUTH_TOKEN": "",
             "RAY_AUTH_MODE": "",
         },
-        "refuses the token of this machine": {"RAY_AUTH_TOKEN": "f" * 48},
+        "rejected the token of this machine": {"RAY_AUTH_TOKEN": "f" * 48},
     }
-    running = {sentence: head.submit(spec, "--shared", shared, **change) for sentence, change in cases.items()}
-    nobody = ["submit", spec, "--shared", shared, "--address", f"http://127.0.0.1:{free_port()}"]
-    running["no Ray job server answers at"] = head.adapad(*nobody)
-    for sentence, process in running.items():
+    running = {message: head.submit(spec, "--shared", shared, **change) for message, change in cases.items()}
+    wrong_address = ["submit", spec, "--shared", shared, "--address", f"http://127.0.0.1:{free_port()}"]
+    running["no Ray job server answers at"] = head.adapad(*wrong_address)
+    for message, process in running.items():
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 2, output
-        assert sentence in " ".join(output.split())
+        assert message in " ".join(output.split())
         assert "Traceback" not in output
 
 
-def test_the_log_is_shown_and_the_results_are_on_shared_storage(first, shared):
+def test_the_log_is_printed_and_the_results_are_on_shared_storage(first, shared):
     assert re.search(r"^job adapad-submitted-\w+$", first, re.M)
     assert f"{CELLS} cells computed, 0 reused, 0 failed." in first
     folder = shared / "runs" / "submitted"
@@ -89,14 +89,14 @@ def test_the_log_is_shown_and_the_results_are_on_shared_storage(first, shared):
     assert resolved["task"]["train"].startswith("data/task.train/"), "the job's own copy"
 
 
-def test_a_second_job_finds_everything_done(first, head, spec, shared):
+def test_a_second_job_computes_nothing(first, head, spec, shared):
     process = head.submit(spec, "--shared", shared)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0 and f"All {CELLS} cells are finished: nothing to compute." in output
 
 
-def test_the_exit_code_of_a_bad_request_on_the_cluster_is_the_terminals(first, head, spec, shared):
-    """The folder belongs to another model's sweep, which only the cluster can know."""
+def test_a_bad_request_on_the_cluster_is_the_exit_code_of_the_command(first, head, spec, shared):
+    """The folder belongs to a sweep of another model, which only the cluster can check."""
     shutil.copytree(shared / "model", shared / "other", dirs_exist_ok=True)
     process = head.submit(spec, f"model={shared / 'other'}", "--shared", shared)
     output, _ = process.communicate(timeout=240)
@@ -104,8 +104,8 @@ def test_the_exit_code_of_a_bad_request_on_the_cluster_is_the_terminals(first, h
     assert "belongs to a sweep with model" in output
 
 
-def test_neither_the_submitting_shell_nor_a_second_node_is_missed(first, head, spec, shared):
-    """Both are killed while cells run on both nodes; the job ends with every cell."""
+def test_a_job_finishes_after_its_terminal_and_one_of_two_nodes_are_killed(first, head, spec, shared):
+    """Both are killed while cells run on both nodes."""
     node = head.add_node(cpus=2)
     process = head.submit(spec, "name=robust", "training.epochs=300", "seeds=[0,1,2]", "--shared", shared)
     assert process.stdout is not None

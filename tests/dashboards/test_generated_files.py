@@ -1,4 +1,4 @@
-"""Dashboards and rules: the files in git are what the generator makes, and they speak of metrics that exist."""
+"""The dashboards and rules in git are those of the generator, and their metrics exist."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ RULES = [rule.expr for rule in RECORDINGS] + [alert.expr for alert in ALERTS]
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 
 
-def test_the_files_in_git_are_those_that_the_generator_writes():
+def test_the_files_in_git_are_up_to_date():
     for name, text in generate.files().items():
         assert (FOLDER / name).read_text() == text, f"{name}: run python -m dashboards.generate"
 
 
-def test_the_page_on_operations_explains_every_alert():
+def test_the_operations_page_has_every_alert():
     page = generate.OPERATIONS.read_text()
     assert generate.with_alerts(page) == page, "run python -m dashboards.generate"
     assert all(alert.advice in page for alert in ALERTS)
 
 
-def test_every_metric_is_shown_and_every_name_exists():
+def test_queries_and_rules_use_every_metric_and_no_other():
     recorded = {rule.name for rule in RECORDINGS}
     read = set(re.findall(r"ray_adapad_\w+|adapad:[\w:]+", " ".join(EXPRESSIONS + RULES)))
     assert read == NAMES | recorded
 
 
-def test_panels_do_not_overlap_and_have_one_query_a_letter():
+def test_panels_do_not_overlap_and_their_queries_have_different_letters():
     for board in DASHBOARDS:
         model = json.loads((FOLDER / f"grafana/{board.uid}.json").read_text())
         taken = set()
         for panel in model["panels"]:
-            place = panel["gridPos"]
+            position = panel["gridPos"]
             cells = {
                 (x, y)
-                for x in range(place["x"], place["x"] + place["w"])
-                for y in range(place["y"], place["y"] + place["h"])
+                for x in range(position["x"], position["x"] + position["w"])
+                for y in range(position["y"], position["y"] + position["h"])
             }
-            assert not cells & taken and place["x"] + place["w"] <= 24
+            assert not cells & taken and position["x"] + position["w"] <= 24
             taken |= cells
             letters = [target["refId"] for target in panel.get("targets", [])]
             assert len(set(letters)) == len(letters)
         assert len({panel["id"] for panel in model["panels"]}) == len(model["panels"])
 
 
-def test_variables_that_queries_use_are_those_of_the_dashboard():
+def test_queries_use_all_variables_of_their_dashboard_and_no_other():
     for board in DASHBOARDS:
         used = set(re.findall(r"\$(\w+)", " ".join(q.expr for panel in board.panels for q in panel.queries)))
         assert used == {name for name, _ in board.variables}
@@ -89,7 +89,7 @@ SERIES = {
     },
     "AdapadWorkersRestart": {'ray_adapad_cell_restarts{sweep="s"}': "0x20 1+1x40"},
 }
-"""What makes each alert fire, a value every half minute."""
+"""Series that make each alert fire, with a value every 30 s."""
 
 HEALTHY = {
     'ray_adapad_cell_silent_seconds{sweep="h", cell="c", label="lora"}': "1x60",
@@ -103,7 +103,7 @@ HEALTHY = {
 
 
 @needs_promtool
-def test_every_alert_fires_for_the_sweep_that_deserves_it_and_for_no_other(tmp_path):
+def test_every_alert_fires_for_its_own_series_and_for_no_other(tmp_path):
     assert SERIES.keys() == {alert.name for alert in ALERTS}
     content = {
         "rule_files": [str(FOLDER / "prometheus/adapad.rules.yml")],

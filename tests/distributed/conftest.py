@@ -10,7 +10,7 @@ import pytest
 import ray
 from pool_helpers import end
 
-from adapad_ray.distributed import GroupPool, connect
+from adapad_ray.distributed import WorkerPool, connect
 
 
 @pytest.fixture(scope="session")
@@ -32,12 +32,12 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def pool(cluster: None) -> Iterator[GroupPool]:
+def pool(cluster: None) -> Iterator[WorkerPool]:
     """Two groups of one worker; a job may start twice. They hold both CPUs, so each module has its own."""
     import pool_jobs
 
     assert end("TrainController"), "a controller outlived the pool of another module"
     shared = {"numbers": ray.put(np.arange(3))}
-    with GroupPool(pool_jobs.set_up, pool_jobs.run, groups=2, shared=shared, max_attempts=2, name="test") as pool:
+    with WorkerPool(pool_jobs.set_up, pool_jobs.run, groups=2, shared=shared, max_attempts=2, name="test") as pool:
         pool.wait_ready()
         yield pool

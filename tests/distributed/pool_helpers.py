@@ -7,13 +7,13 @@ from pathlib import Path
 
 import psutil
 
-from adapad_ray.distributed import GroupPool, Outcome
+from adapad_ray.distributed import JobOutcome, WorkerPool
 
 WORKER = r"ray::(RayTrainWorker|adapad:cell-\S+:worker-\d)"
 """Title of a worker without a cell, and with one."""
 
 
-def finish(pool: GroupPool) -> dict[str, Outcome]:
+def finish(pool: WorkerPool) -> dict[str, JobOutcome]:
     return {outcome.job_id: outcome for outcome in pool.completed()}
 
 

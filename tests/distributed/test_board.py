@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from adapad_ray.distributed.estimate_board import Board
+from adapad_ray.distributed.estimate_board import EstimateBoard
 
 GENERATION = 7
 
@@ -23,7 +23,7 @@ def swap(board, rank, version, mine=(), wanted=(), staleness=0, checkpoint=0, ge
 def test_over_many_rounds_everybody_reads_one_version_and_little_is_kept(workers, staleness, slow):
     """Lane 1 reads nothing and might run ahead; every tenth round all gather, as they do to grow."""
     lanes, rounds, draw = 2 * workers, 200, random.Random(workers)
-    board, kept, ahead = Board(GENERATION, workers), [], []
+    board, kept, ahead = EstimateBoard(GENERATION, workers), [], []
 
     async def work(rank):
         mine = [lane for lane in range(1, lanes + 1) if lane % workers == rank]
@@ -53,7 +53,7 @@ def test_over_many_rounds_everybody_reads_one_version_and_little_is_kept(workers
 
 @pytest.mark.parametrize("staleness", [0, 2])
 def test_a_wish_for_a_checkpoint_reaches_everybody_before_its_version(staleness):
-    board, heard = Board(GENERATION, 3), {}
+    board, heard = EstimateBoard(GENERATION, 3), {}
 
     async def work(rank, pause):
         for version in range(1, 20):
@@ -74,7 +74,7 @@ def test_a_wish_for_a_checkpoint_reaches_everybody_before_its_version(staleness)
 
 def test_closing_tells_those_who_wait_and_those_who_come_later():
     async def scene():
-        board = Board(GENERATION, 3)
+        board = EstimateBoard(GENERATION, 3)
         waiting = [
             asyncio.create_task(swap(board, 0, 3, [3])),
             asyncio.create_task(swap(board, 1, 1, [1], [2])),
@@ -92,7 +92,7 @@ def test_closing_tells_those_who_wait_and_those_who_come_later():
 
 def test_another_generation_is_told_to_go_and_leaves_no_trace():
     async def scene():
-        board = Board(GENERATION, 1)
+        board = EstimateBoard(GENERATION, 1)
         assert await swap(board, 0, 1, [1], checkpoint=9, generation=GENERATION - 1) is None
         assert await board.gather(GENERATION - 1, 0, 1, ["stale"]) is None
         assert await swap(board, 1, 1, [1]) is None, "nor is there a second worker"

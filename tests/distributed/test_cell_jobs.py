@@ -8,7 +8,7 @@ import pytest
 import ray
 from pool_helpers import finish, processes
 
-from adapad_ray.distributed import GroupPool
+from adapad_ray.distributed import WorkerPool
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.results import CellResult
@@ -41,7 +41,7 @@ def result_in(folder):
 
 
 def pool_of(workers, shared):
-    return GroupPool(
+    return WorkerPool(
         open_workspace, compute, groups=1, workers=workers, cpus_per_worker=2 / max(2, workers), shared=shared
     )
 
@@ -73,7 +73,7 @@ def test_two_workers_write_what_one_writes(pair, alone, tmp_path):
     assert_same_as_alone(pair, 2, alone, tmp_path)
 
 
-def assert_same_as_alone(pool: GroupPool, workers: int, alone: Path, folder: Path) -> None:
+def assert_same_as_alone(pool: WorkerPool, workers: int, alone: Path, folder: Path) -> None:
     for name in ("synchronous", "stale"):
         pool.submit(name, payload(CASES[name], folder / name))
     assert {outcome.status for outcome in finish(pool).values()} == {"done"}

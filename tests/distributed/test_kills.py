@@ -8,7 +8,7 @@ import ray
 import torch
 from pool_helpers import WORKER, end, finish, processes
 
-from adapad_ray.distributed import GroupPool, Outcome
+from adapad_ray.distributed import JobOutcome, WorkerPool
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.results import CellResult
@@ -41,7 +41,7 @@ def undisturbed(tmp_path_factory):
 def pair(cluster):
     """A group of two workers."""
     shared = {"backbone": ray.put(share_backbone(tiny_backbone())), "data": ray.put(tiny_task())}
-    with GroupPool(open_workspace, compute, workers=2, shared=shared, max_attempts=2, name="kills") as pool:
+    with WorkerPool(open_workspace, compute, workers=2, shared=shared, max_attempts=2, name="kills") as pool:
         pool.wait_ready()
         yield pool
 
@@ -51,14 +51,16 @@ def payload(case, folder):
     return {**content, "checkpoint_seconds": 60.0, "checkpoint_rounds": 5}
 
 
-@pytest.mark.parametrize(("name", "title"), [("worker", WORKER), ("board", "ray::Board")], ids=["worker", "board"])
+@pytest.mark.parametrize(
+    ("name", "title"), [("worker", WORKER), ("board", "ray::EstimateBoard")], ids=["worker", "board"]
+)
 def test_a_cell_survives_the_death_of(name, title, pair, undisturbed, tmp_path):
     folder = tmp_path / "cell"
     pair.submit(name, payload(CASE, folder))
     outcome, resumed_at, killed = None, None, False
     while outcome is None:
         for event in pair.poll():
-            if isinstance(event, Outcome):
+            if isinstance(event, JobOutcome):
                 outcome = event
             elif event.attempt == 2 and resumed_at is None:
                 resumed_at = event.data["step"]
@@ -76,7 +78,7 @@ def test_a_cell_survives_the_death_of(name, title, pair, undisturbed, tmp_path):
     assert {f: getattr(got, f) for f in fields} == {f: getattr(expected, f) for f in fields}
     left = {path.name for path in folder.iterdir()} - {path.name for path in undisturbed.iterdir()}
     assert not left, "checkpoints and scratch files are gone"
-    assert end("ray::Board")
+    assert end("ray::EstimateBoard")
 
 
 def test_divergence_ends_a_cell_for_all_its_workers_and_none_of_them(pair, tmp_path):

@@ -7,7 +7,7 @@ import pool_jobs
 import pytest
 from pool_helpers import finish, pid_in
 
-from adapad_ray.distributed import GroupPool, Outcome, Progress, available_groups
+from adapad_ray.distributed import JobOutcome, JobProgress, WorkerPool, available_groups
 from adapad_ray.errors import BadRequestError
 
 pytestmark = pytest.mark.xdist_group("clusters")
@@ -54,9 +54,9 @@ def test_an_exception_fails_its_job_alone(pool):
 def test_progress_arrives_before_the_outcome(pool):
     pool.submit("speaker", {"say": {"step": 3}, "sleep": 0.5})
     news = []
-    while not (news and isinstance(news[-1], Outcome)):
+    while not (news and isinstance(news[-1], JobOutcome)):
         news.extend(pool.poll())
-    assert news[0] == Progress("speaker", news[0].group, 1, {"step": 3})
+    assert news[0] == JobProgress("speaker", news[0].group, 1, {"step": 3})
 
 
 def test_an_id_is_refused_while_its_job_lives_and_free_afterwards(pool):
@@ -70,7 +70,7 @@ def test_an_id_is_refused_while_its_job_lives_and_free_afterwards(pool):
 
 def test_functions_that_a_worker_cannot_import_are_refused():
     with pytest.raises(ValueError, match="module-level function"):
-        GroupPool(lambda context: None, pool_jobs.run)
+        WorkerPool(lambda context: None, pool_jobs.run)
 
 
 def test_a_job_whose_worker_is_killed_runs_again_and_spoils_no_other(pool, tmp_path):

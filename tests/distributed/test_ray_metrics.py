@@ -7,7 +7,7 @@ import pytest
 import ray
 from pool_helpers import finish
 
-from adapad_ray.distributed import GroupPool
+from adapad_ray.distributed import WorkerPool
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.ray_metrics import CELL_METRICS, CELL_TAGS
 from adapad_ray.distributed.shared_backbone import share_backbone
@@ -60,7 +60,7 @@ def exported(cluster, tmp_path_factory):
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     shared = {"backbone": ray.put(share_backbone(tiny_backbone())), "data": ray.put(tiny_task())}
     folder = tmp_path_factory.mktemp("cells")
-    with GroupPool(open_workspace, compute, workers=2, cpus_per_worker=1, shared=shared) as pool:
+    with WorkerPool(open_workspace, compute, workers=2, cpus_per_worker=1, shared=shared) as pool:
         for name, case in CASES.items():
             identity = case.identity().model_dump(mode="json")
             payload = {"sweep": "metered", "identity": identity, "folder": str(folder / name), "base_model": "tiny"}

@@ -8,7 +8,7 @@ import pytest
 from threads import ThreadExchange, train_together
 
 from adapad_ray.cost.worker_scaling import expected_phases, lane_traffic
-from adapad_ray.distributed.estimate_board import Board
+from adapad_ray.distributed.estimate_board import EstimateBoard
 from adapad_ray.results import WorkerCost
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_workspace
 from adapad_ray.training.cell import run_cell
@@ -30,7 +30,7 @@ def run_together(folder, workers, kill_at=None):
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    board = Board(1, workers)
+    board = EstimateBoard(1, workers)
     workspaces = [tiny_workspace() for _ in range(workers)]
 
     def progress(data):

@@ -3,8 +3,10 @@
 import optuna
 import pytest
 
-from adapad_ray.distributed import GroupPool, Outcome
-from adapad_ray.search.tuner import TuneCell, quasi_random_points, tune_stage
+from adapad_ray.distributed import JobOutcome, WorkerPool
+from adapad_ray.search.searchers import TuneCell
+from adapad_ray.search.space import quasi_random_points
+from adapad_ray.search.tuner import run_tune_trials
 
 pytestmark = pytest.mark.xdist_group("clusters")
 
@@ -21,11 +23,11 @@ def cells(**extra: dict) -> list[TuneCell]:
 
 
 @pytest.fixture(scope="module")
-def stage(pool: GroupPool, tmp_path_factory):
+def stage(pool: WorkerPool, tmp_path_factory):
     """One run of the stage in which a cell fails and another has a score that is not a number."""
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path_factory.mktemp('optuna') / 'studies.db'}")
     heard: list = []
-    outcomes = tune_stage(
+    outcomes = run_tune_trials(
         pool,
         cells(lora1={"raise": 0}, adapad2={"x": float("nan")}),
         {"lora": SPACE, "adapad": SPACE},
@@ -47,7 +49,7 @@ def test_every_cell_has_its_outcome_and_a_failure_stays_alone(stage):
 
 def test_the_driver_hears_of_every_outcome_once(stage):
     outcomes, heard, _ = stage
-    assert sorted(event.job_id for event in heard if isinstance(event, Outcome)) == sorted(outcomes)
+    assert sorted(event.job_id for event in heard if isinstance(event, JobOutcome)) == sorted(outcomes)
 
 
 def test_every_label_has_a_study_with_exactly_its_points(stage):
@@ -71,4 +73,4 @@ def test_what_fails_is_failed_in_its_study_and_never_pruned(stage):
 
 
 def test_a_stage_without_cells_runs_nothing(pool):
-    assert tune_stage(pool, [], {}, name="toy", seed=0) == {}
+    assert run_tune_trials(pool, [], {}, name="toy", seed=0) == {}

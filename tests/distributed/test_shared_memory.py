@@ -10,7 +10,7 @@ import torch
 import transformers
 from pool_helpers import finish
 
-from adapad_ray.distributed import GroupPool
+from adapad_ray.distributed import WorkerPool
 from adapad_ray.distributed.shared_backbone import open_backbone, share_backbone
 from adapad_ray.models import Backbone, backbone_parameters
 from adapad_ray.models.task_models import MeanPooledClassifier
@@ -48,7 +48,7 @@ def test_two_groups_hold_one_copy_of_the_backbone(cluster, tmp_path):
     case = MethodCase("adapad", 40 * COST_PER_RANK, {"local_steps": 2})
     content = {"identity": case.identity().model_dump(mode="json"), "base_model": "large"}
     content |= {"checkpoint_seconds": 60.0, "checkpoint_rounds": None}
-    with GroupPool(set_up, memory_jobs.run, groups=2, shared=shared, name="memory") as pool:
+    with WorkerPool(set_up, memory_jobs.run, groups=2, shared=shared, name="memory") as pool:
         pool.wait_ready()
         growth = [int(path.read_text()) for path in tmp_path.iterdir()]
         held = sum(store_pss().values()) - before

@@ -8,7 +8,7 @@ import pytest
 import ray
 from pool_helpers import controllers, end, finish, pid_in
 
-from adapad_ray.distributed import GroupPool, PoolError
+from adapad_ray.distributed import PoolError, WorkerPool
 
 pytestmark = pytest.mark.xdist_group("clusters")
 
@@ -43,7 +43,7 @@ def test_closing_in_the_middle_of_a_job_is_quick_and_leaves_nothing(cluster, poo
 
 def test_a_controller_that_is_killed_while_its_workers_start_leaves_their_resources_to_the_next(cluster):
     """No worker has spoken yet, so nobody but Ray knows what was reserved for it."""
-    with GroupPool(pool_jobs.set_up, pool_jobs.run, workers=2, name="reborn") as pool:
+    with WorkerPool(pool_jobs.set_up, pool_jobs.run, workers=2, name="reborn") as pool:
         while ray.available_resources().get("CPU", 0) > 0:
             time.sleep(0.02)
         for process in controllers():
@@ -54,7 +54,7 @@ def test_a_controller_that_is_killed_while_its_workers_start_leaves_their_resour
 
 def test_a_pool_that_is_closed_while_it_starts_gives_its_resources_back(cluster):
     assert end("TrainController"), "a controller outlived the pool of another test"
-    with GroupPool(pool_jobs.set_up, pool_jobs.run, name="brief") as pool:
+    with WorkerPool(pool_jobs.set_up, pool_jobs.run, name="brief") as pool:
         while not controllers():
             time.sleep(0.1)
     deadline = time.monotonic() + 40

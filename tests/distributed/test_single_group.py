@@ -4,13 +4,13 @@ import pool_jobs
 import pytest
 from pool_helpers import finish
 
-from adapad_ray.distributed import GroupPool, PoolError
+from adapad_ray.distributed import PoolError, WorkerPool
 
 pytestmark = pytest.mark.xdist_group("clusters")
 
 
 def test_every_rank_runs_the_job_and_rank_0_answers(cluster):
-    with GroupPool(pool_jobs.set_up, pool_jobs.run, workers=2, name="wide") as pool:
+    with WorkerPool(pool_jobs.set_up, pool_jobs.run, workers=2, name="wide") as pool:
         pool.submit("both", {})
         pool.submit("second-rank-fails", {"raise": 1})
         pool.submit("next", {})
@@ -24,7 +24,7 @@ def test_every_rank_runs_the_job_and_rank_0_answers(cluster):
 
 
 def test_a_set_up_that_fails_breaks_the_pool_with_its_traceback(cluster):
-    with GroupPool(pool_jobs.broken_set_up, pool_jobs.run, name="broken") as pool:
+    with WorkerPool(pool_jobs.broken_set_up, pool_jobs.run, name="broken") as pool:
         pool.submit("never", {})
         with pytest.raises(PoolError, match="OSError: no weights here"):
             list(pool.completed())

@@ -5,7 +5,7 @@ import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from adapad_ray.distributed.estimate_board import Board
+from adapad_ray.distributed.estimate_board import EstimateBoard
 from adapad_ray.testing import MethodCase
 from adapad_ray.training.workers import AttemptLostError, Exchange, Share
 
@@ -39,7 +39,7 @@ def train_together(case: MethodCase, workers: int, resume=None, prepare=lambda t
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    board = Board(1, workers)
+    board = EstimateBoard(1, workers)
 
     # Made one after the other: the backbone's weights come from torch's global generator.
     trainers = [case.trainer(exchange=ThreadExchange(board, loop, rank, workers)) for rank in range(workers)]

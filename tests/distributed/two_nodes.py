@@ -10,7 +10,7 @@ import torch
 from pool_helpers import finish
 from ray.cluster_utils import Cluster
 
-from adapad_ray.distributed import GroupPool, JobContext, connect
+from adapad_ray.distributed import JobContext, WorkerPool, connect
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
     try:
         with connect(cluster.address):
             shared = {"backbone": ray.put(share_backbone(tiny_backbone())), "data": ray.put(tiny_task())}
-            with GroupPool(
+            with WorkerPool(
                 open_workspace, "two_nodes:compute_and_tell", workers=2, shared=shared, name="nodes"
             ) as pool:
                 content = {"identity": CASE.identity().model_dump(mode="json"), "folder": str(folder / "nodes")}

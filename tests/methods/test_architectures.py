@@ -1,6 +1,7 @@
 """Every architecture of the papers trains a cell of the methods, and PEFT reads what it exports."""
 
 import functools
+import warnings
 
 import numpy as np
 import peft
@@ -9,15 +10,18 @@ import torch
 from safetensors.torch import load_file
 
 from adapad_ray.methods import METHODS
-from adapad_ray.models import IMAGES, SEQUENCES, load_backbone
+from adapad_ray.models import IMAGES, SEQUENCES, initialise_head, load_backbone
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity
 from adapad_ray.tasks import TaskData
 from adapad_ray.tasks.types.image import PixelSplit
 from adapad_ray.testing import tiny_task
+from adapad_ray.testing.conformance import assert_same_training
 from adapad_ray.training.cell import Workspace, make_method, parent_identity, run_cell
+from adapad_ray.training.checkpoint import Checkpoint
 from adapad_ray.training.evaluation import predict
 from adapad_ray.training.settings import TrainingSettings
+from adapad_ray.training.trainer import LaneTrainer
 from tests.architectures import ARCHITECTURES, save_architecture
 
 CORE = {
@@ -29,7 +33,7 @@ CORE = {
 }
 REST = {name: {} for name in METHODS if name not in CORE}
 CASES = [(name, method) for name in ARCHITECTURES for method in CORE]
-CASES += [(name, method) for name in ("deberta-v2", "qwen3") for method in REST]
+CASES += [(name, method) for name in ("deberta-v2", "qwen3", "gpt2", "falcon") for method in REST]
 TRAINING = TrainingSettings(epochs=0.7, batch_size=8, max_length=10, learning_rate=1e-2)
 """Four steps on `tiny_task`."""
 
@@ -65,11 +69,11 @@ def data(name):
     return tiny_images() if ARCHITECTURES[name].images else tiny_task()
 
 
-def compute(method, workspace, folder, name):
-    """A finished cell of four steps, and of its parent before it where it has one."""
+def identity_of(method, workspace, name):
+    """The identity of a cell of four steps on all linear layers."""
     modules = target_modules(workspace.backbone.model, "all-linear")
     cls = METHODS[method]
-    identity = CellIdentity(
+    return CellIdentity(
         stage="curve",
         label=method,
         method=method,
@@ -86,6 +90,12 @@ def compute(method, workspace, folder, name):
         dtype="float32",
         threads=torch.get_num_threads(),
     )
+
+
+def compute(method, workspace, folder, name):
+    """A finished cell of four steps, and of its parent before it where it has one."""
+    modules = target_modules(workspace.backbone.model, "all-linear")
+    identity = identity_of(method, workspace, name)
     examples = len(workspace.data.splits["train"])
     planned = parent_identity(identity, make_method(identity, modules, examples, workspace.backbone.parameters))
     parent = None
@@ -106,6 +116,68 @@ def test_a_cell_is_trained_and_peft_reads_its_adapter(name, method, workspace, t
     adapter = load_file(tmp_path / "cell" / result.final.adapter / "adapter_model.safetensors")
     assert any(tensor.any() for key, tensor in adapter.items() if ".lora_B." in key)
     assert len(result.final.ranks) > len(ARCHITECTURES[name].layer.attention)
-    model = peft.PeftModel.from_pretrained(backbone(name, folder).model, tmp_path / "cell" / result.final.adapter)
-    logits = predict(model, work.data.splits["test"], batch_size=64, pad_token_id=work.backbone.pad_token_id)
-    np.testing.assert_allclose(logits, stored["test/final"].numpy(), rtol=0, atol=2e-5)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="fan_in_fan_out is set to")
+        model = peft.PeftModel.from_pretrained(backbone(name, folder).model, tmp_path / "cell" / result.final.adapter)
+    for deployed in (model, model.merge_and_unload()):
+        logits = predict(deployed, work.data.splits["test"], batch_size=64, pad_token_id=work.backbone.pad_token_id)
+        np.testing.assert_allclose(logits, stored["test/final"].numpy(), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "adapad", "ard", "adalora", "dora", "full"])
+@pytest.mark.parametrize("name", ["gpt2", "falcon"])
+def test_a_cell_stopped_at_every_step_ends_as_the_undisturbed_one(name, method, workspace, tmp_path):
+    _, work = workspace(name)
+
+    def trainer():
+        return start_trainer(method, work, name)
+
+    whole = trainer()
+    whole.start()
+    whole.run()
+    whole.adapted.detach()
+    saved = None
+    for step in range(1, whole.total_steps + 1):
+        part = trainer()
+        part.start() if saved is None else part.resume(saved)
+        part.run(stop_at=step)
+        part.adapted.detach()
+        part.checkpoint().save(tmp_path / "checkpoint")
+        saved = Checkpoint.load(tmp_path / "checkpoint")
+    assert_same_training(part, whole)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "falcon"])
+def test_attached_adapters_change_nothing_and_detaching_gives_the_backbone_back(name, workspace):
+    _, work = workspace(name)
+    model, modules = work.backbone.model, dict(work.backbone.model.named_modules())
+    batch = {"input_ids": torch.arange(1, 13).view(2, 6), "attention_mask": torch.ones(2, 6, dtype=torch.long)}
+    with torch.no_grad():
+        expected = model(**batch).logits
+        for method in ("lora", "adapad", "adalora", "dora"):
+            trainer = start_trainer(method, work, name)
+            trainer.start()
+            trainer.adapted.use(trainer.method.lanes(0)[0])
+            # DoRA divides by the norms of rows that equal its lengths, which rounds.
+            torch.testing.assert_close(model(**batch).logits, expected, rtol=0, atol=1e-6 if method == "dora" else 0)
+            trainer.adapted.detach()
+            assert dict(model.named_modules()) == modules
+
+
+def start_trainer(method, workspace, name):
+    """A trainer of a cell of four steps on the workspace's own backbone."""
+    identity = identity_of(method, workspace, name)
+    data = workspace.data.splits["train"]
+    modules = target_modules(workspace.backbone.model, "all-linear")
+    made = make_method(identity, modules, len(data), workspace.backbone.parameters)
+    backbone = workspace.backbone
+    initialise_head(backbone.model, backbone.head_modules, 0)
+    return LaneTrainer(
+        made.adapt(backbone.model, backbone.head_modules),
+        made,
+        data,
+        TRAINING,
+        total_steps=made.training_steps,
+        seed=0,
+        pad_token_id=backbone.pad_token_id,
+    )

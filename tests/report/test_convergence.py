@@ -1,49 +1,15 @@
-"""What the report says of single components, on curves whose rates and rounds are known."""
+"""Convergence of single components, on curves whose rates and rounds are known."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from adapad_ray.report.convergence import convergence_sentences, convergence_table, label_convergences
-from adapad_ray.report.page import build_report
-from tests.report.factory import RANK_ONE, SweepFactory
-
-BUDGET = 2 * RANK_ONE * 36
-ADAPAD = {"staleness": 0, "advance_learning": True}
-
-
-def curve(rate, rounds, start=1, plateau=1.0):
-    """Error `plateau` before round `start`, then `rate` times the one before in every round."""
-    return [plateau * rate ** max(0, number - start + 1) for number in range(1, rounds + 1)]
-
-
-class Cells:
-    """Cells with component errors beside their records."""
-
-    def __init__(self, folder):
-        self.factory = SweepFactory(folder, items=50)
-        self.folder = folder
-
-    def add(self, label, curves, *, seed=0, config=None, lane_passes=None):
-        result = self.factory.cell(label, BUDGET, seed, 0.8)
-        rounds = max(map(len, curves))
-        cost = result.cost.model_copy(update={"steps": 5 * rounds, "lane_passes": lane_passes or 10 * rounds})
-        identity = result.identity.model_copy(update={"config": config or {}})
-        result = result.model_copy(update={"identity": identity, "cost": cost})
-        rows = [
-            {"round": number, "step": 5 * number, "component": k, "error": error}
-            for k, errors in enumerate(curves, start=1)
-            for number, error in enumerate(errors, start=1 + rounds - len(errors))
-        ]
-        place = self.folder / "cells" / result.id
-        (place / "result.json").write_text(result.model_dump_json())
-        pd.DataFrame(rows).to_csv(place / "component_errors.csv", index=False)
-        return result
+from tests.report.convergence_cells import ADAPAD, ConvergenceCells, curve
 
 
 @pytest.fixture
 def cells(tmp_path):
-    return Cells(tmp_path / "sweep")
+    return ConvergenceCells(tmp_path / "sweep")
 
 
 def test_rounds_are_counted_until_the_error_stays_below(cells):
@@ -54,12 +20,12 @@ def test_rounds_are_counted_until_the_error_stays_below(cells):
     assert one.steps_of(7.0) == 70, "ten local steps a round: five of each of two lanes"
 
 
-def test_a_component_that_never_gets_there_has_no_round(cells):
+def test_a_component_that_never_converges_has_no_round(cells):
     found = label_convergences([cells.add("adapad/a", [curve(0.5, 10), curve(0.99, 10)], config=ADAPAD)], cells.folder)
     table = convergence_table(found)
     assert table["rounds_to_1e-3"].tolist()[0] == 10.0 and np.isnan(table["rounds_to_1e-3"].tolist()[1])
     (sentence,) = convergence_sentences(found)
-    assert "component 2 of 2 did not get below 0.001 in 10 rounds" in sentence and "9.0e-01" in sentence
+    assert "component 2 of 2 did not get below 0.001 within 10 rounds" in sentence and "9.0e-01" in sentence
 
 
 def test_the_contraction_is_the_slowest_seeds(cells):
@@ -89,7 +55,7 @@ def test_the_bound_starts_when_it_begins_to_hold(cells):
     assert bound.index[0] == s and bound.iloc[0] == pytest.approx(6 * 2 * 0.5)
 
 
-def test_the_bound_speaks_of_synchronous_parallel_deflation_alone(cells):
+def test_the_bound_applies_to_synchronous_parallel_deflation_only(cells):
     results = [
         cells.add("adapad/a", [curve(0.5, 40)], config=ADAPAD),
         cells.add("adapad/stale", [curve(0.5, 40)], config={**ADAPAD, "staleness": 1}),
@@ -110,7 +76,7 @@ def test_labels_of_equal_work_are_compared_by_rounds(cells):
     )
     assert sentences[1].startswith("sequential: every component is below 0.001 after 50.0 rounds (250 of 400 local")
     assert (
-        "adapad/a has every component below 0.001 in the fewest rounds (10.0); sequential 5.0 times as many"
+        "adapad/a has every component below 0.001 in the fewest rounds (10.0); sequential takes 5.0 times as many"
         in (sentences[2])
     )
 
@@ -125,24 +91,3 @@ def test_advance_learning_is_compared_at_equal_rounds(cells):
     (sentence,) = [s for s in convergence_sentences(label_convergences(results, cells.folder)) if "Advance" in s]
     assert "adapad/on against adapad/off" in sentence and "0.50 for component 1" in sentence
     assert "10.0 rounds instead of 11.0" in sentence
-
-
-def test_the_report_has_figure_table_and_csv_where_there_are_errors(cells):
-    for seed in (0, 1):
-        cells.add("adapad/a", [curve(0.5, 40), curve(0.6, 40)], seed=seed, config=ADAPAD)
-        cells.add("sequential", [curve(0.5, 80), curve(0.5, 40)], seed=seed, config={"more_first": 0.0})
-        cells.factory.cell("lora", BUDGET, seed, 0.8)  # has no errors
-    report = build_report(cells.folder, title="t", draws=50)
-    assert {"convergence.csv", "convergence.png", "convergence.svg"} <= {path.name for path in report.files}
-    assert pd.read_csv(report.convergence_csv)["label"].tolist() == ["adapad/a"] * 2 + ["sequential"] * 2
-    html = report.html.read_text()
-    assert "How single components converge" in html and "Error of every component against rounds" in html
-    before = report.convergence_svg.read_bytes()
-    assert build_report(cells.folder, title="t", draws=50).convergence_svg.read_bytes() == before
-
-
-def test_other_sweeps_have_nothing_of_it(cells):
-    cells.factory.cell("lora", BUDGET, 0, 0.8)
-    report = build_report(cells.folder, title="t", draws=50)
-    assert report.convergence_svg is None and "single components" not in report.html.read_text()
-    assert not list(cells.folder.glob("convergence*"))

@@ -6,7 +6,8 @@ from safetensors.numpy import load_file
 from scipy import stats
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.report.curves import Curves, PointKey, curve_table, load_results, write_curve_csv
+from adapad_ray.report.curves import Curves, PointKey
+from adapad_ray.report.records import load_results
 from tests.report.factory import MODULES, RANK_ONE, SweepFactory
 
 
@@ -15,11 +16,15 @@ def factory(tmp_path):
     return SweepFactory(tmp_path / "sweep")
 
 
-def test_one_row_per_point_over_its_seeds(factory, tmp_path):
+def table(factory, **settings):
+    return Curves(load_results(factory.folder), factory.folder, **settings).table()
+
+
+def test_one_row_per_point_over_its_seeds(factory):
     factory.sweep()
     factory.cell("lora", 41_472, 0, 0.9, stage="tune")
     results = load_results(factory.folder)
-    table = curve_table(results, factory.folder)
+    table = Curves(results, factory.folder).table()
     assert not table.duplicated(["label", "budget", "kind", "prefix"]).any()
     finals = table[table["kind"] == "final"]
     assert len(finals) == 1 + 3 + 4 + 4 and (table["n_seeds"] == 3).all()
@@ -31,14 +36,13 @@ def test_one_row_per_point_over_its_seeds(factory, tmp_path):
     )
     assert lora["train_seconds"] == pytest.approx(21.0)
     assert (table["test_low"] <= table["test_mean"]).all() and (table["test_mean"] <= table["test_high"]).all()
-    write_curve_csv(table, tmp_path / "curve.csv")
-    assert (tmp_path / "curve.csv").read_text().splitlines()[0].startswith("label,budget,kind,prefix,method")
+    assert list(table)[:5] == ["label", "budget", "kind", "prefix", "method"]
 
 
-def test_the_interval_holds_the_scatter_of_seeds_and_of_items(factory):
+def test_the_interval_covers_the_scatter_of_seeds_and_of_items(factory):
     for seed in range(4):
         factory.cell("lora", 41_472, seed, 0.7 + 0.03 * seed)
-    row = curve_table(load_results(factory.folder), factory.folder, draws=20_000).iloc[0]
+    row = table(factory, draws=20_000).iloc[0]
     tensors = [load_file(path) for path in sorted(factory.folder.glob("cells/*/predictions.safetensors"))]
     correct = np.stack([t["test/final"].argmax(1) == t["test/labels"] for t in tensors]).astype(float)
     seeds, items = len(correct), correct.shape[1]
@@ -50,10 +54,10 @@ def test_the_interval_holds_the_scatter_of_seeds_and_of_items(factory):
     )
 
 
-def test_an_interval_ends_where_the_metric_does(factory):
+def test_an_interval_is_clipped_at_the_largest_metric(factory):
     for seed in range(2):
         factory.cell("lora", 41_472, seed, 1.0 - 0.06 * seed)
-    row = curve_table(load_results(factory.folder), factory.folder, draws=100).iloc[0]
+    row = table(factory, draws=100).iloc[0]
     assert row["test_high"] == 1 > row["test_mean"] > row["test_low"]
 
 
@@ -61,31 +65,31 @@ def test_what_an_adapter_costs_on_disk_and_in_memory(factory):
     cell = factory.cell("lora", 41_472, 0, 0.8, adapter=True)
     (factory.folder / "cells" / cell.id / "adapter" / "adapter_model.safetensors").write_bytes(bytes(1000))
     factory.cell("full", None, 0, 0.8)
-    table = curve_table(load_results(factory.folder), factory.folder, draws=50).set_index("label")
-    assert table.loc["lora", "adapter_bytes"] == 1002 and np.isnan(table.loc["full", "adapter_bytes"])
-    assert table.loc["lora", "peak_memory_bytes"] == 400_000_000
+    rows = table(factory, draws=50).set_index("label")
+    assert rows.loc["lora", "adapter_bytes"] == 1002 and np.isnan(rows.loc["full", "adapter_bytes"])
+    assert rows.loc["lora", "peak_memory_bytes"] == 400_000_000
 
 
 def test_the_same_generator_gives_the_same_table(factory):
     factory.sweep()
     results = load_results(factory.folder)
-    tables = [curve_table(results, factory.folder, generator=np.random.default_rng(5), draws=200) for _ in range(2)]
+    tables = [Curves(results, factory.folder, generator=np.random.default_rng(5), draws=200).table() for _ in range(2)]
     assert tables[0].equals(tables[1])
 
 
 def test_discovered_ranks_may_differ_by_seed(factory):
     factory.cell("adapad", 10_368, 0, 0.8, parameters=9_216, ranks={MODULES[0]: 8})
     factory.cell("adapad", 10_368, 1, 0.8, parameters=10_368, ranks={MODULES[0]: 4, MODULES[1]: 5})
-    row = curve_table(load_results(factory.folder), factory.folder, draws=50).iloc[0]
+    row = table(factory, draws=50).iloc[0]
     assert (row["parameters"], row["parameters_low"], row["parameters_high"]) == (9_792, 9_216, 10_368)
     assert row["mean_rank"] == pytest.approx(8.5 / len(MODULES)) and row["max_rank"] == 8
 
 
 def test_prefixes_are_points_of_their_own(factory):
     factory.cell("adapad", 165_888, 0, 0.8, prefixes={2: 0.78, 1: 0.75})
-    table = curve_table(load_results(factory.folder), factory.folder, draws=50)
-    assert table["prefix"].tolist()[1:] == [2, 1]
-    assert table["parameters"].tolist()[1:] == [2 * RANK_ONE * 36, RANK_ONE * 36]
+    rows = table(factory, draws=50)
+    assert rows["prefix"].tolist()[1:] == [2, 1]
+    assert rows["parameters"].tolist()[1:] == [2 * RANK_ONE * 36, RANK_ONE * 36]
 
 
 def test_differences_are_paired_by_seed_and_item(factory):
@@ -100,28 +104,25 @@ def test_differences_are_paired_by_seed_and_item(factory):
     assert difference.estimate.mean == 0 and difference.estimate.p_value == 1
 
 
-def test_a_damaged_record_is_named(factory):
-    result = factory.cell("lora", 41_472, 0, 0.8)
-    path = factory.folder / "cells" / result.id / "result.json"
-    path.write_text(path.read_text()[:100])
-    with pytest.raises(BadRequestError, match=rf"{result.id}/result.json is not a readable cell record"):
-        load_results(factory.folder)
-
-
-def test_predictions_that_contradict_the_record_are_refused(factory):
+def test_predictions_that_contradict_the_record_are_rejected(factory):
     result = factory.cell("lora", 41_472, 0, 0.8)
     path = factory.folder / "cells" / result.id / "result.json"
     wrong = result.final.model_copy(update={"test": {"accuracy": 0.99}})
     path.write_text(result.model_copy(update={"points": (wrong,)}).model_dump_json())
     with pytest.raises(BadRequestError, match="stored predictions give"):
-        curve_table(load_results(factory.folder), factory.folder)
+        table(factory)
 
 
-def test_an_empty_sweep_and_two_cells_for_one_place_are_refused(factory):
-    with pytest.raises(BadRequestError, match="no finished cell"):
-        load_results(factory.folder)
+def test_two_cells_with_the_same_label_budget_and_seed_are_rejected(factory):
     result = factory.cell("lora", 41_472, 0, 0.8)
     twin = result.model_copy(update={"id": "twin"})
-    with pytest.raises(BadRequestError, match="name the cells that count"):
+    with pytest.raises(BadRequestError, match="pass the cells to use"):
         Curves([result, twin], factory.folder)
-    assert load_results(factory.folder, cells={result.id: result.identity.label}) == [result]
+
+
+def test_cells_that_were_evaluated_on_different_items_are_rejected(factory):
+    factory.cell("lora", 41_472, 0, 0.8)
+    other = SweepFactory(factory.folder, items=300)
+    other.cell("lora", 41_472, 1, 0.8)
+    with pytest.raises(BadRequestError, match="different validation items"):
+        table(factory)

@@ -1,12 +1,13 @@
-"""Differences between methods: what is claimed, in which words, and what would resolve the rest."""
+"""Differences between methods: what is claimed, in which words, and what it takes to detect the rest."""
 
 import re
 from dataclasses import replace
 
 import pytest
 
-from adapad_ray.report.curves import Curves, load_results
+from adapad_ray.report.curves import Curves
 from adapad_ray.report.differences import areas, conclusions, label_differences, ranks
+from adapad_ray.report.records import load_results
 from adapad_ray.report.statistics import Estimate
 from tests.report.factory import SweepFactory
 
@@ -30,7 +31,7 @@ def crossing(factory, seeds=5):
             factory.cell("adapad", budget, seed, 0.75 + gain)
 
 
-def test_a_difference_is_claimed_or_not_and_the_sentence_says_at_what_price(factory):
+def test_a_sentence_claims_a_difference_or_not_and_names_its_cost(factory):
     for seed in range(3):
         factory.cell("lora", 41_472, seed, 0.75)
         factory.cell("lora/qv", 41_472, seed, 0.75, flops=1e12)
@@ -42,31 +43,30 @@ def test_a_difference_is_claimed_or_not_and_the_sentence_says_at_what_price(fact
     assert "deployed 40,320" in better and "adapad spent 2.0 times the training FLOPs of lora" in better
 
 
-def test_what_is_not_distinguishable_comes_with_the_seeds_that_would_resolve_it(factory):
+def test_an_insignificant_difference_comes_with_the_seeds_that_would_detect_it(factory):
     for seed in range(4):
         factory.cell("lora", 41_472, seed, 0.75 + 0.01 * seed)
         factory.cell("adapad", 41_472, seed, 0.77 - 0.01 * seed)
     (found,) = differences(factory, margin=0.04)
     assert found.winner is None
-    seeds = re.findall(r"(\d+) seeds would resolve ([0-9.]+) point", found.sentence)
+    seeds = re.findall(r"(\d+) seeds would detect a difference of ([0-9.]+) point", found.sentence)
     assert float(seeds[-1][1]) == 4 and int(seeds[-1][0]) == found.seeds_needed(0.04) > 4
     (tiny,) = differences(factory, margin=0.001)
-    assert tiny.sentence.endswith("more than 1,000 seeds would be needed to resolve 0.1 points")
+    assert tiny.sentence.endswith("detecting 0.1 points would take more than 1,000 seeds")
     few_items = replace(found, estimate=Estimate(0.002, of_seeds=1e-6, of_items=1e-4, seeds=4, items=2000))
     assert few_items.sentence.endswith(
-        "these 4 seeds would resolve 4 points; on 2,000 test items no number of seeds would resolve 0.2 points "
-        "(it takes at least 392,828)"
+        "these 4 seeds would detect a difference of 4 points; with 2,000 test items no number of seeds would detect "
+        "0.2 points (at least 392,828 items are needed)"
     )
 
 
-def test_one_seed_speaks_of_two_models_and_counts_for_no_method(factory):
+def test_one_seed_compares_two_models_and_not_methods(factory):
     factory.cell("lora", 41_472, 0, 0.65)
     factory.cell("adapad", 41_472, 0, 0.95)
     (found,) = differences(factory)
-    assert found.winner is None and "cannot be told apart at 41,472 with 1 seed: these two models" in found.sentence
-    assert conclusions([found]) == [
-        "1 comparison rests on one seed, which speaks of two trained models and not of methods."
-    ]
+    assert found.winner is None
+    assert "cannot be compared as methods at 41,472 with 1 seed; between the two models: diff" in found.sentence
+    assert conclusions([found]) == ["1 comparison has one seed and compares two trained models, not two methods."]
 
 
 def test_all_comparisons_are_one_family(factory):
@@ -85,10 +85,10 @@ def test_crossing_curves_are_called_crossing(factory):
         "Of 12 comparisons (equal budgets, and areas under the curves), 4 show a difference."
     )
     assert "does not mean that the methods are equal" in sentences[-1]
-    assert "seeds would resolve 1 point" in sentences[-1]
+    assert "seeds would detect a difference of 1 point" in sentences[-1]
 
 
-def test_ranks_have_ties_where_the_data_do_not_decide(factory):
+def test_labels_that_are_not_distinguishable_tie(factory):
     crossing(factory)
     found = ranks(differences(factory))
     assert found[10_368] == {"adapad": (1, 1), "lora": (2, 3), "lora/qv": (2, 3)}

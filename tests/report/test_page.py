@@ -1,4 +1,4 @@
-"""The page stands alone, escapes what users wrote, and says what is missing."""
+"""The page needs no network, escapes what users wrote, and names what is missing."""
 
 import json
 import re
@@ -7,8 +7,10 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from adapad_ray.report.page import FailedCell, Gap, build_report
-from adapad_ray.results import WorkerCost
+from adapad_ray.report.inputs import FailedCell, Gap, ReportInputs
+from adapad_ray.report.page import build_report
+from adapad_ray.report.section import Section
+from adapad_ray.report.style.blocks import Paragraph
 from tests.report.factory import SweepFactory
 
 HOSTILE = '<script>alert("$x^{")</script>'
@@ -38,18 +40,22 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(folder):
-    return build_report(
-        folder,
+    inputs = ReportInputs(
         title=f"title {HOSTILE}",
         mlflow_url="mlflow ui --backend-store-uri sqlite:///mlflow.db",
-        notes=[Gap("lora", 10_368, f"below one rank of 36 modules {HOSTILE}")],
+        gaps=[Gap("lora", 10_368, f"below one rank of 36 modules {HOSTILE}")],
         failed=[FailedCell("adapad", 41_472, 2, "loss of lane 3 is not finite at step 17")],
         draws=200,
     )
+    return build_report(folder, inputs)
+
+
+@pytest.fixture(scope="module")
+def html(report):
+    return report.files["report.html"].read_text()
 
 
 def test_every_file_is_written(report, folder):
-    names = {path.name for path in report.files}
     assert {
         "curve.csv",
         "curve.png",
@@ -60,15 +66,14 @@ def test_every_file_is_written(report, folder):
         "growth.svg",
         "recommendation.json",
         "report.html",
-    } <= names
-    assert all(path.stat().st_size > 0 for path in report.files)
-    assert len(pd.read_csv(report.curve_csv)) > 11
-    assert json.loads(report.recommendation_json.read_text())["sentence"] == report.recommendation.sentence
+    } <= set(report.files)
+    assert all(path.stat().st_size > 0 for path in report.files.values())
+    assert len(pd.read_csv(report.files["curve.csv"])) > 11
+    assert json.loads(report.files["recommendation.json"].read_text())["sentence"] == report.recommendation.sentence
     assert not list(folder.glob(".*"))
 
 
-def test_the_page_needs_no_network(report):
-    html = report.html.read_text()
+def test_the_page_needs_no_network(html):
     elements = Elements(html)
     assert all(address.startswith(("#", "data:image/png;base64,")) for address in elements.addresses)
     assert not {"script", "link", "img", "iframe", "object"} & set(elements.tags)
@@ -76,13 +81,11 @@ def test_the_page_needs_no_network(report):
     assert "prefers-color-scheme" in html
 
 
-def test_hostile_labels_are_escaped(report):
-    html = report.html.read_text()
+def test_hostile_labels_are_escaped(html):
     assert "<script" not in html and "&lt;script&gt;" in html
 
 
-def test_the_page_says_what_a_reader_needs(report):
-    html = report.html.read_text()
+def test_the_page_has_what_a_reader_needs(html):
     for text in (
         "Deploy",
         "below one rank of 36 modules",
@@ -96,11 +99,10 @@ def test_the_page_says_what_a_reader_needs(report):
     assert html.count('class="chosen"') == 1
 
 
-def test_the_page_says_what_the_data_show_and_what_was_tuned(report):
-    html = report.html.read_text()
+def test_the_page_shows_conclusions_ranks_and_trials(html):
     summary = re.search(r"<h2>What the test data show.*?</ul>", html, re.DOTALL)[0]
     assert "comparisons (equal budgets, and areas under the curves)" in summary
-    assert "rest on one seed, which speaks of two trained models" in summary
+    assert "have one seed each and compare two trained models, not two methods" in summary
     ranks = re.search(r"<th>rank</th>.*?</table>", html, re.DOTALL)[0]
     assert re.findall(r"<th>((?:at|by) [^<]*)</th>", ranks) == [
         "at 10,368",
@@ -115,40 +117,40 @@ def test_the_page_says_what_the_data_show_and_what_was_tuned(report):
     assert rows == [("0.002", "●"), ("0.005", "")]
 
 
-def test_the_page_says_what_a_deployed_model_costs(report):
-    html = report.html.read_text()
-    assert "<th>on disk</th>" in html and "<td>400 MB</td><td>2B</td>" in html.replace("2 B", "2B")
-
-
-def test_idle_time_is_shown_where_cells_had_several_workers(tmp_path):
-    factory = SweepFactory(tmp_path / "sweep", items=50)
-    for seed in range(2):
-        result = factory.cell("adapad", 41_472, seed, 0.7)
-        costs = tuple(
-            WorkerCost(rank=rank, compute_seconds=6, wait_seconds=3 * rank, exchange_seconds=1) for rank in range(2)
-        )
-        cost = result.cost.model_copy(update={"workers": 2, "per_worker": costs})
-        path = factory.folder / "cells" / result.id / "result.json"
-        path.write_text(result.model_copy(update={"cost": cost}).model_dump_json())
-    html = build_report(factory.folder, title="t", draws=50).html.read_text()
-    rows = re.findall(r"<tr><td>adapad</td><td>(\d of 2)</td>(.*?)</tr>", html)
-    assert [(worker, re.findall(r"<td>([^<]*)</td>", cells)[:5]) for worker, cells in rows] == [
-        ("0 of 2", ["2", "12", "2", "0", "0.0 %"]),
-        ("1 of 2", ["2", "12", "2", "6", "30.0 %"]),
-    ]
-
-
 def test_building_again_changes_nothing(report, folder):
-    before = {path: path.read_bytes() for path in report.files if path.suffix != ".html"}
-    again = build_report(folder, title=f"title {HOSTILE}", draws=200)
-    assert before == {path: path.read_bytes() for path in again.files if path.suffix != ".html"}
+    before = {path: path.read_bytes() for path in report.files.values() if path.suffix != ".html"}
+    again = build_report(folder, ReportInputs(title=f"title {HOSTILE}", draws=200))
+    assert before == {path: path.read_bytes() for path in again.files.values() if path.suffix != ".html"}
 
 
-def test_an_mlflow_address_is_a_link(folder, tmp_path):
-    factory = SweepFactory(tmp_path / "sweep", items=50)
+class Text(Section):
+    """The smallest section."""
+
+    heading = "Mine <b>"
+
+    @classmethod
+    def compute(cls, sweep):
+        return cls()
+
+    def files(self):
+        return {"mine.txt": "content"}
+
+    def words(self):
+        yield Paragraph("a < b")
+
+
+class Absent(Text):
+    heading = "Absent"
+
+    @classmethod
+    def compute(cls, sweep):
+        return None
+
+
+def test_the_page_has_the_listed_sections_in_order_and_leaves_out_those_without_data(tmp_path):
+    factory = SweepFactory(tmp_path, items=50)
     factory.cell("lora", 41_472, 0, 0.7)
-    report = build_report(factory.folder, title="t", mlflow_url="http://localhost:5000/#/compare-runs?x=[1]", draws=50)
-    assert '<a href="http://localhost:5000/#/compare-runs?x=[1]">' in report.html.read_text()
-    assert "javascript:" not in build_report(
-        factory.folder, title="t", mlflow_url="javascript:alert(1)", draws=50
-    ).html.read_text().replace("<code>javascript:alert(1)</code>", "")
+    report = build_report(tmp_path, ReportInputs(title="t", draws=50), [Text, Absent, Text])
+    html = report.files["report.html"].read_text()
+    assert html.count("<h2>Mine &lt;b&gt;</h2>\n<p>a &lt; b</p>") == 2 and "Absent" not in html
+    assert report.files["mine.txt"].read_text() == "content" and set(report.files) == {"mine.txt", "report.html"}

@@ -1,4 +1,4 @@
-"""The recommendation: smallest non-inferior on validation; the test split decides nothing."""
+"""The recommendation: the smallest non-inferior point on validation; the test split has no influence."""
 
 import json
 
@@ -7,9 +7,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.report.curves import Curves, load_results
+from adapad_ray.report.curves import Curves
 from adapad_ray.report.differences import areas, label_differences
-from adapad_ray.report.recommendation import recommend, write_recommendation
+from adapad_ray.report.recommendation import recommend
+from adapad_ray.report.records import load_results
 from tests.report.factory import RANK_ONE, SweepFactory
 
 
@@ -37,7 +38,7 @@ def test_the_smallest_adapter_that_is_not_worse(factory):
     assert "Deploy lora at 82,944 (82,944 adapter parameters)" in choice.sentence
 
 
-def test_a_margin_below_the_noise_keeps_the_best_point_and_says_what_the_means_allow(factory):
+def test_a_margin_below_the_noise_keeps_the_best_point_and_names_the_choice_by_means(factory):
     saturating(factory)
     choice = recommend(curves(factory), delta=1e-5)
     assert choice.budget == choice.best.budget and "no smaller adapter is shown" in choice.sentence
@@ -65,7 +66,7 @@ def test_the_frozen_backbone_is_recommended_where_adapters_add_nothing(factory, 
     assert f"{name} (0 adapter parameters)" in choice.sentence
 
 
-def test_full_fine_tuning_is_no_candidate_and_stands_in_no_comparison_at_equal_budget(factory):
+def test_full_fine_tuning_is_neither_recommended_nor_compared_at_equal_budget(factory):
     for seed in range(3):
         factory.cell("full", None, seed, 0.95, parameters=22_713_216, ranks={})
         for budget in (41_472, 82_944):
@@ -109,15 +110,7 @@ def test_the_test_split_never_influences_the_choice(factory):
     )
 
 
-def test_it_is_written_as_json(factory, tmp_path):
-    saturating(factory)
-    choice = recommend(curves(factory))
-    write_recommendation(choice, tmp_path / "recommendation.json")
-    written = json.loads((tmp_path / "recommendation.json").read_text())
-    assert written["delta"] == 0.01 and written["confidence"] == 0.95 and written["best"]["label"] == "lora"
-
-
-def test_a_margin_that_is_none_is_refused(factory):
+def test_a_margin_of_zero_is_rejected(factory):
     saturating(factory)
     with pytest.raises(BadRequestError, match="delta 0"):
         recommend(curves(factory), delta=0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from adapad_ray.report import statistics as ours
+from adapad_ray.report import statistics
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def generator():
 
 def draws_of(data, draws, generator):
     """Item-bootstrap draws `[draws, seeds]` of per-item values `[items, seeds]`."""
-    return np.concatenate([weights @ data for weights in ours.item_weights(len(data), draws, generator)])
+    return np.concatenate([weights @ data for weights in statistics.item_weights(len(data), draws, generator)])
 
 
 def test_item_bootstrap_agrees_with_scipy(generator):
@@ -24,25 +24,25 @@ def test_item_bootstrap_agrees_with_scipy(generator):
     assert np.quantile(draws, [0.025, 0.975]) == pytest.approx(tuple(reference.confidence_interval), abs=0.004)
 
 
-def test_item_weights_do_not_depend_on_the_block(monkeypatch):
-    whole = np.concatenate(list(ours.item_weights(50, 40, np.random.default_rng(3))))
+def test_item_weights_do_not_depend_on_the_block_size(monkeypatch):
+    whole = np.concatenate(list(statistics.item_weights(50, 40, np.random.default_rng(3))))
     assert whole.sum(axis=1) == pytest.approx(1)
-    monkeypatch.setattr(ours, "BLOCK", 500)
-    assert np.array_equal(whole, np.concatenate(list(ours.item_weights(50, 40, np.random.default_rng(3)))))
+    monkeypatch.setattr(statistics, "BLOCK", 500)
+    assert np.array_equal(whole, np.concatenate(list(statistics.item_weights(50, 40, np.random.default_rng(3)))))
 
 
-def test_between_seeds_alone_it_is_the_paired_t_test(generator):
+def test_with_scatter_of_seeds_only_it_is_the_paired_t_test(generator):
     a, b = generator.standard_normal(5), generator.standard_normal(5)
-    difference = ours.estimate(a - b, np.tile(a - b, (10, 1)), items=1000)
+    difference = statistics.estimate(a - b, np.tile(a - b, (10, 1)), items=1000)
     reference = stats.ttest_rel(a, b)
     assert difference.p_value == pytest.approx(reference.pvalue)
     assert difference.interval() == pytest.approx(tuple(reference.confidence_interval()))
 
 
-def test_between_items_alone_it_is_the_paired_t_test(generator):
+def test_with_scatter_of_items_only_it_is_the_paired_t_test(generator):
     a, b = generator.random(400) < 0.80, generator.random(400) < 0.74
     data = (a.astype(float) - b)[:, None]
-    difference = ours.estimate(data.mean(axis=0), draws_of(data, 20_000, generator), items=400)
+    difference = statistics.estimate(data.mean(axis=0), draws_of(data, 20_000, generator), items=400)
     reference = stats.ttest_rel(a.astype(float), b.astype(float))
     assert difference.p_value == pytest.approx(reference.pvalue, rel=0.1)
     one_sided = stats.ttest_rel(a.astype(float), b.astype(float), alternative="greater").confidence_interval().low
@@ -50,11 +50,11 @@ def test_between_items_alone_it_is_the_paired_t_test(generator):
 
 
 def test_the_parts_of_the_variance_are_those_of_a_two_way_analysis(generator):
-    """Random effects of items (1), seeds (0.1) and their interaction (0.5): the mean squares tell the same."""
+    """Random effects of items (1), seeds (0.1) and their interaction (0.5): the mean squares give the same parts."""
     items, seeds = 500, 4
     data = generator.standard_normal((items, 1)) + 0.1 * generator.standard_normal((1, seeds))
     data = data + 0.5 * generator.standard_normal((items, seeds))
-    found = ours.estimate(data.mean(axis=0), draws_of(data, 20_000, generator), items)
+    found = statistics.estimate(data.mean(axis=0), draws_of(data, 20_000, generator), items)
     rest = data - data.mean(axis=1, keepdims=True) - data.mean(axis=0) + data.mean()
     interaction = (rest**2).sum() / ((items - 1) * (seeds - 1))
     of_items = (np.var(data.mean(axis=1), ddof=1) - interaction / seeds) / items
@@ -62,55 +62,55 @@ def test_the_parts_of_the_variance_are_those_of_a_two_way_analysis(generator):
     assert found.of_seeds == pytest.approx(np.var(data.mean(axis=0), ddof=1) / seeds)
 
 
-def test_models_that_agree_everywhere_differ_by_nothing():
-    difference = ours.estimate(np.zeros(3), np.zeros((10, 3)), items=50)
+def test_identical_models_have_no_difference():
+    difference = statistics.estimate(np.zeros(3), np.zeros((10, 3)), items=50)
     assert (difference.p_value, difference.interval()) == (1.0, (0.0, 0.0))
 
 
 def test_the_p_value_is_where_the_interval_touches_zero():
-    difference = ours.Estimate(0.02, of_seeds=0.005**2, of_items=0.004**2, seeds=4, items=300)
+    difference = statistics.Estimate(0.02, of_seeds=0.005**2, of_items=0.004**2, seeds=4, items=300)
     low, _ = difference.interval(1 - difference.p_value)
     assert low == pytest.approx(0, abs=1e-9) and 0 < difference.p_value < 0.05
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_the_interval_covers_the_truth_however_few_the_seeds(seeds):
+def test_the_interval_covers_the_truth_with_few_seeds(seeds):
     """Two-way data with a known mean of 0 and comparable parts: a nominal 95 % interval must hold its level."""
     covered, runs, items = 0, 400, 80
     for run in range(runs):
         generator = np.random.default_rng([run, seeds])
         data = 0.2 * generator.standard_normal((1, seeds)) + generator.standard_normal((items, 1))
         data = data + 0.5 * generator.standard_normal((items, seeds))
-        low, high = ours.estimate(data.mean(axis=0), draws_of(data, 300, generator), items).interval()
+        low, high = statistics.estimate(data.mean(axis=0), draws_of(data, 300, generator), items).interval()
         covered += low <= 0 <= high
     assert covered / runs >= 0.94
 
 
 def test_holm_on_a_textbook_family():
-    assert ours.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert ours.holm([]) == []
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([]) == []
 
 
 def test_pareto_front_by_hand():
-    front = ours.pareto_front([0, 10, 10, 20, 30], [0.70, 0.75, 0.74, 0.75, 0.80])
+    front = statistics.pareto_front([0, 10, 10, 20, 30], [0.70, 0.75, 0.74, 0.75, 0.80])
     assert front.tolist() == [True, True, False, False, True]
 
 
 def test_aurac_of_a_straight_line_in_the_logarithm():
     parameters = np.array([1e4, 3e4, 1e5])
     metric = 0.5 + 0.1 * np.log10(parameters)
-    assert ours.aurac(parameters, metric, 1e4, 1e5) == pytest.approx(0.5 + 0.1 * 4.5)
-    assert ours.aurac(parameters, np.stack([metric, metric + 1]), 2e4, 5e4) == pytest.approx(
+    assert statistics.aurac(parameters, metric, 1e4, 1e5) == pytest.approx(0.5 + 0.1 * 4.5)
+    assert statistics.aurac(parameters, np.stack([metric, metric + 1]), 2e4, 5e4) == pytest.approx(
         0.5 + 0.1 * np.log10(np.sqrt(2e4 * 5e4)) + np.array([0, 1])
     )
 
 
 def pilot(of_items=0.0, seeds=5):
     """A pilot whose values per seed scatter by 2 points."""
-    return ours.Estimate(0.004, of_seeds=0.02**2 / seeds, of_items=of_items, seeds=seeds, items=800)
+    return statistics.Estimate(0.004, of_seeds=0.02**2 / seeds, of_items=of_items, seeds=seeds, items=800)
 
 
-def test_planned_seeds_give_the_power_that_they_promise():
+def test_planned_seeds_have_the_planned_power():
     """The paired t-test's exact power, at the scatter that the plan assumes."""
     planned = pilot()
     assumed = 0.02 * np.sqrt(4 / stats.chi2.ppf(0.2, 4))
@@ -130,5 +130,5 @@ def test_more_seeds_do_not_replace_items():
     assert pilot(1.05 * floor).items_needed(0.01) == pytest.approx(1.05 * 800, rel=0.01)
 
 
-def test_one_seed_plans_nothing():
+def test_one_seed_gives_no_plan():
     assert pilot(seeds=1).seeds_needed(0.01) is None

@@ -1,6 +1,6 @@
-"""Random damage to sweep files and adapters: they are read, or refused with a sentence; nothing else ever happens.
+"""Sweep files and adapters with random damage are read or rejected with a one-line error.
 
-`ADAPAD_FUZZ_EXAMPLES=200000` makes it long.
+Set `ADAPAD_FUZZ_EXAMPLES=200000` for a long run.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 import yaml
-from bounded import bounded_memory, check_sentence
+from bounded import bounded_memory, check_one_line
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from adapad_ray.adapters.load import load_adapter
 from adapad_ray.errors import BadRequestError
-from adapad_ray.sweep.spec import SweepSpec, load_spec, parse_spec
+from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.sweep.spec_file import load_spec, parse_spec
 
 SHORT = int(os.environ.get("ADAPAD_FUZZ_EXAMPLES", "60"))
 fuzz = settings(
@@ -52,10 +53,10 @@ values = st.recursive(
 )
 
 
-def places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place of a document where something stands."""
+def value_paths(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of all values in a document."""
     pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    return [path] * bool(path) + [place for key, value in pairs for place in places(value, (*path, key))]
+    return [path] * bool(path) + [inner for key, value in pairs for inner in value_paths(value, (*path, key))]
 
 
 @st.composite
@@ -63,7 +64,7 @@ def changed(draw: st.DrawFn) -> dict[str, Any]:
     """The spec with up to three values replaced, removed or added."""
     content = json.loads(json.dumps(SPEC))
     for _ in range(draw(st.integers(1, 3))):
-        *parents, last = draw(st.sampled_from(places(content) or [("name",)]))
+        *parents, last = draw(st.sampled_from(value_paths(content) or [("name",)]))
         holder = content
         for key in parents:
             holder = holder[key]
@@ -79,25 +80,25 @@ def changed(draw: st.DrawFn) -> dict[str, Any]:
     return content
 
 
-def accept_or_refuse(read: Any) -> Any:
+def accept_or_reject(read: Any) -> Any:
     try:
         return read()
     except BadRequestError as error:
-        check_sentence(error)
+        check_one_line(error)
 
 
 @fuzz
 @given(changed())
 def test_changed_specs(content):
-    spec = accept_or_refuse(lambda: parse_spec(content))
-    if spec is not None and spec.name:  # otherwise it takes the file's, and there is no file here
-        assert SweepSpec.model_validate(spec.model_dump(mode="json")) == spec, "as a sweep's folder keeps it"
+    spec = accept_or_reject(lambda: parse_spec(content))
+    if spec is not None and spec.name:  # without a name it takes the file's, and there is no file here
+        assert SweepSpec.model_validate(spec.model_dump(mode="json")) == spec, "the form that a sweep's folder stores"
 
 
 @fuzz
 @given(data=st.data())
 def test_damaged_text(data, tmp_path_factory):
-    """Characters of the file are replaced by those that mean something in YAML."""
+    """Parts of the file are replaced by characters with a meaning in YAML."""
     text = yaml.safe_dump(SPEC)
     for _ in range(data.draw(st.integers(1, 6))):
         start = data.draw(st.integers(0, len(text)))
@@ -105,7 +106,7 @@ def test_damaged_text(data, tmp_path_factory):
         text = text[:start] + data.draw(st.text("&*!|>%@`[]{},:?-#'\"\n\t 0159eax.~<=\\", max_size=8)) + text[end:]
     path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
     path.write_text(text)
-    accept_or_refuse(lambda: load_spec(path))
+    accept_or_reject(lambda: load_spec(path))
 
 
 def adapter_files(folder: Path) -> dict[str, bytes]:
@@ -131,4 +132,4 @@ def test_damaged_adapters(data, tmp_path_factory):
         content[start : start + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
     (folder / name).write_bytes(content)
     with bounded_memory():
-        accept_or_refuse(lambda: load_adapter(folder))
+        accept_or_reject(lambda: load_adapter(folder))

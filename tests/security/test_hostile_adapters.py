@@ -1,4 +1,4 @@
-"""Adapters of strangers: what is damaged, absurd or a program is refused with a sentence, and nothing of it is run."""
+"""Untrusted adapters: damaged, absurd or executable content is rejected with a one-line error and never run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from bounded import bounded_memory, check_sentence
+from bounded import bounded_memory, check_one_line
 from safetensors.torch import load_file, save_file
 
 from adapad_ray import safe_regex
@@ -27,7 +27,7 @@ ENDLESS = r"(?:([\w.])|([\w.]))*[0-9]"
 
 
 class Program:
-    """Leaves a file behind when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, (f"touch {CANARY}",)
@@ -45,26 +45,26 @@ def tensors() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A harmless adapter; patterns get less time, and what is created by accident is created here."""
+    """A harmless adapter in the current folder, with a shorter time limit for patterns."""
     monkeypatch.setattr(safe_regex, "MATCHING_SECONDS", 0.3)
     monkeypatch.chdir(tmp_path)
-    place = tmp_path / "adapter"
-    place.mkdir()
-    (place / "adapter_config.json").write_text(json.dumps(CONFIG))
-    save_file(tensors(), place / "adapter_model.safetensors")
-    return place
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps(CONFIG))
+    save_file(tensors(), adapter / "adapter_model.safetensors")
+    return adapter
 
 
-def refuse(folder: Path) -> str:
+def reject(folder: Path) -> str:
     with bounded_memory(), pytest.raises(BadRequestError) as caught:
         load_adapter(folder)
-    check_sentence(caught.value)
+    check_one_line(caught.value)
     assert not list(folder.parent.rglob(CANARY))
     return str(caught.value)
 
 
 def header(content: Any, body: bytes = b"", length: int | None = None) -> bytes:
-    """A safetensors file with any header."""
+    """A safetensors file with this header."""
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + body
 
@@ -158,52 +158,52 @@ CHANGES: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]]
 }
 
 
-def test_the_harmless_one_is_accepted(folder):
+def test_a_harmless_adapter_is_accepted(folder):
     assert set(load_adapter(folder).factors) == set(MODULES)
 
 
 @pytest.mark.parametrize("case", WEIGHTS)
-def test_weights_that_are_no_safetensors_or_lie_about_themselves(case, folder):
+def test_weights_that_are_not_safetensors_or_have_a_false_header(case, folder):
     (folder / "adapter_model.safetensors").write_bytes(WEIGHTS[case])
-    refuse(folder)
+    reject(folder)
 
 
 @pytest.mark.parametrize("kept", [4, 8, 9, 60, 200, -1, -16])
 def test_truncated_weights(kept, folder):
     path = folder / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
-    refuse(folder)
+    reject(folder)
 
 
 @pytest.mark.parametrize("case", CONFIGS)
-def test_configs_that_are_bombs_programs_or_absurd(case, folder):
+def test_configs_that_are_bombs_or_programs_or_absurd(case, folder):
     content = CONFIGS[case]
     path = folder / "adapter_config.json"
     path.write_bytes(content if isinstance(content, bytes) else json.dumps(CONFIG | content).encode())
-    sentence = refuse(folder)
-    assert ("takes too long" in sentence) == (case.endswith("never ends"))
+    message = reject(folder)
+    assert ("takes too long" in message) == (case.endswith("never ends"))
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_tensors_that_are_no_lora(case, folder):
+def test_tensors_that_are_not_a_lora(case, folder):
     path = folder / "adapter_model.safetensors"
     save_file(CHANGES[case](load_file(path)), path)
-    refuse(folder)
+    reject(folder)
 
 
 def test_a_pickle_under_its_own_name_is_not_opened(folder):
     (folder / "adapter_model.safetensors").unlink()
     torch.save({"weight": Program()}, folder / "adapter_model.bin")
-    refuse(folder)
+    reject(folder)
 
 
 def test_a_sparse_file_of_twenty_gigabytes(folder):
-    """Its header is valid: the zeros behind it are what would fill the memory."""
+    """The header is valid; reading the zeros behind it would fill the memory."""
     rows = 20 * 2**30 // 4
     path = folder / "adapter_model.safetensors"
     path.write_bytes(header(entry([rows, 1], [0, 4 * rows])))
     os.truncate(path, path.stat().st_size + 4 * rows)
-    refuse(folder)
+    reject(folder)
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
@@ -215,4 +215,4 @@ def test_links_and_devices(name, target, folder):
         os.mkfifo(path)
     else:
         path.symlink_to(path if target == "loop" else target)
-    refuse(folder)
+    reject(folder)

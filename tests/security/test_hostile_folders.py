@@ -1,4 +1,4 @@
-"""Folders of strangers: models that bring code, and results that name files elsewhere."""
+"""Untrusted folders: models with code, and results with paths outside their folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from bounded import bounded_memory, check_sentence
+from bounded import bounded_memory, check_one_line
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from test_hostile_adapters import CANARY, Program
@@ -20,8 +20,8 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.models import load_backbone
 from adapad_ray.results import CellResult, Point
 from adapad_ray.storage import WorkingFolder
-from adapad_ray.sweep.lock import claimed
-from adapad_ray.sweep.spec import parse_spec
+from adapad_ray.sweep.folder import locked_folder
+from adapad_ray.sweep.spec_file import parse_spec
 
 POINT: dict[str, Any] = {
     "kind": "final", "parameters": 1, "head_parameters": 0, "ranks": {}, "validation": {"accuracy": 1.0},
@@ -30,7 +30,7 @@ POINT: dict[str, Any] = {
 
 @pytest.fixture
 def model(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy that may be changed; what is created by accident is created beside it."""
+    """A copy of the model that a test can change, in the current folder."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
@@ -43,7 +43,7 @@ def test_code_in_a_models_folder_is_not_run(model, tmp_path):
     try:
         load_backbone(str(model), 2, pooling="mean")
     except BadRequestError as error:
-        check_sentence(error)
+        check_one_line(error)
     assert not list(tmp_path.rglob(CANARY))
 
 
@@ -52,16 +52,18 @@ def test_pickled_weights_of_a_model_are_not_opened(model, tmp_path):
     (model / "model.safetensors").unlink()
     with pytest.raises(BadRequestError) as caught:
         load_backbone(str(model), 2, pooling="mean")
-    check_sentence(caught.value)
+    check_one_line(caught.value)
     assert not list(tmp_path.rglob(CANARY))
 
 
-@pytest.mark.parametrize("content", [pickle.dumps(Program()), b"\0" * 100, b"", b"\xff" * 8], ids=range(4))
-def test_weights_of_a_model_that_are_none(content, model, tmp_path):
+@pytest.mark.parametrize(
+    "content", [pickle.dumps(Program()), b"\0" * 100, b"", b"\xff" * 8], ids=["pickle", "zeros", "empty", "not-utf-8"]
+)
+def test_weights_of_a_model_that_are_not_safetensors(content, model, tmp_path):
     (model / "model.safetensors").write_bytes(content)
     with bounded_memory(), pytest.raises(BadRequestError) as caught:
         load_backbone(str(model), 2, pooling="mean")
-    check_sentence(caught.value)
+    check_one_line(caught.value)
     assert not list(tmp_path.rglob(CANARY))
 
 
@@ -73,25 +75,25 @@ def test_a_record_cannot_name_an_adapter_outside_its_cell(adapter):
 
 
 @pytest.mark.parametrize("cell", ["../other", "/etc", "..", "", "a/b"])
-def test_a_record_cannot_be_of_a_cell_elsewhere(cell):
+def test_a_record_cannot_be_of_a_cell_outside_the_sweep(cell):
     with pytest.raises(ValidationError) as caught:
         CellResult.model_validate({"id": cell})
     assert ("id",) in [problem["loc"] for problem in caught.value.errors()]
 
 
-def test_the_recorded_spec_of_a_stranger_is_no_bomb(tmp_path):
-    """Its values are repeated in the sentence that refuses the folder."""
+def test_a_recorded_spec_with_an_alias_bomb_is_rejected(tmp_path):
+    """The error message that rejects the folder quotes values of the spec."""
     lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)), "model: *a9"]
     (tmp_path / "spec.yaml").write_text("\n".join(lines))
     mine = parse_spec({"name": "mine", "model": "m", "task": "t", "methods": {"lora": {}}, "budgets": [1]})
-    place = WorkingFolder(str(tmp_path), tmp_path)
-    with bounded_memory(), pytest.raises(BadRequestError) as caught, claimed(place, mine):
+    folder = WorkingFolder(str(tmp_path), tmp_path)
+    with bounded_memory(), pytest.raises(BadRequestError) as caught, locked_folder(folder, mine):
         pass
-    check_sentence(caught.value)
+    check_one_line(caught.value)
 
 
-def test_what_a_sweep_records_is_read_back(tmp_path):
+def test_a_recorded_spec_is_read_back(tmp_path):
     mine = parse_spec({"name": "mine", "model": "m", "task": "t", "methods": {"lora": {}}, "budgets": [1]})
     for _ in range(2):
-        with claimed(WorkingFolder(str(tmp_path), tmp_path), mine):
+        with locked_folder(WorkingFolder(str(tmp_path), tmp_path), mine):
             assert yaml.safe_load((tmp_path / "spec.yaml").read_text())["model"] == "m"

@@ -1,4 +1,4 @@
-"""Sweep files that mean harm, or are merely absurd: each is refused with a sentence, and nothing of them is run."""
+"""Malicious or absurd sweep files are rejected with a one-line error and never run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
-from bounded import bounded_memory, check_sentence
+from bounded import bounded_memory, check_one_line, name_of
 
 from adapad_ray import safe_regex
 from adapad_ray.errors import BadRequestError
-from adapad_ray.sweep.inputs import sketch_grounds
-from adapad_ray.sweep.planner import Planner
-from adapad_ray.sweep.spec import load_spec
+from adapad_ray.sweep.inputs import sketch_inputs
+from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.plan import plan_sweep
+from adapad_ray.sweep.spec_file import load_spec
 
 CANARY = "adapad-canary"
 
@@ -57,14 +58,14 @@ PATTERNS = [
     "(" * 250 + "a" + ")" * 250 + "[", "(", "[", "*", "(?P<", "a" * 5000, "x{99999999999999999999}", "(?<=a+)b(?R)",
     "\\",
 ]  # fmt: skip
-PLACES: list[dict[str, Any]] = [
+PATHS: list[dict[str, Any]] = [
     {"model": "/etc"}, {"model": "../../../etc"}, {"model": "x" * 10_000}, {"model": "a\x00b"}, {"model": "/dev/zero"},
     {"task": {"train": "/dev/zero"}}, {"task": {"train": "/etc/passwd"}}, {"task": {"train": "/proc/self/environ"}},
     {"task": {"train": "../../nowhere.csv"}}, {"task": {"train": "a\x00b.csv"}}, {"task": {"train": "x" * 5000}},
     {"task": {"train": "http://127.0.0.1:9/x.csv"}}, {"task": {"train": "/"}}, {"task": "../../etc/passwd"},
     {"tracking": "http://ann:s3cret@mlflow:5000"}, {"tracking": "postgresql://ann:s3cret@db/mlflow"},
 ]  # fmt: skip
-KINDS: list[Any] = [
+TYPES: list[Any] = [
     {"methods": []}, {"methods": {"lora": 3}}, {"methods": {"lora": {"__class__": 1}}}, {"methods": {}},
     {"budgets": {"a": 1}}, {"training": "fast"}, {"target_modules": 3}, {"target_modules": []}, {"unknown": {"x": 1}},
     {1: 2}, {None: 1}, {"resources": None}, {"pooling": "{{7*7}}"},
@@ -72,7 +73,7 @@ KINDS: list[Any] = [
 
 
 def bomb(opening: str, closing: str, item: str) -> str:
-    """Nine aliases of nine aliases …: a billion values from half a kilobyte."""
+    """An alias bomb: nine aliases of nine aliases and so on, a billion values in half a kilobyte."""
     lines = [f"a0: &a0 {opening}{item}{closing}"]
     for level in range(1, 10):
         parts = ", ".join(item.replace("boom", f"*a{level - 1}") if ":" in item else f"*a{level - 1}" for _ in range(9))
@@ -135,19 +136,19 @@ def base(tiny_model: Path, reviews: Path) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Patterns get less time, to save it; whatever is created by accident is created here."""
+    """A shorter time limit for patterns, and an empty current folder."""
     monkeypatch.setattr(safe_regex, "MATCHING_SECONDS", 0.3)
     monkeypatch.chdir(tmp_path)
     yield
     assert not list(tmp_path.rglob("*CANARY*"))
 
 
-def refuse(path: Path, overrides: tuple[str, ...] = ()) -> None:
-    """Everything that `adapad plan` and `adapad sweep` do before anything is computed."""
+def reject(path: Path, overrides: tuple[str, ...] = ()) -> None:
+    """Checks that planning the sweep raises a one-line error, as `adapad plan` and `adapad sweep` do."""
     with bounded_memory(), pytest.raises(BadRequestError) as caught:
         spec = load_spec(path, overrides)
-        Planner(spec, sketch_grounds(spec)).plan()
-    check_sentence(caught.value)
+        plan_sweep(CellFactory(spec, sketch_inputs(spec)))
+    check_one_line(caught.value)
 
 
 def write(folder: Path, content: dict[Any, Any]) -> Path:
@@ -158,49 +159,49 @@ def write(folder: Path, content: dict[Any, Any]) -> Path:
     return path
 
 
-def test_the_harmless_one_is_accepted(base, tmp_path):
+def test_a_harmless_file_is_accepted(base, tmp_path):
     spec = load_spec(write(tmp_path, base))
-    assert Planner(spec, sketch_grounds(spec)).plan()
+    assert plan_sweep(CellFactory(spec, sketch_inputs(spec)))
 
 
-@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_names_that_leave_the_folder_or_are_no_names(name, base, tmp_path):
-    refuse(write(tmp_path, base | {"name": name}))
+@pytest.mark.parametrize("name", NAMES, ids=name_of)
+def test_names_that_leave_the_folder_or_are_not_names(name, base, tmp_path):
+    reject(write(tmp_path, base | {"name": name}))
 
 
-@pytest.mark.parametrize("label", LABELS, ids=range(len(LABELS)))
+@pytest.mark.parametrize("label", LABELS, ids=name_of)
 def test_labels_that_are_paths_or_code(label, base, tmp_path):
-    refuse(write(tmp_path, base | {"methods": {label: {}}}))
+    reject(write(tmp_path, base | {"methods": {label: {}}}))
 
 
-@pytest.mark.parametrize("change", NUMBERS, ids=range(len(NUMBERS)))
-def test_numbers_beyond_all_measure(change, base, tmp_path):
-    refuse(write(tmp_path, base | change))
+@pytest.mark.parametrize("change", NUMBERS, ids=name_of)
+def test_numbers_out_of_range(change, base, tmp_path):
+    reject(write(tmp_path, base | change))
 
 
-@pytest.mark.parametrize("pattern", PATTERNS, ids=range(len(PATTERNS)))
-def test_patterns_that_never_end_or_are_none(pattern, base, tmp_path):
-    refuse(write(tmp_path, base | {"target_modules": pattern}))
-    refuse(write(tmp_path, base | {"methods": {"lora": {"rank_pattern": {pattern: 1}}}}))
+@pytest.mark.parametrize("pattern", PATTERNS, ids=name_of)
+def test_patterns_that_never_end_or_are_invalid(pattern, base, tmp_path):
+    reject(write(tmp_path, base | {"target_modules": pattern}))
+    reject(write(tmp_path, base | {"methods": {"lora": {"rank_pattern": {pattern: 1}}}}))
 
 
-@pytest.mark.parametrize("change", PLACES, ids=range(len(PLACES)))
-def test_places_that_are_not_the_users(change, base, tmp_path):
-    refuse(write(tmp_path, base | change))
+@pytest.mark.parametrize("change", PATHS, ids=name_of)
+def test_paths_and_addresses_that_are_not_the_users(change, base, tmp_path):
+    reject(write(tmp_path, base | change))
 
 
-@pytest.mark.parametrize("change", KINDS, ids=range(len(KINDS)))
-def test_values_of_another_kind(change, base, tmp_path):
-    refuse(write(tmp_path, base | change))
+@pytest.mark.parametrize("change", TYPES, ids=name_of)
+def test_values_of_the_wrong_type(change, base, tmp_path):
+    reject(write(tmp_path, base | change))
 
 
-@pytest.mark.parametrize("text", DOCUMENTS, ids=range(len(DOCUMENTS)))
-def test_documents_that_are_bombs_code_or_no_yaml(text, tmp_path):
+@pytest.mark.parametrize("text", DOCUMENTS, ids=name_of)
+def test_documents_that_are_bombs_or_code_or_not_yaml(text, tmp_path):
     path = tmp_path / "hostile.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    refuse(path)
+    reject(path)
 
 
-@pytest.mark.parametrize("override", OVERRIDES, ids=range(len(OVERRIDES)))
-def test_overrides(override, base, tmp_path):
-    refuse(write(tmp_path, base), (override,))
+@pytest.mark.parametrize("override", OVERRIDES, ids=name_of)
+def test_overrides_that_are_invalid(override, base, tmp_path):
+    reject(write(tmp_path, base), (override,))

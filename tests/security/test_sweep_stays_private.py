@@ -1,4 +1,4 @@
-"""A sweep on this machine: it listens on localhost, and keeps what the environment was told in confidence."""
+"""A sweep on this machine listens on localhost only and does not leak secrets of its environment."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "canary-aws-key",
 }
 RENDEZVOUS = "ray::RayTrainWorker"
-"""Ray Train's workers meet through torch, whose store binds to every interface; `docs/operations.md` says so."""
+"""Prefix of Ray Train's workers; torch's rendezvous store binds to every interface (`docs/operations.md`)."""
 
 
 def listening(process: psutil.Process) -> dict[tuple[str, int], str]:
-    """Address and port → name, of a sweep's process and all that it has started: its cluster is among them."""
-    found = {}
+    """(address, port) → name of the process, for a sweep's process and all its children, the cluster included."""
+    sockets = {}
     for other in (process, *process.children(recursive=True)):
         try:
             for socket in other.net_connections("tcp"):
                 if socket.status == psutil.CONN_LISTEN:
-                    found[socket.laddr.ip, socket.laddr.port] = other.cmdline()[0]
+                    sockets[socket.laddr.ip, socket.laddr.port] = other.cmdline()[0]
         except (psutil.Error, IndexError):
             continue
-    return found
+    return sockets
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str, dict[tuple[str, int], str]]]:
-    """A sweep of the linear setting with secrets in its environment: its folder, what it printed, where it listened."""
-    place = tmp_path_factory.mktemp("private")
+    """Folder, output and listening sockets of a sweep with secrets in its environment."""
+    folder = tmp_path_factory.mktemp("private")
     content = {
         "model": "linear",
         "task": {"type": "bilinear", "in_features": 8, "out_features": 8, "spectrum": [1.0, 0.5], "examples": 32},
@@ -51,17 +51,17 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str,
         "reference": False,
         "training": {"epochs": 60, "optimizer": "sgd", "learning_rate": 0.05},
         "resources": {"workers": 2, "cpus_per_worker": 0.5},
-        "storage": str(place / "runs"),
-        "tracking": f"sqlite:///{place}/mlflow.db",
+        "storage": str(folder / "runs"),
+        "tracking": f"sqlite:///{folder}/mlflow.db",
     }
-    (place / "private.yaml").write_text(yaml.safe_dump(content))
+    (folder / "private.yaml").write_text(yaml.safe_dump(content))
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as session:  # short: sockets lie below
         environment = {**os.environ, **SECRETS, "RAY_TMPDIR": session, "RAY_AUTH_MODE": "token"}
         process = psutil.Popen(
-            [sys.executable, "-c", "from adapad_ray.cli import app; app()", "sweep", str(place / "private.yaml")],
+            [sys.executable, "-c", "from adapad_ray.cli import app; app()", "sweep", str(folder / "private.yaml")],
             env=environment,
-            cwd=place,
-            stdout=(place / "output").open("w"),
+            cwd=folder,
+            stdout=(folder / "output").open("w"),
             stderr=subprocess.STDOUT,
         )
         sockets: dict[tuple[str, int], str] = {}
@@ -72,13 +72,13 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str,
                     process.wait(0.7)
                 except psutil.TimeoutExpired:
                     continue
-            output = (place / "output").read_text()
+            output = (folder / "output").read_text()
             assert process.returncode == 0, output
             logs = "".join(
                 path.read_text(errors="replace") for path in Path(session).rglob("logs/**/*") if path.is_file()
             )
-            (place / "ray.log").write_text(logs)
-            yield place, output, sockets
+            (folder / "ray.log").write_text(logs)
+            yield folder, output, sockets
         finally:
             if process.poll() is None:
                 process.kill()
@@ -87,14 +87,14 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str,
 def test_every_port_of_the_sweep_is_on_localhost(sweep):
     _, _, sockets = sweep
     outside = {(ip, port): name for (ip, port), name in sockets.items() if ip not in ("127.0.0.1", "::ffff:127.0.0.1")}
-    assert len(sockets) >= 4, "the cluster was seen"
+    assert len(sockets) >= 4, "the cluster's sockets are missing"
     assert {name for name in outside.values() if RENDEZVOUS not in name and "adapad:cell" not in name} == set(), outside
 
 
 def test_no_secret_of_the_environment_is_in_results_tracking_or_logs(sweep):
-    place, output, _ = sweep
-    assert (place / "mlflow.db").stat().st_size and (place / "ray.log").stat().st_size
-    for path in place.rglob("*"):
+    folder, output, _ = sweep
+    assert (folder / "mlflow.db").stat().st_size and (folder / "ray.log").stat().st_size
+    for path in folder.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
             for name, secret in SECRETS.items():

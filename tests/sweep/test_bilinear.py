@@ -6,10 +6,13 @@ import pytest
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.report.convergence import label_convergences
+from adapad_ray.report.inputs import ReportInputs
 from adapad_ray.report.page import build_report
-from adapad_ray.sweep.inputs import load_grounds, sketch_grounds
-from adapad_ray.sweep.planner import Planner
-from adapad_ray.sweep.spec import load_spec
+from adapad_ray.sweep.inputs import load_inputs, sketch_inputs
+from adapad_ray.sweep.planning.curve_cells import CurveCells
+from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.plan import plan_sweep
+from adapad_ray.sweep.spec_file import load_spec
 from adapad_ray.training.cell import Workspace, run_cell
 
 FILE = Path(__file__).parents[2] / "sweeps" / "bilinear_convergence.yaml"
@@ -17,7 +20,7 @@ FILE = Path(__file__).parents[2] / "sweeps" / "bilinear_convergence.yaml"
 
 def test_the_plan_without_weights_is_that_of_the_sweep():
     spec = load_spec(FILE)
-    plans = [Planner(spec, grounds).plan() for grounds in (sketch_grounds(spec), load_grounds(spec).grounds)]
+    plans = [plan_sweep(CellFactory(spec, inputs)) for inputs in (sketch_inputs(spec), load_inputs(spec).inputs)]
     assert [(row.label, row.plan) for row in plans[0].rows] == [(row.label, row.plan) for row in plans[1].rows]
     assert plans[0].budgets == [4 * (32 + 24)]
     lanes = {row.label: row.plan.lanes for row in plans[0].rows}
@@ -27,7 +30,7 @@ def test_the_plan_without_weights_is_that_of_the_sweep():
 
 def test_several_workers_are_not_refused():
     spec = load_spec(FILE, ["resources.workers=2"])
-    assert not Planner(spec, sketch_grounds(spec)).plan().gaps
+    assert not plan_sweep(CellFactory(spec, sketch_inputs(spec))).gaps
 
 
 @pytest.mark.parametrize(
@@ -42,7 +45,7 @@ def test_several_workers_are_not_refused():
 )
 def test_what_does_not_go_together_is_refused(overrides, message):
     with pytest.raises(BadRequestError, match=message):
-        load_grounds(load_spec(FILE, overrides))
+        load_inputs(load_spec(FILE, overrides))
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +53,10 @@ def finished(tmp_path_factory):
     """Every label of the file for one seed, computed in this process."""
     folder = tmp_path_factory.mktemp("runs") / "bilinear"
     spec = load_spec(FILE, ["seeds=[0]"])
-    loaded = load_grounds(spec)
-    workspace, results = Workspace(loaded.backbone, loaded.grounds.data), {}
-    planner = Planner(spec, loaded.grounds)
-    for wave in planner.waves(planner.plan(), results):
+    loaded = load_inputs(spec)
+    workspace, results = Workspace(loaded.backbone, loaded.inputs.data), {}
+    cells = CellFactory(spec, loaded.inputs)
+    for wave in CurveCells(cells, plan_sweep(cells)).waves(None, results):
         for planned in wave:
             place = planned.cell.folder(folder)
             results[planned.id] = run_cell(planned.id, planned.cell.identity, workspace, place, base_model=spec.model)
@@ -95,7 +98,8 @@ def test_advance_learning_does_not_slow_down(finished):
 
 def test_the_report_shows_it(finished):
     folder, labels = finished
-    html = build_report(folder, title="bilinear", draws=50).html.read_text()
+    report = build_report(folder, ReportInputs(title="bilinear", draws=50))
+    html = report.files["report.html"].read_text()
     assert "How single components converge" in html
     assert all(f"{label}: " in html for label in labels)
     assert "with a trained head" not in html

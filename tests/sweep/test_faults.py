@@ -16,7 +16,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 from sweep_helpers import COMMAND, adapad, assert_logged_once, lasting, launch
 
-from adapad_ray.sweep.store_lock import HOLDER
+from adapad_ray.sweep.lock import HOLDER
 
 pytestmark = pytest.mark.xdist_group("clusters")
 

@@ -26,7 +26,7 @@ RUNS, KILLS_PER_RUN = 5, 5
 """Of sweeps whose cells have two workers each: at least so many runs, and at least their product in kills."""
 TITLES = {
     "worker": r"ray::(RayTrainWorker|adapad:cell-\S+:worker-\d)",  # without a cell, and with one
-    "board": "ray::Board",
+    "board": "ray::EstimateBoard",
     "controller": "ray::TrainController",
 }
 

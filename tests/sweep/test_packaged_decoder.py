@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 from sweep_helpers import adapad
 
 from adapad_ray.models import load_backbone
-from adapad_ray.report.curves import load_results
-from adapad_ray.sweep.inputs import load_grounds
-from adapad_ray.sweep.spec import load_spec
+from adapad_ray.report.records import load_results
+from adapad_ray.sweep.inputs import load_inputs
+from adapad_ray.sweep.spec_file import load_spec
 from adapad_ray.tasks import TYPES, load_task
 from adapad_ray.training.evaluation import ModelPasses
 
@@ -30,7 +30,7 @@ def reviews(tmp_path_factory):
     raw = load_task("rotten-tomatoes")
     folder = tmp_path_factory.mktemp("reviews")
     for split, frame in raw.splits.items():
-        rows = [{"text": t, "label": raw.label_names[i]} for t, i in zip(frame["text"][:40], frame["label"])]
+        rows = [{"text": t, "label": raw.class_names[i]} for t, i in zip(frame["text"][:40], frame["label"])]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -66,7 +66,7 @@ def test_a_sweep_of_the_packaged_decoder_runs_end_to_end(task, reviews, tmp_path
     results = load_results(folder)
     assert {r.identity.label for r in results} == {"lora", "adapad"}
     spec = load_spec(file)
-    data = load_grounds(spec).grounds.data
+    data = load_inputs(spec).inputs.data
     for result in results:
         assert np.isfinite(result.train_loss).all() and len(result.train_loss) == 3
         assert result.final.head_parameters == 0

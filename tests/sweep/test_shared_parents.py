@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from sweep_helpers import adapad
 
 from adapad_ray.models import load_backbone
-from adapad_ray.report.curves import load_results
-from adapad_ray.sweep.run import Manifest
+from adapad_ray.report.records import load_results
+from adapad_ray.sweep.manifest import Manifest
 from adapad_ray.tasks import encode, load_task
 from adapad_ray.training.evaluation import predict
 
@@ -124,4 +124,4 @@ def test_a_parent_that_fails_is_named_and_ends_what_hangs_on_it_alone(spec_file,
     )
     assert code == 1
     assert "3 cells computed, 0 reused, 1 failed" in output
-    assert "what would have been cut from it is missing" in " ".join(output.split())
+    assert "the cells that would be cut from it are missing" in " ".join(output.split())

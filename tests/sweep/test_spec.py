@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.sweep.spec import load_spec, parse_spec
+from adapad_ray.sweep.spec_file import load_spec, parse_spec
 
 GOOD = {
     "name": "s",

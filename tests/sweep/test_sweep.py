@@ -17,10 +17,10 @@ from safetensors.numpy import load_file
 from sweep_helpers import adapad
 
 from adapad_ray.models import load_backbone
-from adapad_ray.report.curves import load_results
-from adapad_ray.sweep.run import Manifest
+from adapad_ray.report.records import load_results
+from adapad_ray.sweep.manifest import Manifest
 from adapad_ray.tasks import encode, load_task
-from adapad_ray.tasks.metrics import compute_metrics
+from adapad_ray.tasks.metrics import find_metric
 from adapad_ray.training.evaluation import predict
 
 pytestmark = pytest.mark.xdist_group("clusters")
@@ -106,7 +106,7 @@ def test_recorded_metrics_are_those_of_the_stored_predictions(first):
         stored = load_file(first[0] / "cells" / result.id / "predictions.safetensors")
         for point in result.points:
             logits = stored[f"validation/{point.key}"]
-            expected = compute_metrics(result.metric, logits, stored["validation/labels"])
+            expected = find_metric(result.metric).scores(logits, stored["validation/labels"])
             assert point.validation == pytest.approx(expected)
         assert result.identity.stage == "curve" or not any(name.startswith("test/") for name in stored)
 
@@ -152,14 +152,6 @@ def test_a_folder_of_another_task_is_refused_before_ray_starts(first, spec_file,
     code, output = adapad("sweep", spec_file, f"task.train={other}")
     assert code == 2
     assert f"belongs to a sweep with task.train '{reviews}', not '{other}'" in output
-
-
-def test_a_folder_from_before_a_field_of_tasks_existed_still_belongs_to_its_sweep(first, spec_file):
-    recorded = yaml.safe_load((first[0] / "spec.yaml").read_text())
-    del recorded["task"]["further_tests"]
-    (first[0] / "spec.yaml").write_text(yaml.safe_dump(recorded))
-    code, output = adapad("sweep", spec_file)
-    assert code == 0 and "nothing to compute" in output
 
 
 def test_the_studies_of_the_tune_stage_are_kept_with_exactly_their_trials(first):

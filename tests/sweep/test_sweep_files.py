@@ -43,7 +43,7 @@ def test_every_sweep_can_be_planned(file):
     planned = plan(file)
     assert planned["name"] == file.stem
     assert planned["rows"] and all(row["parameters"] <= (row["budget"] or 10**12) for row in planned["rows"])
-    assert not planned["speed"]["measured"]
+    assert not planned["throughput"]["measured"]
 
 
 def test_adapad_on_deberta_has_the_budget_of_the_paper():
@@ -90,5 +90,7 @@ def test_para_on_roberta_keeps_a_quarter_of_rank_16():
 def test_the_plan_says_what_it_was_counted_from():
     result = CliRunner().invoke(app, ["plan", str(named("cp_opt1.3b"))])
     text = " ".join(result.output.split())
-    assert "no weights were looked at" in text
-    assert "The configuration of facebook/opt-1.3b is out of reach: its sizes are those kept here" in text
+    assert "no weights were read" in text
+    assert (
+        "The configuration of facebook/opt-1.3b cannot be reached: the copy that comes with adapad-ray was used" in text
+    )

@@ -18,11 +18,14 @@ from sweep_helpers import adapad
 
 from adapad_ray.distributed.shared_backbone import open_backbone, share_backbone
 from adapad_ray.models import load_backbone
-from adapad_ray.report.curves import Curves, load_results
+from adapad_ray.report.curves import Curves
+from adapad_ray.report.records import load_results
 from adapad_ray.results import CellResult
-from adapad_ray.sweep.inputs import load_grounds, sketch_grounds
-from adapad_ray.sweep.planner import Planner
-from adapad_ray.sweep.spec import parse_spec
+from adapad_ray.sweep.inputs import load_inputs, sketch_inputs
+from adapad_ray.sweep.planning.curve_cells import CurveCells
+from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.plan import plan_sweep
+from adapad_ray.sweep.spec_file import parse_spec
 from adapad_ray.tasks import TYPES
 from adapad_ray.training.cell import Workspace, run_cell
 from adapad_ray.training.evaluation import ModelPasses
@@ -155,12 +158,12 @@ def spec_of(task: str, models: dict[str, str], data_dir: Path, **changes: Any) -
 
 def compute(spec: Any, folder: Path) -> dict[str, CellResult]:
     """Every cell of a sweep in this process, by label; backbone and data go the way that they take to a worker."""
-    loaded = load_grounds(spec)
-    planner = Planner(spec, loaded.grounds)
-    backbone, data = pickle.loads(pickle.dumps((share_backbone(loaded.backbone), loaded.grounds.data)))
+    loaded = load_inputs(spec)
+    cells = CellFactory(spec, loaded.inputs)
+    backbone, data = pickle.loads(pickle.dumps((share_backbone(loaded.backbone), loaded.inputs.data)))
     workspace = Workspace(open_backbone(backbone, "cpu"), data)
     results: dict[str, CellResult] = {}
-    for wave in planner.waves(planner.plan(), results):
+    for wave in CurveCells(cells, plan_sweep(cells)).waves(None, results):
         for planned in wave:
             result = run_cell(
                 planned.id, planned.cell.identity, workspace, planned.cell.folder(folder), base_model=spec.model
@@ -213,11 +216,11 @@ def test_the_report_finds_the_metric_in_the_stored_predictions(finished: Any) ->
 
 def test_peft_does_the_test_split_alike(finished: Any) -> None:
     _, spec, folder, results = finished
-    data = load_grounds(spec).grounds.data
+    data = load_inputs(spec).inputs.data
     kind = TYPES[data.type]
     for label in ("lora", "adapad"):
         cell = folder / "cells" / results[label].id
-        backbone = load_backbone(spec.model, kind.outputs(data.label_names), auto_class=kind.auto_class, seed=9)
+        backbone = load_backbone(spec.model, kind.outputs(data.class_names), auto_class=kind.auto_class, seed=9)
         model = peft.PeftModel.from_pretrained(backbone.model, cell / str(results[label].final.adapter)).eval()
         passes = ModelPasses(model, 64, backbone.pad_token_id, tokenizer=backbone.tokenizer)
         found = kind.evaluate(data, passes, ["validation", "test"])
@@ -248,9 +251,9 @@ def test_answers_are_kept_as_texts(finished: Any) -> None:
 
 def test_a_plan_has_the_sweep_s_own_counts(finished: Any) -> None:
     _, spec, _, results = finished
-    sketch = sketch_grounds(spec)
+    sketch = sketch_inputs(spec)
     assert sketch.data.digest == results["lora"].identity.data_digest
-    planned = {row.label: row.plan.parameters for row in Planner(spec, sketch).plan().rows}
+    planned = {row.label: row.plan.parameters for row in plan_sweep(CellFactory(spec, sketch)).rows}
     assert planned["lora"] == results["lora"].final.parameters
 
 
@@ -271,7 +274,7 @@ def test_plan_needs_neither_data_nor_weights_where_the_hub_is_out_of_reach(
         code, output = adapad("plan", file, "--json")
         assert code == 0, output
         planned = json.loads(output)
-        assert planned["assumed"]
+        assert planned["rows_are_assumed"]
         found[name] = planned["examples"]["train"]
     # Published sizes without the tenth that validation is carved from; of `owner/data` a fifth is the test as well.
     assert found == {"squad_v2": 130_319 - 13_032, "mnli": 392_702 - 39_270, "own": 700}

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from sweep_helpers import adapad
 
-from adapad_ray.report.curves import load_results
+from adapad_ray.report.records import load_results
 
 pytestmark = pytest.mark.xdist_group("more-clusters")
 

@@ -25,7 +25,7 @@ def cache(tmp_path_factory, monkeypatch):
 
 def test_digits_come_with_scikit_learn():
     raw = load_task("digits")
-    assert (raw.name, raw.type, raw.label_names) == ("digits", "image", tuple(map(str, range(10))))
+    assert (raw.name, raw.type, raw.class_names) == ("digits", "image", tuple(map(str, range(10))))
     assert sum(len(frame) for frame in raw.splits.values()) == 1_797
     data = encode(raw, GREY, max_length=128, max_train_examples=50)
     split = data.splits["train"]
@@ -75,7 +75,7 @@ def raw_task(table, train):
     """The same rows in every split."""
     source, kind = parse_source({"type": "image", "train": train}), TYPES["image"]
     frame = kind.select(table, source, "train")
-    frames, names = kind.label(dict.fromkeys(("train", "validation", "test"), frame), source, "t")
+    frames, names = kind.number_labels(dict.fromkeys(("train", "validation", "test"), frame), source, "t")
     return RawTask("t", names, "accuracy", frames, "", "image", source)
 
 

@@ -8,7 +8,7 @@ import transformers
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks import TYPES, RawTask, encode, parse_source
-from adapad_ray.tasks.losses import IGNORED, LOSSES
+from adapad_ray.tasks.losses import IGNORED, answer_cross_entropy
 from adapad_ray.training.evaluation import ModelPasses
 
 WORDS = ["<pad>", "<unk>", "<s>", "</s>", "is", "it", "good", "bad", "very", "not", "film", "plot", "?", "yes", "no"]
@@ -44,7 +44,7 @@ def task(source, table, tokenizer, max_length=16):
     source = parse_source({"train": "-", **source})
     kind = TYPES[source.type]
     frames = {split: kind.select(pd.DataFrame(table), source, split) for split in ("train", "validation", "test")}
-    frames, names = kind.label(frames, source, "t")
+    frames, names = kind.number_labels(frames, source, "t")
     raw = RawTask("t", names, source.metric, frames, "", source.type, source)
     return encode(raw, tokenizer, max_length=max_length)
 
@@ -80,7 +80,7 @@ def test_the_loss_is_the_mean_over_the_tokens_of_each_answer(model, tokenizer):
     batch = split.batch(np.arange(3), tokenizer.pad_token_id)
     labels = batch.pop("labels")
     with torch.inference_mode():
-        losses = LOSSES["answer_cross_entropy"](model(**batch), labels)
+        losses = answer_cross_entropy(model(**batch), labels)
         for row in range(3):
             tokens = split.tokens[split.offsets[row] : split.offsets[row + 1]].tolist()
             expected = -np.mean(log_probability(model, tokens, int(split.answered[row])))
@@ -172,7 +172,7 @@ def test_truth_values_are_labels(tokenizer):
     table = [{"text": "good", "label": True}, {"text": "bad", "label": False}]
     for words in ({"true": "yes", "false": "no"}, {True: "yes", False: "no"}):
         data = task(CHOICE | {"words": words}, table, tokenizer)
-        assert data.label_names == ("false", "true")
+        assert data.class_names == ("false", "true")
         assert sorted(data.splits["train"].labels) == [0, 1]
 
 
@@ -184,8 +184,8 @@ def test_truth_values_are_labels(tokenizer):
         (CHOICE | {"prompt": "is it {text?"}, REVIEWS, "is no template"),
         (CHOICE, [{"text": "good", "label": 2}], r"holds labels without a word \(2\): task.words has 0, 1"),
         (GENERATION, [{"text": "good", "answer": " "}], "holds an empty answer"),
-        (CHOICE | {"max_length": 3}, REVIEWS, "task has no field 'max_length'"),
-        ({"type": "choice", "prompt": "{text}"}, REVIEWS, "task field 'words' is missing"),
+        (CHOICE | {"max_length": 3}, REVIEWS, "task.max_length is unknown"),
+        ({"type": "choice", "prompt": "{text}"}, REVIEWS, "task.words is missing: a choice task needs it"),
         ({"type": "chooice"}, REVIEWS, "task.type 'chooice' is unknown: use one of classification, regression, span"),
     ],
 )

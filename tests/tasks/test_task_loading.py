@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks import TaskSource, list_tasks, load_task, resolve_task
+from adapad_ray.tasks import ClassificationSource, list_tasks, load_task, resolve_task
 from adapad_ray.tasks.data.splits import fraction
 
 
@@ -59,7 +59,7 @@ def texts(task):
 
 
 def test_rotten_tomatoes_is_split_by_film(rotten_tomatoes):
-    assert rotten_tomatoes.label_names == ("fresh", "rotten")
+    assert rotten_tomatoes.class_names == ("fresh", "rotten")
     assert rotten_tomatoes.metric == "accuracy"
     splits = rotten_tomatoes.splits
     # 12,808 reviews, of which 56 repeat another one word for word.
@@ -74,7 +74,7 @@ def test_rotten_tomatoes_is_split_by_film(rotten_tomatoes):
 def test_every_format_gives_the_same_three_class_task(write, suffix):
     task = load_task(ask(write(f"stars.{suffix}", reviews())))
     assert task.name == "stars"
-    assert task.label_names == ("bad", "good", "so-so")
+    assert task.class_names == ("bad", "good", "so-so")
     assert list(task.splits) == ["train", "validation", "test"]
     assert sum(len(frame) for frame in task.splits.values()) == 300
     for frame in task.splits.values():
@@ -133,12 +133,12 @@ def test_a_file_called_train_is_named_after_its_folder(write, tmp_path):
 
 def test_integer_labels_sort_as_integers(write):
     task = load_task(ask(write("a.csv", reviews(labels=(10, 9, -1)))))
-    assert task.label_names == ("-1", "9", "10")
+    assert task.class_names == ("-1", "9", "10")
 
 
 def test_words_that_look_missing_are_words(write):
     task = load_task(ask(write("a.csv", reviews(labels=("NA", "None")))))
-    assert task.label_names == ("NA", "None")
+    assert task.class_names == ("NA", "None")
 
 
 def test_the_source_digest_follows_the_files(write):
@@ -167,7 +167,7 @@ def without(column):
         (without("author"), {"group": "author"}, "column 'author' of the train data is empty in 3 of 300 rows"),
         (reviews(labels=("good",)), {}, "has one label in training, 'good'"),
         (reviews(labels=(0.5, 1.0)), {}, "holds 0.5: labels are classes"),
-        (reviews(), {"metric": "f1"}, "metric f1 is for two labels and task 'a' has 3: use macro_f1"),
+        (reviews(), {"metric": "f1"}, "metric f1 is for two classes and task 'a' has 3: use f1_macro"),
         (reviews(), {"group": "stars"}, "the .* split of task 'a' is empty"),
     ],
 )
@@ -207,11 +207,11 @@ def test_bad_files(write, tmp_path):
     [
         ("rotten-tomatos", "task 'rotten-tomatos' is unknown: did you mean 'rotten-tomatoes'"),
         ("./a.csv", "a mapping such as"),
-        ({"train": "a.csv", "lable": "stars"}, "task has no field 'lable': did you mean 'label'"),
+        ({"train": "a.csv", "lable": "stars"}, "task.lable is unknown: did you mean label"),
         ({"text": "review"}, "needs `train`"),
         ({"train": "a.csv", "subset": "b"}, "subset 'b' belongs to a `dataset`"),
-        ({"train": "a.csv", "metric": "bleu"}, "task field 'metric' is 'bleu': input should be 'accuracy'"),
-        ({"train": 3}, "task field 'train' is 3"),
+        ({"train": "a.csv", "metric": "bleu"}, "task.metric is 'bleu': use one of accuracy"),
+        ({"train": 3}, "task.train is 3"),
     ],
 )
 def test_bad_sources(task, message):
@@ -221,8 +221,8 @@ def test_bad_sources(task, message):
 
 def test_names_of_glue_and_the_hub():
     assert {"rotten-tomatoes", "cola", "rte"} <= set(list_tasks())
-    assert resolve_task("cola").metric == "matthews"
-    assert resolve_task("owner/data") == TaskSource(dataset="owner/data")
+    assert resolve_task("cola").metric == "matthews_corrcoef"
+    assert resolve_task("owner/data") == ClassificationSource(dataset="owner/data")
 
 
 def test_an_unreachable_hub_is_named(monkeypatch):
@@ -248,7 +248,7 @@ def test_glue_s_labelled_validation_is_our_test(monkeypatch):
         monkeypatch, train=sentences(300), validation=sentences(40, 1000), test=sentences(40, 2000, withheld=True)
     )
     task = load_task("cola")
-    assert (task.name, task.label_names) == ("nyu-mll/glue/cola", ("0", "1"))
+    assert (task.name, task.class_names) == ("nyu-mll/glue/cola", ("0", "1"))
     assert texts(task)["test"] == {row["sentence"] for row in sentences(40, 1000)}
     assert not texts(task)["train"] & texts(task)["validation"]
 
@@ -265,4 +265,4 @@ def test_text_pairs_are_kept_apart_by_their_first_text(write):
     for frame in task.splits.values():
         assert list(frame) == ["text", "text_pair", "label"]
         assert (frame["text"].value_counts() == 5).all()
-    assert json.dumps(task.label_names) == '["0", "1"]'
+    assert json.dumps(task.class_names) == '["0", "1"]'

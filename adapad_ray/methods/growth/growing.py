@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import GrowthSchedule, Ledger
 from adapad_ray.methods.base import BudgetedMethod, ConfigT
 from adapad_ray.methods.growth.scores import SmoothedScores
@@ -18,6 +19,7 @@ from adapad_ray.results import GrowthEvent
 class GrowingMethod(BudgetedMethod[ConfigT]):
     """A method that discovers ranks. The subclass decides which modules grow, and defines lanes and heads."""
 
+    adapted: AdaptedModel
     initial_rank: int
     """Components of every module at the start."""
     limits: dict[str, int]

@@ -1,1 +1,1 @@
-"""From what a user names to tokenised splits: catalog, files, splits, encoding."""
+"""Rows of a task before they are encoded: read from files or the Hub, split, and with numbered classes."""

@@ -1,1 +1,1 @@
-"""Token sequences: texts, prompts, windows."""
+"""What a model reads: splits of token sequences, prompts with answers, and windows over long contexts."""

@@ -1,30 +1,20 @@
-"""Prompts and answers for causal language models: sequences, padded on the left so that all answers end together."""
+"""Prompts and answers for causal language models, padded on the left so that all answers end together."""
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.base import AssumedSplit, AutoClass, TaskType, require_columns, with_group
-from adapad_ray.tasks.encoding.texts import TokenSequences, end_to_end
+from adapad_ray.tasks.encoding.assumed import AssumedSplit
+from adapad_ray.tasks.encoding.texts import TokenSequences, concatenate
 from adapad_ray.tasks.losses import IGNORED
-from adapad_ray.tasks.source import DataSource
 
 if TYPE_CHECKING:
     import torch
-
-
-class PromptSource(DataSource):
-    """A prompt made of columns."""
-
-    prompt: str
-    """What the model reads, with columns in braces: `"{passage}\\nQuestion: {question}\\nAnswer:"`."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +24,16 @@ class PromptedSplit(TokenSequences):
     answered: np.ndarray
     """Tokens of each sequence's answer, int64 `[sequences]`."""
     labels: np.ndarray
-    """`[items]`, or what the type compares with."""
+    """What predictions are compared with, `[items]`."""
     gold: tuple[tuple[str, ...], ...] = ()
-    """Acceptable answers of every item, where answers are texts."""
+    """The acceptable answers of every item, if answers are texts."""
 
     def batch(self, indices: np.ndarray, pad_token_id: int) -> dict[str, torch.Tensor]:
-        """Sequences padded on the left, and what asks the model for the logits of their answers alone.
+        """Sequences padded on the left; the model computes logits of their answers only.
 
-        `input_ids`, `attention_mask` and `position_ids` are `[batch, longest]`; `logits_to_keep` `[answer]` are the
-        places before the tokens of the longest answer, counted from the end, and `labels` `[batch, answer]` these
-        tokens, `IGNORED` where a sequence's own answer is shorter.
+        `input_ids`, `attention_mask` and `position_ids` are `[batch, longest]`. `logits_to_keep` `[answer]` are the
+        positions before the tokens of the longest answer, counted from the end; `labels` `[batch, answer]` are these
+        tokens, or `IGNORED` where a sequence's answer is shorter.
         """
         import torch
 
@@ -57,7 +47,7 @@ class PromptedSplit(TokenSequences):
         return {name: torch.from_numpy(array) for name, array in inputs.items()}
 
     def prompts(self, indices: np.ndarray, pad_token_id: int) -> dict[str, torch.Tensor]:
-        """The prompts alone, padded on the left: what generation starts from."""
+        """The prompts without answers, padded on the left, for generation."""
         import torch
 
         rows = np.asarray(indices)
@@ -66,49 +56,14 @@ class PromptedSplit(TokenSequences):
 
     def _padded(self, rows: np.ndarray, pad_token_id: int, lengths: np.ndarray) -> dict[str, np.ndarray]:
         width = int(lengths.max(initial=1))
-        places = np.arange(width)[None, :] - (width - lengths)[:, None]
-        mask = places >= 0
-        tokens = self.tokens[np.where(mask, self.offsets[rows][:, None] + places, 0)]
+        positions = np.arange(width)[None, :] - (width - lengths)[:, None]
+        mask = positions >= 0
+        tokens = self.tokens[np.where(mask, self.offsets[rows][:, None] + positions, 0)]
         return {
             "input_ids": np.where(mask, tokens, pad_token_id).astype(np.int64),
             "attention_mask": mask.astype(np.int64),
-            "position_ids": np.where(mask, places, 0).astype(np.int64),
+            "position_ids": np.where(mask, positions, 0).astype(np.int64),
         }
-
-
-PromptSourceT = TypeVar("PromptSourceT", bound=PromptSource)
-
-
-class PromptTask(TaskType[PromptSourceT]):
-    """Answers of a causal language model, whose own words are its outputs; the loss is on the answers alone."""
-
-    auto_class: ClassVar[AutoClass] = "AutoModelForCausalLM"
-    loss = "answer_cross_entropy"
-
-    def outputs(self, label_names: tuple[str, ...]) -> int:
-        """None: the model gets no head."""
-        return 0
-
-    def assume(self, source: PromptSourceT, count: int, max_length: int, reader: Any) -> AssumedSplit:
-        """Prompts of `max_length` tokens, answer included."""
-        return assumed_prompts(count, max_length)
-
-
-def fill_prompts(table: pd.DataFrame, source: PromptSource, split: str, **columns: str) -> pd.DataFrame:
-    """`text`, the prompts; all columns that they and `columns` name are there and full.
-
-    Raises:
-        BadRequestError: one is not, or the prompt is no template.
-    """
-    try:
-        names = [name for _, name, _, _ in string.Formatter().parse(source.prompt) if name is not None]
-    except ValueError as error:
-        raise BadRequestError(f"task.prompt {source.prompt!r} is no template: {error}") from error
-    if not names:
-        raise BadRequestError(f"task.prompt {source.prompt!r} names no column: put columns in braces, as {{question}}")
-    require_columns(table, {name: name for name in names} | columns | {"group": source.group}, split)
-    filled = [source.prompt.format_map(row) for row in table[list(dict.fromkeys(names))].to_dict("records")]
-    return with_group(pd.DataFrame({"text": filled}), table, source)
 
 
 def sequences(
@@ -116,8 +71,8 @@ def sequences(
 ) -> tuple[list[list[int]], list[int]]:
     """Token sequences of every prompt with each of its answers, and the lengths of these answers.
 
-    A prompt that leaves its longest answer too little of `room` tokens loses its beginning, because questions stand at
-    the end; a token that opens every text stays. This is ours.
+    A prompt that is too long for `room` tokens with its longest answer loses its beginning, because questions are at
+    the end; the tokenizer's beginning-of-text token is kept. Not published; this project's choice.
     """
     opening = tokenizer.bos_token_id
     rows: list[list[int]] = []
@@ -136,15 +91,20 @@ def prompted(
     rows: list[list[int]], lengths: list[int], labels: np.ndarray, gold: tuple[tuple[str, ...], ...] = ()
 ) -> PromptedSplit:
     """The split of these sequences."""
-    tokens, offsets = end_to_end(rows)
+    tokens, offsets = concatenate(rows)
     return PromptedSplit(tokens, offsets, np.array(lengths, dtype=np.int64), labels, gold)
 
 
 def check_room(tokenizer: Any, max_length: int, answer: int) -> None:
-    """Refuse a `max_length` that leaves no prompt beside an answer of so many tokens, or exceeds the model's limit.
+    """Check that `max_length` leaves room for a prompt beside an answer, and is within the model's limit.
+
+    Args:
+        tokenizer: the model's.
+        max_length: tokens of prompt and answer.
+        answer: tokens of the longest answer.
 
     Raises:
-        BadRequestError: it does.
+        BadRequestError: it does not.
     """
     if not answer + 1 < max_length <= tokenizer.model_max_length:
         raise BadRequestError(
@@ -154,7 +114,7 @@ def check_room(tokenizer: Any, max_length: int, answer: int) -> None:
 
 
 def assumed_prompts(count: int, length: int) -> AssumedSplit:
-    """Sequences of so many tokens, the last of which is the answer."""
+    """Sequences of `length` tokens, the last of which is the answer."""
 
     def make(size: int) -> dict[str, np.ndarray]:
         ones = np.ones((size, length), dtype=np.int64)

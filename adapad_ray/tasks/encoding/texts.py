@@ -1,4 +1,4 @@
-"""Tokenised texts as flat numpy arrays: read-only sharing between processes costs nothing."""
+"""Tokenised texts as flat numpy arrays, which processes share without copies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.base import AssumedSplit
+from adapad_ray.tasks.encoding.assumed import AssumedSplit
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenSequences:
-    """Token sequences laid end to end."""
+    """Token sequences, concatenated."""
 
     tokens: np.ndarray
     """int32 `[total]`."""
@@ -40,7 +40,7 @@ class TokenSequences:
         return int(mask.sum()), mask.numel()
 
     def evaluation_batches(self, batch_size: int) -> list[np.ndarray]:
-        """Return index arrays that cover the split once, sequences of like length together."""
+        """Return index arrays that cover the split once, sequences of similar length together."""
         order = np.argsort(self.lengths, kind="stable")
         return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -60,7 +60,7 @@ class EncodedSplit(TokenSequences):
         `input_ids`, `attention_mask` and, where there are any, `token_type_ids` are `[batch, longest]`; `labels` is
         `[batch]`.
         """
-        import torch  # here, because naming and listing tasks should not wait for it
+        import torch  # slow, and not needed to list tasks
 
         rows = np.asarray(indices)
         starts, lengths = self.offsets[rows], self.lengths[rows]
@@ -78,10 +78,10 @@ class EncodedSplit(TokenSequences):
 
 
 def check_length(tokenizer: Any, max_length: int, *, pair: bool, room: int = 1) -> None:
-    """Refuse a `max_length` that leaves less than `room` tokens for the texts or exceeds the model's limit.
+    """Check that `max_length` leaves `room` tokens for the texts and is within the model's limit.
 
     Raises:
-        BadRequestError: it does.
+        BadRequestError: it is not.
     """
     least = tokenizer.num_special_tokens_to_add(pair=pair) + room
     if not least <= max_length <= tokenizer.model_max_length:
@@ -101,12 +101,12 @@ def encode_texts(frame: pd.DataFrame, tokenizer: Any, max_length: int, label_typ
         token_types = np.concatenate([np.asarray(row, dtype=np.int8) for row in encoded["token_type_ids"]])
         # Models take a missing segment for segment 0.
         token_types = token_types if token_types.any() else None
-    tokens, offsets = end_to_end(encoded["input_ids"])
+    tokens, offsets = concatenate(encoded["input_ids"])
     return EncodedSplit(tokens, offsets, token_types, frame["label"].to_numpy(dtype=label_type))
 
 
-def end_to_end(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Token sequences laid end to end, int32, and where each begins and ends, int64 `[rows + 1]`."""
+def concatenate(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Concatenated token sequences, int32, and their offsets, int64 `[rows + 1]`."""
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(ids) for ids in rows], out=offsets[1:])
     return np.concatenate([np.asarray(ids, dtype=np.int32) for ids in rows]), offsets

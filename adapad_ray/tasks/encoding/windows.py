@@ -1,4 +1,4 @@
-"""Windows over long contexts: what a model of spans reads, and where in the text its tokens stand."""
+"""Windows over long contexts, for models of spans, and the positions of their tokens in the text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from adapad_ray.tasks.encoding.texts import EncodedSplit, end_to_end
+from adapad_ray.tasks.encoding.texts import EncodedSplit, concatenate
 
 if TYPE_CHECKING:
     import torch
@@ -20,18 +20,18 @@ class SpanSplit:
     """Windows over the contexts of questions; the items are the questions."""
 
     windows: EncodedSplit
-    """Their `labels` are the first and the last token of the answer, int64 `[windows, 2]`; 0 and 0 where a window does
-    not hold it whole."""
+    """Their `labels` are the first and the last token of the answer, int64 `[windows, 2]`; 0 and 0 for a window that
+    does not hold the whole answer."""
     items: np.ndarray
     """Number of each window's question, int64 `[windows]`."""
     begins: np.ndarray
-    """Of every token, the place in the context where it begins, int32 `[total]`; -1 outside the context."""
+    """First character of every token in its context, int32 `[total]`; -1 outside the context."""
     ends: np.ndarray
-    """Where it ends."""
+    """The character after its last one."""
     contexts: tuple[str, ...]
-    """Of every question."""
+    """The context of every question."""
     answers: tuple[tuple[str, ...], ...]
-    """The gold answers of every question; none for questions that have none."""
+    """The gold answers of every question; empty for a question without one."""
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -55,14 +55,15 @@ class SpanSplit:
         return self.windows.size_of(batch)
 
     def evaluation_batches(self, batch_size: int) -> list[np.ndarray]:
-        """Index arrays that cover the windows once, those of like length together."""
+        """Index arrays that cover the windows once, windows of similar length together."""
         return self.windows.evaluation_batches(batch_size)
 
 
 def make_windows(frame: pd.DataFrame, tokenizer: Any, max_length: int, stride: int, max_question: int) -> SpanSplit:
-    """Windows of `max_length` tokens over every context `text`, behind its question `text_pair`.
+    """Windows of `max_length` tokens: a question `text_pair`, then a part of its context `text`.
 
-    Neighbours share `stride` tokens; questions are cut to `max_question`. `label` holds texts and starts of answers.
+    Neighbouring windows share `stride` tokens; questions are cut to `max_question`. `label` holds the texts of the
+    answers and their first characters.
     """
     encoded = tokenizer(
         _cut(frame["text_pair"].tolist(), tokenizer, max_question),
@@ -75,48 +76,48 @@ def make_windows(frame: pd.DataFrame, tokenizer: Any, max_length: int, stride: i
         return_attention_mask=False,
     )
     items = np.asarray(encoded["overflow_to_sample_mapping"], dtype=np.int64)
-    tokens, offsets = end_to_end(encoded["input_ids"])
+    tokens, offsets = concatenate(encoded["input_ids"])
     in_context = np.concatenate(
         [np.array([part == 1 for part in encoded.sequence_ids(row)]) for row in range(len(items))]
     )
-    places = np.concatenate([np.asarray(row, dtype=np.int32) for row in encoded["offset_mapping"]])
-    begins, ends = (np.where(in_context, places[:, side], -1).astype(np.int32) for side in (0, 1))
+    characters = np.concatenate([np.asarray(row, dtype=np.int32) for row in encoded["offset_mapping"]])
+    begins, ends = (np.where(in_context, characters[:, side], -1).astype(np.int32) for side in (0, 1))
     types = encoded.get("token_type_ids")
     spans = [
         _span_in_window(begins[offsets[w] : offsets[w + 1]], ends[offsets[w] : offsets[w + 1]], frame["label"].iloc[i])
         for w, i in enumerate(items)
     ]
     token_types = None if types is None else np.concatenate([np.asarray(row, dtype=np.int8) for row in types])
-    same: dict[str, str] = {}  # a context that many questions share is kept, and sent to workers, once
+    unique: dict[str, str] = {}  # a context that many questions share is stored and sent to workers once
     return SpanSplit(
         windows=EncodedSplit(tokens, offsets, token_types, np.array(spans, dtype=np.int64)),
         items=items,
         begins=begins,
         ends=ends,
-        contexts=tuple(same.setdefault(text, text) for text in frame["text"]),
+        contexts=tuple(unique.setdefault(text, text) for text in frame["text"]),
         answers=tuple(texts for texts, _ in frame["label"]),
     )
 
 
 def _cut(questions: list[str], tokenizer: Any, most: int) -> list[str]:
-    """Questions without white space around them, cut to so many tokens."""
+    """Stripped questions, cut to `most` tokens."""
     stripped = [question.strip() for question in questions]
-    found = tokenizer(
+    offsets = tokenizer(
         stripped, add_special_tokens=False, truncation=True, max_length=most, return_offsets_mapping=True
     )["offset_mapping"]
-    return [text[: places[-1][1]] if places else text for text, places in zip(stripped, found, strict=True)]
+    return [text[: spans[-1][1]] if spans else text for text, spans in zip(stripped, offsets, strict=True)]
 
 
 def _span_in_window(
     begins: np.ndarray, ends: np.ndarray, label: tuple[tuple[str, ...], tuple[int, ...]]
 ) -> tuple[int, int]:
-    """First and last token of the first gold answer, or 0 and 0 where the window does not hold it whole."""
+    """First and last token of the first gold answer, or 0 and 0 if the window does not hold all of it."""
     texts, starts = label
-    places = np.flatnonzero(begins >= 0)
-    if not texts or not len(places):
+    tokens = np.flatnonzero(begins >= 0)
+    if not texts or not len(tokens):
         return 0, 0
     start, stop = starts[0], starts[0] + len(texts[0])
-    if begins[places[0]] > start or ends[places[-1]] < stop:
+    if begins[tokens[0]] > start or ends[tokens[-1]] < stop:
         return 0, 0
-    inside = places[(ends[places] > start) & (begins[places] < stop)]
+    inside = tokens[(ends[tokens] > start) & (begins[tokens] < stop)]
     return (int(inside[0]), int(inside[-1])) if len(inside) else (0, 0)

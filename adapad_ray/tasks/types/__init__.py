@@ -1,1 +1,1 @@
-"""One file per task type."""
+"""Task types, one file each; `registry.TYPES` lists them and `tasks/README.md` tells how to add one."""

@@ -1,4 +1,4 @@
-"""A causal language model chooses: of several words or phrases after a prompt, the likeliest (BoolQ, SST-2 as text)."""
+"""Choices of a causal language model: the likeliest of several words or phrases after a prompt (BoolQ, SST-2)."""
 
 from __future__ import annotations
 
@@ -10,104 +10,97 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.base import Evaluated, Passes, RawTask, TaskData
-from adapad_ray.tasks.encoding.prompts import (
-    PromptedSplit,
-    PromptSource,
-    PromptTask,
-    check_room,
-    fill_prompts,
-    prompted,
-    sequences,
-)
+from adapad_ray.tasks.data.columns import classes_as_text, encode_classes, sort_classes
+from adapad_ray.tasks.encoding.prompts import PromptedSplit, check_room, prompted, sequences
 from adapad_ray.tasks.losses import IGNORED
-from adapad_ray.tasks.metrics import compute_metrics
-from adapad_ray.tasks.types.classification import encode_labels, labels_as_text, sort_labels
+from adapad_ray.tasks.metrics import ClassMetricName, check_classes, find_metric
+from adapad_ray.tasks.task_data import Evaluated, Passes, RawTask, TaskData
+from adapad_ray.tasks.types.prompts import PromptSource, PromptTask, fill_prompts
 
 
 class ChoiceSource(PromptSource):
-    """A prompt, and a word for each label."""
+    """A prompt, and a word for each class."""
 
     type: Literal["choice"]
     label: str = "label"
     words: dict[str, str] = Field(min_length=2)
-    """Label → what follows the prompt, its leading space included: `{0: " terrible", 1: " great"}`. Labels of the data
+    """Class → what follows the prompt, its leading space included: `{0: " terrible", 1: " great"}`. Classes of the data
     are compared as text, true and false in lower case."""
-    metric: Literal["accuracy", "f1", "macro_f1", "matthews", "accuracy_f1"] = "accuracy"
-    """F1 is of the second label, in the order in which labels sort."""
+    metric: ClassMetricName = "accuracy"
+    """`f1` is that of the second class, in sorted order."""
     score: Literal["sum", "mean"] = "sum"
-    """Of the log-probabilities of a choice's tokens; the mean favours no short choice."""
+    """Over the log-probabilities of a choice's tokens; the mean does not favour short choices."""
 
     @field_validator("words", mode="before")
     @classmethod
-    def _labels_are_text(cls, words: Any) -> Any:
-        """YAML reads `0` as a number, and `true` and `yes` as a truth value."""
+    def _classes_are_text(cls, words: Any) -> Any:
+        """YAML reads `0` as a number, and `true` and `yes` as booleans."""
         if not isinstance(words, Mapping):
             return words
         return {str(key).lower() if isinstance(key, bool) else str(key): word for key, word in words.items()}
 
 
 class Choice(PromptTask[ChoiceSource]):
-    """Prompts and choices. Training sees the right choice alone; the others only compete in evaluation."""
+    """Prompts and choices. Training reads the right choice only; evaluation compares all of them."""
 
     name = "choice"
     Source = ChoiceSource
 
     def select(self, table: pd.DataFrame, source: ChoiceSource, split: str) -> pd.DataFrame:
-        """Prompts, and labels as text."""
+        """Prompts, and classes as text."""
         frame = fill_prompts(table, source, split, label=source.label)
         labels = table[source.label]
         if pd.api.types.is_bool_dtype(labels):
             labels = labels.map({True: "true", False: "false"})
-        return frame.assign(label=labels_as_text(labels, source.label, split).to_numpy())
+        return frame.assign(label=classes_as_text(labels, source.label, split).to_numpy())
 
-    def label(
-        self, splits: Mapping[str, pd.DataFrame], source: ChoiceSource, name: str
+    def number_labels(
+        self, splits: Mapping[str, pd.DataFrame], source: ChoiceSource, task: str
     ) -> tuple[dict[str, pd.DataFrame], tuple[str, ...]]:
-        """Labels as numbers of the choices, all of which must have a word."""
-        names = sort_labels(set(source.words))
+        """Numbers of the choices; every class must have a word."""
+        names = sort_classes(set(source.words))
         for split, frame in splits.items():
             unknown = sorted(set(frame["label"]) - set(names))
             if unknown:
                 raise BadRequestError(
-                    f"the {split} split of task {name!r} holds labels without a word ({', '.join(unknown[:5])}): "
+                    f"the {split} split of task {task!r} holds labels without a word ({', '.join(unknown[:5])}): "
                     f"task.words has {', '.join(names)}"
                 )
-        if source.metric in ("f1", "accuracy_f1") and len(names) != 2:
-            raise BadRequestError(f"metric {source.metric} is for two words and task {name!r} has {len(names)}")
-        codes = {label: index for index, label in enumerate(names)}
-        return {split: encode_labels(frame, codes, split) for split, frame in splits.items()}, names
+        check_classes(source.metric, len(names), task)
+        return {split: encode_classes(frame, names, split) for split, frame in splits.items()}, names
 
     def settings(self, raw: RawTask) -> dict[str, Any]:
         """How choices are scored."""
-        return {"score": raw.source.score, "choices": len(raw.label_names)}
+        return {"score": raw.source.score, "choices": len(raw.class_names)}
 
     def check_reader(self, raw: RawTask, reader: Any, max_length: int) -> None:
         """A prompt must fit beside the longest choice."""
         check_room(reader, max_length, max(map(len, _choices(raw, reader))))
 
-    def encode(self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int) -> PromptedSplit:
+    def encode_split(
+        self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int
+    ) -> PromptedSplit:
         """One sequence an item for training, and one for each of its choices otherwise."""
         words, labels = _choices(raw, reader), frame["label"].to_numpy(dtype=np.int64)
         answers = [[words[label]] if split == "train" else words for label in labels]
         return prompted(*sequences(frame["text"].tolist(), answers, reader, max_length), labels)
 
     def evaluate(self, data: TaskData, passes: Passes, splits: list[str]) -> dict[str, Evaluated]:
-        """Log-probabilities of the choices `[items, choices]`, which are judged like logits."""
-        found = {}
+        """Log-probabilities of the choices `[items, choices]`, scored like logits of classes."""
+        results = {}
         for name in splits:
             split = data.splits[name]
             scores = np.empty(len(split), dtype=np.float32)
             for rows, batch, output in passes.outputs(split):
                 scores[rows] = _score(output.logits, batch["labels"], data.settings["score"])
             choices = scores.reshape(-1, data.settings["choices"])
-            found[name] = Evaluated(choices, compute_metrics(data.metric, choices, split.labels))
-        return found
+            results[name] = Evaluated(choices, find_metric(data.metric).scores(choices, split.labels))
+        return results
 
 
 def _choices(raw: RawTask, tokenizer: Any) -> list[list[int]]:
-    """Tokens of every choice, in the order of the labels."""
-    return [tokenizer(raw.source.words[label], add_special_tokens=False)["input_ids"] for label in raw.label_names]
+    """Tokens of every choice, in the order of the classes."""
+    return [tokenizer(raw.source.words[name], add_special_tokens=False)["input_ids"] for name in raw.class_names]
 
 
 def _score(logits: Any, labels: Any, how: str) -> np.ndarray:

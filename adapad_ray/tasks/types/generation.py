@@ -1,4 +1,4 @@
-"""A causal language model answers in its own words, greedily: exact match and F1 of SQuAD, or of the last number."""
+"""Generation: greedy answers of a causal language model, scored as in SQuAD or by their last number."""
 
 from __future__ import annotations
 
@@ -11,42 +11,36 @@ import pandas as pd
 from pydantic import Field
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.base import Evaluated, Passes, RawTask, TaskData
-from adapad_ray.tasks.encoding.prompts import (
-    PromptedSplit,
-    PromptSource,
-    PromptTask,
-    check_room,
-    fill_prompts,
-    prompted,
-    sequences,
-)
+from adapad_ray.tasks.encoding.prompts import PromptedSplit, check_room, prompted, sequences
+from adapad_ray.tasks.metrics import AnswerMetricName, find_metric
 from adapad_ray.tasks.squad_scores import exact_match, token_f1
+from adapad_ray.tasks.task_data import Evaluated, Passes, RawTask, TaskData
+from adapad_ray.tasks.types.prompts import PromptSource, PromptTask, fill_prompts
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 class GenerationSource(PromptSource):
-    """A prompt, and the answer that is to follow it."""
+    """A prompt, and the answer that should follow it."""
 
     type: Literal["generation"]
     answer: str = "answer"
-    """Column with a text, a list of acceptable texts, or SQuAD's `{text: [...]}`; the first is what is trained."""
+    """Column with a text, a list of acceptable texts, or SQuAD's `{text: [...]}`; the first one is trained."""
     no_answer: str = "unanswerable"
-    """What is said where the list is empty."""
+    """The answer where the list is empty."""
     separator: str = " "
-    """Between prompt and answer; with the answer it is what the model learns to write."""
+    """Text between prompt and answer, which the model learns to write with the answer."""
     max_new_tokens: int = Field(default=32, ge=2)
     """Tokens of the longest answer, the end-of-text token included; longer ones are cut in training."""
     stop: str | None = None
-    """Text at which an answer ends, beside the end-of-text token, as a line break."""
+    """Text that ends an answer, such as a line break, beside the end-of-text token."""
     match: Literal["text", "number"] = "text"
-    """`text`: SQuAD's normalisation. `number`: the last number of both, as for GSM8K, where F1 says the same."""
-    metric: Literal["exact_match", "answer_f1"] = "exact_match"
+    """`text`: SQuAD's normalisation. `number`: the last number of both, as for GSM8K; F1 is then the same."""
+    metric: AnswerMetricName = "exact_match"
 
 
 class Generation(PromptTask[GenerationSource]):
-    """Prompts and answers; the loss is on the answer's tokens and the end of the text alone."""
+    """Prompts and answers; the loss is on the answer's tokens and the end-of-text token only."""
 
     name = "generation"
     Source = GenerationSource
@@ -58,7 +52,7 @@ class Generation(PromptTask[GenerationSource]):
         return frame
 
     def settings(self, raw: RawTask) -> dict[str, Any]:
-        """How answers are made and compared."""
+        """How answers are generated and compared."""
         return {name: getattr(raw.source, name) for name in ("max_new_tokens", "stop", "match")}
 
     def check_reader(self, raw: RawTask, reader: Any, max_length: int) -> None:
@@ -67,10 +61,12 @@ class Generation(PromptTask[GenerationSource]):
             raise BadRequestError("the model's tokenizer has no end-of-text token, without which no answer ends")
         check_room(reader, max_length, raw.source.max_new_tokens)
 
-    def encode(self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int) -> PromptedSplit:
-        """Prompt, separator, the first acceptable answer and the end of the text.
+    def encode_split(
+        self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int
+    ) -> PromptedSplit:
+        """Prompt, separator, the first acceptable answer and the end-of-text token.
 
-        Prompts are cut to what `max_new_tokens` leaves of `max_length`, the same for training and for generation.
+        Prompts are cut to `max_length - max_new_tokens`, in training as in generation.
         """
         source: GenerationSource = raw.source
         texts = [source.separator + answers[0] for answers in frame["label"]]
@@ -85,18 +81,18 @@ class Generation(PromptTask[GenerationSource]):
         return prompted(rows, lengths, labels, tuple(frame["label"]))
 
     def evaluate(self, data: TaskData, passes: Passes, splits: list[str]) -> dict[str, Evaluated]:
-        """Exact match and F1 of what the model writes, `[items, 2]`."""
+        """Exact match and F1 of the generated answers, `[items, 2]`."""
         stop, match = data.settings["stop"], data.settings["match"]
-        found = {}
+        results = {}
         for name in splits:
             split = data.splits[name]
             assert isinstance(split, PromptedSplit)
             texts = passes.generate(split, data.settings["max_new_tokens"])
             texts = [(text.partition(stop)[0] if stop else text).strip() for text in texts]
             scores = np.array([_scores(t, gold, match) for t, gold in zip(texts, split.gold, strict=True)])
-            metrics = {"exact_match": float(scores[:, 0].mean()), "answer_f1": float(scores[:, 1].mean())}
-            found[name] = Evaluated(scores.astype(np.float32), metrics, tuple(texts))
-        return found
+            metrics = find_metric(data.metric).scores(scores, split.labels)
+            results[name] = Evaluated(scores.astype(np.float32), metrics, tuple(texts))
+        return results
 
 
 def last_number(text: str) -> str:

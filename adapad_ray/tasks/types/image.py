@@ -1,4 +1,4 @@
-"""Image classification: pictures in, one of several classes out; scikit-learn's digits by name."""
+"""Image classification: images in, one of several classes out; scikit-learn's digits by name."""
 
 from __future__ import annotations
 
@@ -13,21 +13,13 @@ import numpy as np
 import pandas as pd
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.base import (
-    AssumedSplit,
-    AutoClass,
-    Evaluated,
-    Passes,
-    RawTask,
-    Split,
-    TaskData,
-    TaskType,
-    batches_in_order,
-    require_columns,
-    with_group,
-)
+from adapad_ray.tasks.data.columns import classes_as_text, number_classes, require_columns, with_group
+from adapad_ray.tasks.encoding.assumed import AssumedSplit, batches_in_order
+from adapad_ray.tasks.logits import evaluate_logits
+from adapad_ray.tasks.metrics import ClassMetricName, check_classes
+from adapad_ray.tasks.rows import RowTask
 from adapad_ray.tasks.source import DataSource
-from adapad_ray.tasks.types.classification import evaluate_logits, labels_as_text, number_classes
+from adapad_ray.tasks.task_data import Evaluated, Passes, RawTask, Split, TaskData
 
 if TYPE_CHECKING:
     import torch
@@ -35,25 +27,25 @@ if TYPE_CHECKING:
 
 
 class ImageSource(DataSource):
-    """Pictures and labels."""
+    """Images and classes."""
 
     type: Literal["image"]
     image: str = "image"
-    """Column with the path of a picture (from the table's own folder), or with the picture as the Hub has it."""
+    """Column with the path of an image, relative to the table's folder, or with the image as the Hub stores it."""
     label: str = "label"
-    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    metric: ClassMetricName = "accuracy"
 
 
 @dataclass(frozen=True)
 class PixelSplit:
-    """Pictures of one size; each counts as one token."""
+    """Images of one size; each counts as one token."""
 
     pixels: np.ndarray
-    """uint8 `[pictures, channels, size, size]`."""
+    """uint8 `[images, channels, size, size]`."""
     labels: np.ndarray
-    """int64 `[pictures]`."""
+    """int64 `[images]`."""
     mean: tuple[float, ...]
-    """Of every channel, where values go from 0 to 1; subtracted when a batch is made."""
+    """Of every channel, for values from 0 to 1; subtracted when a batch is made."""
     deviation: tuple[float, ...]
 
     def __len__(self) -> int:
@@ -61,7 +53,7 @@ class PixelSplit:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Ones, int64 `[pictures]`."""
+        """Ones, int64 `[images]`."""
         return np.ones(len(self), dtype=np.int64)
 
     def batch(self, indices: np.ndarray, pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -75,7 +67,7 @@ class PixelSplit:
 
     @staticmethod
     def size_of(batch: Mapping[str, torch.Tensor]) -> tuple[int, int]:
-        """Pictures of a batch, twice."""
+        """Images of a batch, twice."""
         count = len(batch["pixel_values"])
         return count, count
 
@@ -84,30 +76,43 @@ class PixelSplit:
         return batches_in_order(len(self), batch_size)
 
 
-class Image(TaskType[ImageSource]):
-    """Pictures and classes; every picture is brought to the model's size, bicubically."""
+class Image(RowTask[ImageSource]):
+    """Images and classes; every image is resized to the model's size by bicubic interpolation."""
 
     name = "image"
-    auto_class: ClassVar[AutoClass] = "AutoModelForImageClassification"
+    auto_class: ClassVar[str | None] = "AutoModelForImageClassification"
+    rows_name_files = True
     Source = ImageSource
 
+    def reader(self, model: str) -> Any:
+        """The format of the model's images."""
+        from adapad_ray.models import image_format
+
+        return image_format(model)
+
+    def planning_reader(self, model: str) -> tuple[Any, bool]:
+        """The same: the model's configuration is enough."""
+        return self.reader(model), True
+
     def select(self, table: pd.DataFrame, source: ImageSource, split: str) -> pd.DataFrame:
-        """`image` is what to read; `text` its name, for carving and order: its file's, or a hash of its content."""
+        """`image` is a path or the content; `text` is the file's name, or a hash of the content."""
         require_columns(table, {"image": source.image, "label": source.label, "group": source.group}, split)
         base = Path(getattr(source, split, None) or ".").expanduser().parent
         images = [base / value if isinstance(value, str) else value for value in table[source.image]]
-        labels = labels_as_text(table[source.label], source.label, split)
+        labels = classes_as_text(table[source.label], source.label, split)
         frame = pd.DataFrame({"text": [_name(image) for image in images], "image": images, "label": labels.to_numpy()})
-        return with_group(frame, table, source)
+        return with_group(frame, table, source.group)
 
-    def label(
-        self, splits: Mapping[str, pd.DataFrame], source: ImageSource, name: str
+    def number_labels(
+        self, splits: Mapping[str, pd.DataFrame], source: ImageSource, task: str
     ) -> tuple[dict[str, pd.DataFrame], tuple[str, ...]]:
-        """Labels as numbers of the classes, which are those of the training split."""
-        return number_classes(splits, name)
+        """Numbers of the classes, which are those of the training split."""
+        numbered, class_names = number_classes(splits, task)
+        check_classes(source.metric, len(class_names), task)
+        return numbered, class_names
 
-    def encode(self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int) -> Split:
-        """Pictures of the model's size and channels."""
+    def encode_split(self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int) -> Split:
+        """Images of the model's size and channels."""
         pixels = np.stack([_pixels(image, split, reader.size, reader.channels) for image in frame["image"]])
         return PixelSplit(pixels, frame["label"].to_numpy(dtype=np.int64), reader.mean, reader.deviation)
 
@@ -115,24 +120,14 @@ class Image(TaskType[ImageSource]):
         """Logits `[items, classes]`."""
         return evaluate_logits(data, passes, splits)
 
-    def assume(self, source: ImageSource, count: int, max_length: int, reader: Any) -> AssumedSplit:
-        """Black pictures."""
+    def assume_split(self, source: ImageSource, count: int, max_length: int, reader: Any) -> AssumedSplit:
+        """Black images."""
 
         def make(size: int) -> dict[str, np.ndarray]:
             shape = (size, reader.channels, reader.size, reader.size)
             return {"pixel_values": np.zeros(shape, dtype=np.float32), "labels": np.zeros(size, dtype=np.int64)}
 
         return AssumedSplit(count, 1, make)
-
-
-def read_digits() -> tuple[dict[str, pd.DataFrame], str]:
-    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, and a sha256 of them."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pictures = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    table = pd.DataFrame({"image": list(pictures), "label": digits.target})
-    return {"train": table}, hashlib.sha256(pictures.tobytes() + digits.target.astype(np.int64).tobytes()).hexdigest()
 
 
 def _name(image: Any) -> str:

@@ -8,24 +8,26 @@ import numpy as np
 import pandas as pd
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.base import with_group
+from adapad_ray.tasks.data.columns import with_group
+from adapad_ray.tasks.losses import squared_error
+from adapad_ray.tasks.metrics import NumberMetricName
 from adapad_ray.tasks.source import TextSource
-from adapad_ray.tasks.types.classification import TextTask, select_texts
+from adapad_ray.tasks.types.texts import TextTask, select_texts
 
 
 class RegressionSource(TextSource):
     """A number for one or two texts."""
 
     type: Literal["regression"]
-    metric: Literal["pearson", "spearman", "pearson_spearman", "r2"] = "pearson_spearman"
-    """`pearson_spearman` is the mean of the two correlations, which GLUE judges STS-B by."""
+    metric: NumberMetricName = "pearson_spearman"
+    """`pearson_spearman` is the mean of the two correlations, by which GLUE judges STS-B."""
 
 
 class Regression(TextTask[RegressionSource]):
-    """Texts and numbers; the loss is the squared error, and the labels are not rescaled."""
+    """Texts and numbers. The loss is the squared error, and the labels are not rescaled."""
 
     name = "regression"
-    loss = "squared_error"
+    loss = staticmethod(squared_error)
     label_type = np.float32
     Source = RegressionSource
 
@@ -39,8 +41,8 @@ class Regression(TextTask[RegressionSource]):
                 f"column {source.label!r} of the {split} data holds {broken.iloc[0]!r}: labels of a regression are "
                 "finite numbers"
             )
-        return with_group(frame.assign(label=numbers.astype(float)), table, source)
+        return with_group(frame.assign(label=numbers.astype(float)), table, source.group)
 
-    def outputs(self, label_names: tuple[str, ...]) -> int:
+    def outputs(self, class_names: tuple[str, ...]) -> int:
         """One."""
         return 1

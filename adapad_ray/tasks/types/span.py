@@ -1,8 +1,8 @@
 """Extractive question answering: a question and a context in, a span of the context out, or no answer (SQuAD 1.1, 2.0).
 
-A long context is read in windows that overlap. The answer is the best span of all windows. Where questions without an
-answer are trained, the model abstains if the first token (the classifier's, in BERT) beats the best span by more than a
-threshold, which is chosen on validation and applied to the tests.
+A long context is read in overlapping windows. The answer is the best span of all windows. If training has questions
+without an answer, the model abstains where the first token (the classifier's, in BERT) beats the best span by more than
+a threshold, which is chosen on validation and applied to the tests.
 """
 
 from __future__ import annotations
@@ -15,22 +15,16 @@ import pandas as pd
 from pydantic import Field
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.base import (
-    AssumedSplit,
-    AutoClass,
-    Evaluated,
-    Passes,
-    RawTask,
-    TaskData,
-    TaskType,
-    require_columns,
-    with_group,
-)
+from adapad_ray.tasks.data.columns import require_columns, with_group
+from adapad_ray.tasks.encoding.assumed import AssumedSplit
 from adapad_ray.tasks.encoding.texts import assumed_texts, check_length
 from adapad_ray.tasks.encoding.windows import SpanSplit, make_windows
-from adapad_ray.tasks.metrics import check_finite
+from adapad_ray.tasks.losses import span_cross_entropy
+from adapad_ray.tasks.metrics import AnswerMetricName, check_finite, find_metric
+from adapad_ray.tasks.rows import RowTask
 from adapad_ray.tasks.source import DataSource
 from adapad_ray.tasks.squad_scores import best_threshold, exact_match, token_f1
+from adapad_ray.tasks.task_data import Evaluated, Passes, RawTask, TaskData
 
 
 class SpanSource(DataSource):
@@ -40,30 +34,30 @@ class SpanSource(DataSource):
     question: str = "question"
     context: str = "context"
     answers: str = "answers"
-    """Empty lists: the question has no answer."""
+    """Column of answers; empty lists mean that the question has none."""
     answerable_only: bool = False
-    """Whether questions without an answer are left out, which makes SQuAD 1.1 of SQuAD 2.0."""
-    metric: Literal["answer_f1", "exact_match"] = "answer_f1"
+    """Whether questions without an answer are left out, which turns SQuAD 2.0 into SQuAD 1.1."""
+    metric: AnswerMetricName = "answer_f1"
     stride: int = Field(default=128, ge=1)
     """Tokens that neighbouring windows share; the windows are `max_length` long."""
     max_question: int = Field(default=64, ge=1)
-    """Tokens; longer questions are cut. The value of BERT's own script, as the next two."""
+    """Tokens; longer questions are cut. As in BERT's own script, like the next two."""
     max_answer: int = Field(default=30, ge=1)
     """Tokens of the longest answer."""
     n_best: int = Field(default=20, ge=1)
-    """Starts and ends of each window that are combined to spans."""
+    """Starts and ends of each window that are combined into spans."""
 
 
-class Span(TaskType[SpanSource]):
+class Span(RowTask[SpanSource]):
     """Questions, contexts and spans."""
 
     name = "span"
-    auto_class: ClassVar[AutoClass] = "AutoModelForQuestionAnswering"
-    loss = "span_cross_entropy"
+    auto_class: ClassVar[str | None] = "AutoModelForQuestionAnswering"
+    loss = staticmethod(span_cross_entropy)
     Source = SpanSource
 
     def select(self, table: pd.DataFrame, source: SpanSource, split: str) -> pd.DataFrame:
-        """`text` is the context, by which splits are carved; `text_pair` the question; `label` texts and starts."""
+        """`text` is the context, `text_pair` the question, `label` the answers' texts and first characters."""
         columns = {"question": source.question, "context": source.context, "answers": source.answers}
         require_columns(table, columns | {"group": source.group}, split)
         frame = pd.DataFrame(
@@ -73,14 +67,14 @@ class Span(TaskType[SpanSource]):
                 "label": [_answers(value, source.answers, split) for value in table[source.answers]],
             }
         )
-        frame = with_group(frame, table, source)
+        frame = with_group(frame, table, source.group)
         if source.answerable_only:
             frame = frame[[len(texts) > 0 for texts, _ in frame["label"]]].reset_index(drop=True)
         _check_starts(frame, split)
         return frame
 
-    def outputs(self, label_names: tuple[str, ...]) -> int:
-        """Start and end."""
+    def outputs(self, class_names: tuple[str, ...]) -> int:
+        """Two: start and end."""
         return 2
 
     def settings(self, raw: RawTask) -> dict[str, Any]:
@@ -93,44 +87,45 @@ class Span(TaskType[SpanSource]):
         source: SpanSource = raw.source
         check_length(reader, max_length, pair=True, room=source.max_question + source.stride + 1)
 
-    def encode(self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int) -> SpanSplit:
+    def encode_split(self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int) -> SpanSplit:
         """Windows of `max_length` tokens over every context."""
         source: SpanSource = raw.source
         return make_windows(frame, reader, max_length, source.stride, source.max_question)
 
     def evaluate(self, data: TaskData, passes: Passes, splits: list[str]) -> dict[str, Evaluated]:
-        """Predictions are exact match and F1 as judged, and the score against answering: `[questions, 3]`."""
+        """Exact match and F1 of the answers given, and the score against answering: `[questions, 3]`."""
         threshold = np.inf
-        found = {}
+        results = {}
         for name in splits:
             split = data.splits[name]
             assert isinstance(split, SpanSplit)
             spans = best_spans(split, passes, data.settings["n_best"], data.settings["max_answer"])
             scores = spans.scores(split.answers)
-            silent = (split.labels == 0).astype(float)
+            unanswered = (split.labels == 0).astype(float)
             if name == "validation" and data.settings["abstains"]:
-                threshold = best_threshold(spans.no_answer, scores[:, int(data.metric == "answer_f1")], silent)
+                threshold = best_threshold(spans.no_answer, scores[:, int(data.metric == "answer_f1")], unanswered)
             answered = spans.no_answer <= threshold
-            judged = np.where(answered[:, None], scores, silent[:, None])
-            found[name] = Evaluated(
+            judged = np.where(answered[:, None], scores, unanswered[:, None])
+            results[name] = Evaluated(
                 np.column_stack([judged, spans.no_answer]).astype(np.float32),
-                _metrics(judged, scores, split.labels == 1, threshold),
-                tuple(text if said else "" for text, said in zip(spans.texts, answered, strict=True)),
+                find_metric(data.metric).scores(judged, split.labels)
+                | _by_kind(judged, scores, split.labels == 1, threshold),
+                tuple(text if given else "" for text, given in zip(spans.texts, answered, strict=True)),
             )
-        return found
+        return results
 
-    def assume(self, source: SpanSource, count: int, max_length: int, reader: Any) -> AssumedSplit:
-        """One whole window a question."""
+    def assume_split(self, source: SpanSource, count: int, max_length: int, reader: Any) -> AssumedSplit:
+        """One full window per question."""
         return assumed_texts(count, max_length, np.zeros(2, dtype=np.int64))
 
 
 @dataclass(frozen=True)
 class BestSpans:
-    """The best span of every question, over all its windows."""
+    """The best span of every question among all its windows."""
 
     texts: list[str]
     no_answer: np.ndarray
-    """How much better the lowest score of the first token is than the span's, float64 `[questions]`."""
+    """The lowest score of the first token minus the span's score, float64 `[questions]`."""
 
     def scores(self, answers: tuple[tuple[str, ...], ...]) -> np.ndarray:
         """Exact match and F1 of the spans `[questions, 2]`."""
@@ -139,7 +134,7 @@ class BestSpans:
 
 
 def best_spans(split: SpanSplit, passes: Passes, n_best: int, max_answer: int) -> BestSpans:
-    """Search the best `n_best` starts and ends of every window for the span with the largest sum of logits.
+    """Return the spans with the largest sum of logits among the `n_best` starts and ends of every window.
 
     Raises:
         FloatingPointError: a logit is not finite.
@@ -165,11 +160,11 @@ def best_spans(split: SpanSplit, passes: Passes, n_best: int, max_answer: int) -
 
 
 def _best_pair(
-    starts: np.ndarray, ends: np.ndarray, places: np.ndarray, n_best: int, max_answer: int
+    starts: np.ndarray, ends: np.ndarray, tokens: np.ndarray, n_best: int, max_answer: int
 ) -> tuple[float, int, int]:
-    """Score, first and last token of the best span among `places`; -inf where there is none."""
-    first = places[np.argsort(-starts[places], kind="stable")[:n_best]]
-    last = places[np.argsort(-ends[places], kind="stable")[:n_best]]
+    """Score, first and last token of the best span of `tokens`; a score of -inf without one."""
+    first = tokens[np.argsort(-starts[tokens], kind="stable")[:n_best]]
+    last = tokens[np.argsort(-ends[tokens], kind="stable")[:n_best]]
     length = last[None, :] - first[:, None] + 1
     sums = np.where((length >= 1) & (length <= max_answer), starts[first][:, None] + ends[last][None, :], -np.inf)
     if not sums.size:
@@ -178,9 +173,9 @@ def _best_pair(
     return float(sums[i, j]), int(first[i]), int(last[j])
 
 
-def _metrics(judged: np.ndarray, scores: np.ndarray, has_answer: np.ndarray, threshold: float) -> dict[str, float]:
-    """Official scores over all questions and over both kinds; of the spans themselves where there is an answer."""
-    values = {"exact_match": judged[:, 0].mean(), "answer_f1": judged[:, 1].mean()}
+def _by_kind(judged: np.ndarray, scores: np.ndarray, has_answer: np.ndarray, threshold: float) -> dict[str, float]:
+    """Scores of the questions with and without an answer; of the best spans themselves where there is an answer."""
+    values: dict[str, float] = {}
     if has_answer.any():
         values |= {
             "has_answer_exact_match": judged[has_answer, 0].mean(),

@@ -1,0 +1,185 @@
+"""What the terminal shows while a sweep runs, and at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import rich.console
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from adapad_ray.cli.terminal import terminal
+from adapad_ray.report.inputs import FailedCell
+from adapad_ray.results import CellIdentity, CellResult
+from adapad_ray.sweep.observers import SweepObserver, SweepOutcome, SweepState
+
+if TYPE_CHECKING:
+    from adapad_ray.distributed import JobProgress
+    from adapad_ray.report.page import Report
+    from adapad_ray.sweep.planning.cells import Cell, Wave
+    from adapad_ray.sweep.planning.tune_cells import Winners
+
+
+class Console(SweepObserver):
+    """Shows a launch: a progress bar on a terminal, one line per finished cell elsewhere."""
+
+    def __init__(self, console: rich.console.Console | None = None) -> None:
+        self._rich = console or terminal()
+        self._bar: Progress | None = None
+        self._best: tuple[float, str] | None = None
+        self._running: dict[str, str] = {}
+        """Name of a running cell → share of its steps."""
+
+    def nothing_to_compute(self, cells: int) -> None:
+        """Prints one line."""
+        self._print(f"All {cells} cells are finished: nothing to compute.")
+
+    def computing_started(self, state: SweepState, expected: int, groups: int) -> None:
+        """Shows the bar: cells done, time left, the running cells, the best so far."""
+        self._print(f"{expected} cells, {groups} running side by side.")
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[status]}"),
+        )
+        self._bar = Progress(
+            *columns, console=self._rich, disable=not self._rich.is_terminal, speed_estimate_period=600
+        )
+        self._task = self._bar.add_task("starting", total=expected, status="")
+        self._bar.start()
+
+    def computing_ended(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def wave_planned(self, wave: Wave, additional: int) -> None:
+        """Lengthens the bar."""
+        self._lengthen(additional)
+
+    def trial_failed(self, label: str, number: int, reason: str) -> None:
+        """Prints the reason, and shortens the bar."""
+        self._print(f"search {label} trial {number} failed: {reason}")
+        self._lengthen(-1)
+
+    def cells_reused(self, results: Sequence[CellResult]) -> None:
+        """Prints their number, and advances the bar."""
+        self._print(f"{len(results)} cells are finished already.")
+        self._advance(len(results))
+
+    def winners_found(self, winners: Winners) -> None:
+        """Prints the chosen hyperparameters of each label."""
+        for (label, budget), point in winners.items():
+            chosen = ", ".join(
+                f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in point.items()
+            )
+            at = "" if budget is None else f" at {budget:,}"
+            self._print(f"tuned {label}{at}: {chosen}")
+
+    def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
+        """Shows the share of its steps."""
+        self._running[_name(cell.identity)] = f"{100 * progress.data['step'] // progress.data['steps']}%"
+        self._refresh(cell.identity.stage)
+
+    def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
+        """Advances the bar; prints the validation metric where there is no terminal."""
+        value = result.final.validation[result.metric]
+        if result.identity.stage != "parent" and (self._best is None or value > self._best[0]):
+            self._best = value, f"{result.identity.label} at {result.final.parameters:,}"
+        self._running.pop(_name(result.identity), None)
+        self._advance(1)
+        self._refresh(result.identity.stage)
+        if not self._rich.is_terminal:
+            seconds = result.cost.train_seconds + result.cost.evaluation_seconds
+            self._print(f"{_name(result.identity)}: validation {result.metric} {value:.3f}, {seconds:.0f} s")
+
+    def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
+        """Prints the reason."""
+        self._running.pop(_name(cell.identity), None)
+        self._print(f"{_name(cell.identity)} failed: {reason}")
+        self._advance(1)
+
+    def report(self, report: Report) -> None:
+        """Prints the curve, the verdict on each search, and the recommendation."""
+        self._curve(report.table, report.metric)
+        for sentence in (*report.verdicts, report.recommendation.sentence):
+            self._print(sentence)
+
+    def summary(self, outcome: SweepOutcome) -> None:
+        """Prints the failed cells and how many were computed."""
+        if outcome.failed:
+            self._rich.print(_failures(outcome.failed))
+        self._print(f"\n{outcome.computed} cells computed, {outcome.reused} reused, {len(outcome.failed)} failed.")
+
+    def links(self, links: Mapping[str, str | Path]) -> None:
+        """Prints where to look, one line each."""
+        for name, link in links.items():
+            self._rich.print(f"{name:<15}{link}", markup=False, highlight=False, soft_wrap=True)
+
+    def _curve(self, table: pd.DataFrame, metric: str) -> None:
+        """The final models; the number of prefixes."""
+        view = Table(title=f"{metric} on the test split, mean and 95 % interval", title_justify="left", box=SIMPLE_HEAD)
+        for heading in ("method", "budget", "parameters", "mean", "interval", "rank mean / max", "seeds", "train s"):
+            view.add_column(heading, justify="left" if heading == "method" else "right")
+        finals = table[table["kind"] == "final"]
+        for row in finals.to_dict("records"):
+            budget = "–" if pd.isna(row["budget"]) else f"{int(row['budget']):,}"
+            view.add_row(
+                str(row["label"]),
+                budget,
+                f"{row['parameters']:,.0f}",
+                f"{row['test_mean']:.3f}",
+                f"{row['test_low']:.3f} – {row['test_high']:.3f}",
+                f"{row['mean_rank']:.1f} / {row['max_rank']:.0f}",
+                str(row["n_seeds"]),
+                f"{row['train_seconds']:.0f}",
+            )
+        self._rich.print(view)
+        prefixes = len(table) - len(finals)
+        if prefixes:
+            self._print(f"curve.csv and the figure also hold {prefixes} prefix points.")
+        self._print("")
+
+    def _print(self, text: str) -> None:
+        self._rich.print(text, markup=False, highlight=False)
+
+    def _lengthen(self, cells: int) -> None:
+        if self._bar is not None:
+            total = self._bar.tasks[self._task].total or 0
+            self._bar.update(self._task, total=total + cells)
+
+    def _advance(self, cells: int) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._task, cells)
+
+    def _refresh(self, stage: str) -> None:
+        if self._bar is None:
+            return
+        running = ", ".join(f"{name} {share}" for name, share in list(self._running.items())[-2:])
+        best = f"best validation {self._best[0]:.3f} ({self._best[1]})" if self._best else ""
+        self._bar.update(self._task, description=stage, status=f"{running}  {best}")
+
+
+def _failures(failed: Sequence[FailedCell]) -> Table:
+    view = Table(title="Failed cells", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("method", "budget", "seed", "reason"):
+        view.add_column(heading)
+    for cell in failed:
+        budget = "–" if cell.budget is None else f"{cell.budget:,}"
+        view.add_row(cell.label, budget, str(cell.seed), escape(cell.reason))
+    return view
+
+
+def _name(identity: CellIdentity) -> str:
+    budget = "" if identity.budget is None else f" {identity.budget:,}"
+    return f"{identity.stage} {identity.label}{budget} seed {identity.seed}"

@@ -1,0 +1,56 @@
+"""Exit codes of the command, and the errors that lead to them."""
+
+from __future__ import annotations
+
+import errno
+import functools
+from collections.abc import Callable
+from typing import ParamSpec
+
+import typer
+
+from adapad_ray.cli.terminal import print_error
+from adapad_ray.errors import BadRequestError, StorageError
+
+DONE = 0
+FAILED = 1
+"""Some cells failed, or the storage could not be written."""
+BAD_REQUEST = 2
+INTERRUPTED = 130
+"""As shells report SIGINT."""
+
+P = ParamSpec("P")
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+def command(run: Callable[P, int]) -> Callable[P, None]:
+    """Makes a subcommand of a function that returns an exit code.
+
+    Expected errors are printed as one line on stderr and become the exit code; all others propagate.
+    """
+
+    @functools.wraps(run)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = run(*args, **kwargs)
+        except BadRequestError as error:
+            print_error(str(error))
+            code = BAD_REQUEST
+        except KeyboardInterrupt:
+            print_error("interrupted; finished cells are kept: run the same command again to continue")
+            code = INTERRUPTED
+        except StorageError as error:
+            print_error(f"{error}; finished cells are kept: run the same command again to continue")
+            code = FAILED
+        except OSError as error:
+            if error.errno not in _STORAGE_ERRORS:
+                raise
+            path = error.filename or "a file"
+            print_error(
+                f"{path} cannot be written ({error.strerror}); finished cells are kept: free some space and run the "
+                "same command again"
+            )
+            code = FAILED
+        raise typer.Exit(code)
+
+    return guarded

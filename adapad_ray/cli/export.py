@@ -1,0 +1,32 @@
+"""`adapad export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adapad_ray.cli.arguments import FolderArgument
+from adapad_ray.cli.exit_codes import DONE, command
+
+
+@command
+def export(
+    folder: FolderArgument,
+    method: Annotated[str, typer.Option(help="Label of the method in the sweep's file, as in lora/qv.")],
+    budget: Annotated[str, typer.Option(help="Budget of the sweep, as a number of parameters.")],
+    to: Annotated[Path, typer.Option(help="Folder to create.")],
+    prefix: Annotated[int | None, typer.Option(help="At most this many components per module.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: the seed that is best on validation.")] = None,
+) -> int:
+    """Copy one deployable PEFT adapter out of a finished sweep."""
+    from adapad_ray.cli.terminal import print_line
+    from adapad_ray.storage import fetched_folder
+    from adapad_ray.sweep.export import export_adapter
+
+    with fetched_folder(folder) as sweep:
+        point = export_adapter(sweep.path, to, label=method, budget=budget, prefix=prefix, seed=seed)
+    metrics = ", ".join(f"{name} {value:.3f}" for name, value in point.validation.items())
+    print_line(f"{to}: {point.parameters:,} adapter parameters on {len(point.ranks)} modules, validation {metrics}")
+    return DONE

@@ -1,0 +1,36 @@
+"""`adapad plan`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from adapad_ray.cli.arguments import OverridesArgument, SpecArgument
+from adapad_ray.cli.exit_codes import DONE, command
+
+
+@command
+def plan(
+    path: SpecArgument,
+    overrides: OverridesArgument = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    link_gbps: Annotated[float, typer.Option(help="Rate of the link between workers, in Gbit/s.")] = 10.0,
+) -> int:
+    """Show what a sweep would compute: cells, exact parameters, gaps, cost. Trains nothing."""
+    import dataclasses
+    import json
+
+    from adapad_ray.cli.tables import estimate_tables
+    from adapad_ray.cli.terminal import terminal
+    from adapad_ray.cost.estimate import estimate_sweep
+    from adapad_ray.sweep.spec_file import load_spec
+
+    estimate = estimate_sweep(load_spec(path, overrides or []), link_gbps)
+    console = terminal()
+    if as_json:
+        console.print_json(json.dumps(dataclasses.asdict(estimate)))
+        return DONE
+    for part in estimate_tables(estimate):
+        console.print(part)
+    return DONE

@@ -1,0 +1,23 @@
+"""`adapad report`."""
+
+from __future__ import annotations
+
+from adapad_ray.cli.arguments import FolderArgument
+from adapad_ray.cli.exit_codes import DONE, command
+
+
+@command
+def report(folder: FolderArgument) -> int:
+    """Rebuild the figures and the report from a sweep's finished cells."""
+    from adapad_ray.cli.console import Console
+    from adapad_ray.report.page import PAGE, build_report
+    from adapad_ray.storage import fetched_folder
+    from adapad_ray.sweep.manifest import Manifest
+
+    with fetched_folder(folder) as sweep:
+        built = build_report(sweep.path, Manifest.load(sweep.path).report_inputs())
+        sweep.save()
+    console = Console()
+    console.report(built)
+    console.links({"report": sweep.within(PAGE)})
+    return DONE

@@ -1,0 +1,38 @@
+"""`adapad sweep`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from adapad_ray.cli.arguments import OverridesArgument, SpecArgument
+from adapad_ray.cli.exit_codes import DONE, FAILED, command
+
+
+@command
+def sweep(
+    path: SpecArgument,
+    overrides: OverridesArgument = None,
+    out: Annotated[str | None, typer.Option(help="The sweep's folder or URL; default: <storage>/<name>.")] = None,
+) -> int:
+    """Run a sweep, or finish it: compute the missing cells, then draw the curve."""
+    from adapad_ray.cli.console import Console
+    from adapad_ray.distributed import sigterm_as_interrupt
+    from adapad_ray.report.page import PAGE
+    from adapad_ray.storage import working_folder
+    from adapad_ray.sweep.folder import sweep_location
+    from adapad_ray.sweep.run import Sweep
+    from adapad_ray.sweep.spec_file import load_spec
+
+    spec = load_spec(path, overrides or [])
+    console = Console()
+    with sigterm_as_interrupt(), working_folder(sweep_location(spec, out)) as folder:
+        outcome = Sweep(spec, folder, [console]).run()
+    links = {"results": folder.location, **outcome.mlflow}
+    if outcome.report is not None:
+        console.report(outcome.report)
+        links = {"report": folder.within(PAGE), "figure": folder.within("curve.png")} | links
+    console.summary(outcome)
+    console.links(links)
+    return FAILED if outcome.failed else DONE

@@ -1,0 +1,170 @@
+"""The tables and lines that commands print."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from adapad_ray.adapters.compression import CompressionReport, ModuleReport
+from adapad_ray.cost.estimate import SweepEstimate
+from adapad_ray.cost.worker_scaling import WORKERS
+
+
+def estimate_tables(estimate: SweepEstimate) -> list[Table | str]:
+    """Everything that `adapad plan` prints, from top to bottom."""
+    parts: list[Table | str] = [_cells_table(estimate)]
+    if estimate.gaps:
+        parts.append(_gaps_table(estimate))
+    if any(row.workers for row in estimate.rows):
+        parts.append(_workers_table(estimate))
+        parts.append(
+            f"Lanes are the mean over the steps, estimated where ranks are discovered; one worker per node, "
+            f"{estimate.link_gbps:g} Gbit/s each (--link-gbps). Evaluation is not included: rank 0 runs it alone."
+        )
+    return [*parts, *_notes(estimate)]
+
+
+def _cells_table(estimate: SweepEstimate) -> Table:
+    headings = ("method", "budget", "parameters", "remainder", "in training", "ranks", "lanes", "steps", "TFLOP")
+    table = _table(headings, title=f"{estimate.name}: {estimate.model}")
+    for row in estimate.rows:
+        at_most = "≤ " if row.ranks is None else ""
+        table.add_row(
+            row.label,
+            _count(row.budget),
+            f"{at_most}{row.parameters:,}",
+            _count(row.remainder),
+            f"{row.peak_parameters:,}",
+            "discovered" if row.ranks is None else "–".join(map(str, row.ranks[:: max(1, len(row.ranks) - 1)])) or "–",
+            str(row.lanes),
+            f"{row.steps:,}",
+            f"{row.train_flops / 1e12:,.1f}",
+        )
+    return table
+
+
+def _gaps_table(estimate: SweepEstimate) -> Table:
+    table = Table(title="Gaps: these cells cannot exist", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("method", "budget", "reason"):
+        table.add_column(heading)
+    for gap in estimate.gaps:
+        table.add_row(gap.label, f"{gap.budget:,}", gap.reason)
+    return table
+
+
+def _workers_table(estimate: SweepEstimate) -> Table:
+    """Training time by number of workers, for methods whose lanes workers can share."""
+    headings = ("method", "budget", "lanes", *(f"W = {count}" for count in WORKERS))
+    table = _table(headings, title="Training time of one cell with W workers", no_wrap=True)
+    for row in estimate.rows:
+        if row.workers:
+            times = [_duration(time.seconds) for time in row.workers]
+            table.add_row(row.label, _count(row.budget), f"{row.passes:.1f} (≤ {row.lanes})", *times)
+    return table
+
+
+def _notes(estimate: SweepEstimate) -> list[Table | str]:
+    notes: list[Table | str] = []
+    if estimate.sizes_are_packaged:
+        notes.append(
+            f"The configuration of {estimate.model} cannot be reached: the copy that comes with adapad-ray was used."
+        )
+    if estimate.tokens_are_words:
+        notes.append("No tokenizer was found: words are counted as tokens, so FLOPs and times are too low.")
+    if estimate.rows_are_assumed:
+        notes.append(
+            f"The data cannot be reached: {estimate.examples['train']:,} training examples of max_length tokens are "
+            "assumed, so FLOPs and times are upper bounds."
+        )
+    if estimate.parents["cells"]:
+        at_most = "at most " if estimate.cells["tune"] else ""
+        notes.append(
+            f"{at_most}{estimate.parents['trained']} parents are trained instead of {estimate.parents['cells']} "
+            "adapters: post-hoc cells share them, and the TFLOP of their rows are counted once."
+        )
+    notes.append("Counted from the model's configuration; no weights were read.")
+    cells = estimate.cells
+    counts = f"{cells['tune']} cells to tune and {cells['curve']} of the curve"
+    if "search" in cells:
+        counts = (
+            f"{cells['search']} trials to search, at most {cells['front']} cells to train their front again and "
+            f"{cells['curve']} of the curve"
+        )
+    time = _duration(estimate.single_worker_seconds)
+    return [*notes, f"{counts}; about {time} with one worker, at {estimate.throughput.basis}."]
+
+
+def compression_table(report: CompressionReport) -> Table:
+    """What the cut did: one row per kind of module (its path inside its layer), and the sum."""
+    headings = (
+        "modules",
+        "number",
+        "rank before",
+        "rank now",
+        "energy kept",
+        "parameters before",
+        "parameters now",
+    )
+    table = _table(headings)
+    kinds: dict[str, list[ModuleReport]] = {}
+    for module in report.modules:
+        kinds.setdefault(re.split(r"\.\d+\.", module.module)[-1], []).append(module)
+    for kind, modules in kinds.items():
+        table.add_row(*_compression_row(kind, modules))
+    if len(kinds) > 1:
+        table.add_section()
+        table.add_row(*_compression_row("all", report.modules))
+    return table
+
+
+def compression_summary(report: CompressionReport) -> str:
+    """What is left, in one line."""
+    before, now = report.ranks
+    remainder = "" if report.budget_remainder is None else f", {report.budget_remainder:,} of the budget left"
+    return (
+        f"{report.parameters:,} of {report.parameters_before:,} parameters "
+        f"({report.parameters / report.parameters_before:.1%}){remainder}; {now} of {before} ranks "
+        f"({now / before:.1%}); energy {report.energy_kept:.2%}, relative error of the update "
+        f"{report.relative_error:.2g}"
+    )
+
+
+def _compression_row(kind: str, modules: Sequence[ModuleReport]) -> list[str]:
+    energy = sum(m.energy for m in modules)
+    return [
+        kind,
+        str(len(modules)),
+        _range([m.rank_before for m in modules]),
+        _range([m.rank for m in modules]),
+        f"{sum(m.energy_kept for m in modules) / energy:.1%}" if energy else "–",
+        f"{sum(m.rank_before * m.cost for m in modules):,}",
+        f"{sum(m.rank * m.cost for m in modules):,}",
+    ]
+
+
+def _table(headings: Sequence[str], *, title: str | None = None, no_wrap: bool = False) -> Table:
+    """A table of numbers: the first column is aligned left, the others right."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if i else "left", no_wrap=no_wrap)
+    return table
+
+
+def _range(ranks: Sequence[int]) -> str:
+    low, high = min(ranks), max(ranks)
+    return str(low) if low == high else f"{low}–{high}, mean {sum(ranks) / len(ranks):.1f}"
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _duration(seconds: float) -> str:
+    """Two or three significant digits: 8.4 s, 12 min, 3.1 h."""
+    for size, unit in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"

@@ -1,0 +1,149 @@
+"""Every private name and environment switch of Ray that this project relies on; nothing else in the package uses one.
+
+Ray gives no promise about them. All were checked against Ray 2.60.0; check them again when the version in
+`constraints.txt` changes. Each function states what public functions lack.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+TRAIN_ENVIRONMENT: Mapping[str, str] = {
+    # How often a controller checks its workers. Ray's default of 2 s delays every start, death and end.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # The watcher is a process that warns workers before their node goes away. They keep checkpoints anyway.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+"""Environment of the process that calls `TorchTrainer.fit`."""
+
+TUNE_ENVIRONMENT: Mapping[str, str] = {
+    # Ctrl-C raises KeyboardInterrupt in the driver, instead of asking Tune to wind up.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # verbose=0 is silent only in the old output.
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+"""Environment of the process that calls `Tuner.fit`."""
+
+LOCAL_CLUSTER: Mapping[str, Any] = {
+    # A pool is mostly waiting processes, more than there are CPUs, and Ray would warn about their number.
+    "_system_config": {"worker_maximum_startup_concurrency": 8},
+}
+"""Arguments of `ray.init` for a local cluster."""
+
+SUBMISSION_LOGGERS = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers that report every step of a job submission."""
+
+# Callbacks of Ray Train that start an actor each. One distributes Ray Data sets, which are not used. The placement
+# group cleaner is detached: without the dashboard's packages it does not notice that its controller was killed, and
+# stays until the cluster ends. `remove_orphaned_placement_groups` does its work.
+_UNUSED_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
+
+
+@contextmanager
+def bound_to_loopback() -> Iterator[None]:
+    """Let the services that Ray starts inside the block listen on 127.0.0.1 only.
+
+    On Linux they bind to every interface, whatever address they are given, because other nodes may join; on macOS and
+    Windows they do not. The difference is one switch, which Ray reads when it is imported.
+    """
+    constants = ray._private.ray_constants
+    variable, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
+    inherited = os.environ.get(variable)
+    constants.ENABLE_RAY_CLUSTER, os.environ[variable] = False, "0"
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+        if inherited is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = inherited
+
+
+def silence_authentication() -> None:
+    """Drop the long notice that Ray prints when it creates an authentication token."""
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+
+
+def use_token_if_available() -> None:
+    """Turn token authentication on if this machine has a token. Ray's job client does not do it by itself."""
+    silence_authentication()
+    maybe_enable_token_auth_if_token_available(False)
+
+
+def autoscaling_limit() -> dict[str, float] | None:
+    """Return the largest resources the cluster may grow to; None for a cluster of fixed size."""
+    limit: dict[str, float] | None = ray._private.state.state.get_max_resources_from_cluster_config()
+    return limit
+
+
+def remove_orphaned_placement_groups() -> None:
+    """Remove the placement groups of this driver's dead actors.
+
+    A killed controller of Ray Train, even one whose workers are still starting, leaves its placement group behind until
+    the driver ends. The next controller would wait for these very resources. Public functions do not tell who created a
+    placement group.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    for entry in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(entry)
+        # A group that the driver itself made, such as Tune's for a trial, has no actor and counts as a dead one's.
+        by_an_actor = group.creator_actor_id != ray.ActorID.nil().binary()
+        orphaned = by_an_actor and group.creator_actor_dead and not group.is_detached
+        if orphaned and group.creator_job_id.hex() == job:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+
+
+async def ping(actor: ray.actor.ActorHandle) -> None:
+    """Call an actor without a method of its own.
+
+    Raises:
+        ActorUnavailableError: the actor cannot be reached at the moment.
+        RayActorError: the actor is dead.
+    """
+    await actor.__ray_ready__.remote()
+
+
+def lean_torch_trainer(*args: Any, **kwargs: Any) -> Any:
+    """Make a `TorchTrainer` without the callbacks that start helper actors of no use here."""
+    import ray.train.torch
+
+    class Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            return [c for c in super()._create_default_callbacks() if type(c).__name__ not in _UNUSED_CALLBACKS]
+
+    return Trainer(*args, **kwargs)
+
+
+@contextmanager
+def process_title(title: str) -> Iterator[None]:
+    """Show this actor's process as `ray::<title>` in `ps` and in Ray's dashboard while the block runs.
+
+    Workers outlive their cells, and an actor's name never changes. Ray builds the title from the actor's class after
+    every call, so the class is renamed; it belongs to this actor alone. Ray reports memory and CPU under the title.
+    """
+    worker = ray._private.worker.global_worker
+    own_class = type(worker.actors[worker.actor_id])
+    before = own_class.__name__
+    own_class.__name__ = title
+    ray._raylet.setproctitle(f"ray::{title}")
+    try:
+        yield
+    finally:
+        own_class.__name__ = before
+        ray._raylet.setproctitle(f"ray::{before}")

@@ -1,0 +1,127 @@
+"""Where a model comes from: a packaged name, a local folder or a name on the Hub. No weights are read here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import transformers
+
+from adapad_ray.assets import ASSETS, fetch, find_asset, require_hub
+from adapad_ray.errors import BadRequestError
+from adapad_ray.models.built_models import TINY_VIT, TINY_VIT_DESCRIPTION, converted, tiny_vit
+from adapad_ray.models.configs import find_config, list_configs
+from adapad_ray.models.reading import accepted_sources, quiet_transformers, reading_model
+from adapad_ray.models.task_models import LINEAR
+
+Pooling = Literal["mean", "own"]
+"""How a classifier of texts pools token states: their mean, or what the architecture itself does."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that has been found but not loaded."""
+
+    path_or_name: str
+    """A local folder with `config.json`, or a name on the Hub."""
+    pooling: Pooling
+    """The declared pooling: `mean` for sentence encoders, `own` for all others."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder; None for a model on the Hub."""
+        return Path(self.path_or_name) if os.path.isdir(self.path_or_name) else None
+
+
+def list_models() -> dict[str, str]:
+    """Return one line about each packaged model and each Hub model that can be planned offline, by name."""
+    packaged = {asset.name: asset.description for asset in ASSETS if asset.kind == "model"}
+    packaged |= {TINY_VIT: TINY_VIT_DESCRIPTION}
+    packaged |= {LINEAR: "one linear layer of zeros, as wide as the task: the model of the linear theory"}
+    return packaged | dict.fromkeys(list_configs(), "from the Hub; its sizes are kept for `adapad plan`")
+
+
+def resolve_model(source: str) -> ModelSource:
+    """Find a packaged model, a local folder or a Hub name.
+
+    Raises:
+        BadRequestError: the folder holds no model, the name is malformed, or the Hub cannot be reached.
+    """
+    if source == TINY_VIT:
+        with quiet_transformers():
+            return ModelSource(str(tiny_vit()), pooling="own")
+    if asset := find_asset("model", source):
+        with quiet_transformers():
+            folder = converted(fetch(asset))
+        return ModelSource(str(folder), pooling=_declared_pooling(folder))
+    path = Path(source).expanduser()
+    if os.path.isdir(path):  # Path.is_dir raises for a name that is too long for a file
+        if not (path / "config.json").is_file():
+            raise BadRequestError(f"model folder {source!r} has no config.json: pass what save_pretrained wrote")
+        return ModelSource(str(path.resolve()), pooling=_declared_pooling(path))
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith("."):
+        raise BadRequestError(f"model folder {source!r} does not exist: pass {accepted_sources()}")
+    require_hub(f"model {source!r}")
+    return ModelSource(source, pooling=_declared_pooling_on_hub(source))
+
+
+def resolve_for_planning(source: str) -> ModelSource:
+    """Find a model whose configuration is enough: `configs` stand in for the Hub where it cannot be reached.
+
+    Raises:
+        BadRequestError: as `resolve_model`, for a model that has no entry in `configs`.
+    """
+    kept = find_config(source)
+    if kept is None:
+        return resolve_model(source)
+    try:
+        resolved = resolve_model(source)
+        with reading_model(source):
+            read_config(resolved)
+    except BadRequestError:
+        return ModelSource(str(kept), pooling="own")
+    return resolved
+
+
+def keeps_sizes(source: str) -> bool:
+    """Return whether `resolve_for_planning` falls back on the sizes in `configs`."""
+    kept = find_config(source)
+    return kept is not None and Path(resolve_for_planning(source).path_or_name) == kept
+
+
+def read_config(source: ModelSource) -> Any:
+    """Return the configuration with the key-value cache off, because a classifier reads every token once."""
+    config: Any = transformers.AutoConfig.from_pretrained(source.path_or_name, trust_remote_code=False)
+    for part in (config, config.get_text_config()):
+        part.use_cache = False
+    return config
+
+
+def _declared_pooling(folder: Path) -> Pooling:
+    """Return `mean` for a folder that sentence-transformers wrote with mean pooling, else `own`."""
+    if not (folder / "modules.json").is_file():
+        return "own"
+    return _read_pooling(folder / "1_Pooling" / "config.json")
+
+
+def _declared_pooling_on_hub(name: str) -> Pooling:
+    with reading_model(name):
+        marker = transformers.utils.cached_file(name, "modules.json", _raise_exceptions_for_missing_entries=False)
+        if marker is None:
+            return "own"
+        settings = transformers.utils.cached_file(
+            name, "1_Pooling/config.json", _raise_exceptions_for_missing_entries=False
+        )
+    return "own" if settings is None else _read_pooling(Path(settings))
+
+
+def _read_pooling(settings: Path) -> Pooling:
+    try:
+        mean = json.loads(settings.read_text(encoding="utf-8")).get("pooling_mode_mean_tokens")
+    except (OSError, ValueError, AttributeError):
+        return "own"
+    return "mean" if mean is True else "own"

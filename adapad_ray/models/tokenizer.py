@@ -1,0 +1,55 @@
+"""Tokenizers: a model's own, ready to pad, or a stand-in to plan with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tokenizers
+import transformers
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.models.reading import reading_model
+from adapad_ray.models.source import ModelSource, resolve_for_planning, resolve_model
+
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "tekken.json")
+
+
+def load_tokenizer(source: str) -> Any:
+    """Load a model's tokenizer. Without a padding token of its own, it pads with its end-of-text token.
+
+    Raises:
+        BadRequestError: the model has no tokenizer, or the tokenizer has neither token.
+    """
+    resolved = resolve_model(source)
+    if not _has_tokenizer(resolved):
+        raise BadRequestError(f"model folder {source!r} has no tokenizer: write one there with its save_pretrained")
+    with reading_model(source):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(resolved.path_or_name, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise BadRequestError(
+                f"the tokenizer of model {source!r} has neither a padding nor an end-of-text token: add a pad_token"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def sketch_tokenizer(source: str) -> tuple[Any, bool]:
+    """Return a tokenizer to plan with, and whether it is the model's own.
+
+    The stand-in makes one token of every word and of every run of punctuation.
+
+    Raises:
+        BadRequestError: the model has a tokenizer that cannot be loaded.
+    """
+    if _has_tokenizer(resolve_for_planning(source)):
+        return load_tokenizer(source), True
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]"), False
+
+
+def _has_tokenizer(source: ModelSource) -> bool:
+    """Return whether a folder holds a tokenizer's files. Without them, some tokenizer classes load empty."""
+    folder = source.folder
+    return folder is None or any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES)

@@ -1,0 +1,63 @@
+"""What a report needs besides the finished cells; the sweep's manifest stores it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from adapad_ray.report.published import PublishedPoint
+
+
+class Gap(NamedTuple):
+    """A (label, budget) pair that cannot exist, and why."""
+
+    label: str
+    budget: int | None
+    reason: str
+
+
+class FailedCell(NamedTuple):
+    """A cell without a result, and why."""
+
+    label: str
+    budget: int | None
+    seed: int
+    reason: str
+
+
+class SearchedLabel(NamedTuple):
+    """The search of one label, in a sweep of `mode: search`."""
+
+    label: str
+    study: str
+    """Name of its study in the sweep's `optuna.db`."""
+    trials: int
+    """Trials that the sweep's file requests."""
+    front_label: str
+    """Label of the retrained front in the curve."""
+    front: list[int]
+    """Numbers of the trials that were retrained with every seed."""
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """What a report needs besides the finished cells."""
+
+    title: str
+    labels: Mapping[str, str] | None = None
+    """Label by cell id, for every cell of the sweep; None: all cells in the folder, with their recorded labels."""
+    gaps: Sequence[Gap] = ()
+    failed: Sequence[FailedCell] = ()
+    searched: Sequence[SearchedLabel] = ()
+    """The searches of a sweep of `mode: search`."""
+    published: Sequence[PublishedPoint] = ()
+    """Values from papers to show beside the sweep's own."""
+    mlflow_url: str | None = None
+    """Address of the comparison in MLflow, or the command that opens it."""
+    delta: float = 0.01
+    """Margin of the recommendation on the validation metric, and the difference that seeds are planned for."""
+    confidence: float = 0.95
+    """One-sided confidence of the recommendation."""
+    draws: int = 2000
+    """Bootstrap resamples of the test items."""

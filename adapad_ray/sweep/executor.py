@@ -1,0 +1,128 @@
+"""Where the cells of a launch are computed: an interface, and worker groups on Ray."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+import ray
+
+from adapad_ray.distributed import JobOutcome, JobProgress, WorkerPool, available_groups, connect
+from adapad_ray.distributed.cell_jobs import compute, open_workspace
+from adapad_ray.distributed.shared_backbone import share_backbone
+from adapad_ray.search.searchers import TrialCells, TuneCell
+from adapad_ray.search.space import Space
+from adapad_ray.search.studies import SearchStudy
+from adapad_ray.search.tuner import run_search_trials, run_tune_trials
+from adapad_ray.sweep.inputs import LoadedInputs
+from adapad_ray.sweep.spec import SweepSpec
+
+EventListener = Callable[[JobProgress | JobOutcome], None]
+
+
+class Executor(ABC):
+    """Computes jobs and passes their events to a listener, in the calling thread.
+
+    A job is computed when its cell's folder holds a result. Its outcome is the last event of a job; its failure is an
+    outcome too, and no exception.
+    """
+
+    groups: int
+    """Jobs that run side by side."""
+
+    @abstractmethod
+    def run_jobs(self, jobs: Mapping[str, dict[str, Any]], on_event: EventListener) -> None:
+        """Computes jobs, by cell id, and returns when all have ended."""
+
+    @abstractmethod
+    def run_tune_trials(
+        self,
+        cells: Sequence[TuneCell],
+        spaces: Mapping[str, Space],
+        seed: int,
+        storage: optuna.storages.BaseStorage,
+        on_event: EventListener,
+    ) -> None:
+        """Computes the cells of the tune stage, each as a trial of its study."""
+
+    @abstractmethod
+    def run_search_trials(
+        self,
+        studies: Mapping[str, SearchStudy],
+        cells: TrialCells,
+        concurrency: int | None,
+        on_event: EventListener,
+    ) -> None:
+        """Computes the trials that the studies, by label, still lack."""
+
+
+class RayExecutor(Executor):
+    """Worker groups on Ray; trials run through Ray Tune."""
+
+    def __init__(self, pool: WorkerPool, name: str) -> None:
+        self.groups = pool.groups
+        self._pool, self._name = pool, name
+
+    def run_jobs(self, jobs: Mapping[str, dict[str, Any]], on_event: EventListener) -> None:
+        """Puts all jobs into the pool's queue."""
+        for cell_id, payload in jobs.items():
+            self._pool.submit(cell_id, payload)
+        remaining = set(jobs)
+        while remaining:
+            for event in self._pool.poll(timeout=1.0):
+                on_event(event)
+                if isinstance(event, JobOutcome):
+                    remaining.discard(event.job_id)
+
+    def run_tune_trials(
+        self,
+        cells: Sequence[TuneCell],
+        spaces: Mapping[str, Space],
+        seed: int,
+        storage: optuna.storages.BaseStorage,
+        on_event: EventListener,
+    ) -> None:
+        """Runs one Ray Tune experiment for all studies."""
+        run_tune_trials(self._pool, cells, spaces, name=self._name, seed=seed, on_event=on_event, storage=storage)
+
+    def run_search_trials(
+        self,
+        studies: Mapping[str, SearchStudy],
+        cells: TrialCells,
+        concurrency: int | None,
+        on_event: EventListener,
+    ) -> None:
+        """Runs one Ray Tune experiment for all studies."""
+        run_search_trials(self._pool, studies, cells, name=self._name, concurrency=concurrency, on_event=on_event)
+
+
+@contextmanager
+def ray_executor(spec: SweepSpec, loaded: LoadedInputs, cells: int) -> Iterator[Executor]:
+    """Opens worker groups on the Ray cluster, at most `cells`, with backbone and data in the object store.
+
+    Raises:
+        BadRequestError: the cluster has no room for one group, or does not answer.
+    """
+    resources = spec.resources
+    with connect():
+        groups = available_groups(resources.workers, resources.cpus_per_worker, resources.gpus_per_worker)
+        shared = {
+            "backbone": ray.put(share_backbone(loaded.backbone)),
+            "data": ray.put(loaded.inputs.data),
+        }
+        loaded.backbone.model.to("meta")  # its weights are in the object store, and planning needs none
+        with WorkerPool(
+            open_workspace,
+            compute,
+            groups=min(groups, cells),
+            workers=resources.workers,
+            cpus_per_worker=resources.cpus_per_worker,
+            gpus_per_worker=resources.gpus_per_worker,
+            shared=shared,
+            max_attempts=spec.max_attempts,
+            name=spec.name,
+        ) as pool:
+            yield RayExecutor(pool, spec.name)

@@ -1,0 +1,91 @@
+"""The folder of a sweep: where it is, which sweep it belongs to, and one launch at a time in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.files import write_text
+from adapad_ray.safe_yaml import read_yaml
+from adapad_ray.storage import WorkingFolder, is_url
+from adapad_ray.sweep.lock import FolderLock, SweepLock, unwritable
+from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.sweep.store_lock import StoreLock
+
+RECORDED_SPEC = "spec.yaml"
+"""The resolved file of the sweep."""
+SHARED_BY_ALL_CELLS = ("model", "task", "pooling", "dtype")
+"""Fields of the file that cannot change in a sweep's folder."""
+
+
+def sweep_location(spec: SweepSpec, out: str | None = None) -> str:
+    """The sweep's folder or URL: `out` if given, else `<storage>/<name>`."""
+    if out is not None:
+        return out if is_url(out) else str(Path(out).absolute())
+    if is_url(spec.storage):
+        return f"{spec.storage.rstrip('/')}/{spec.name}"
+    return str((Path(spec.storage) / spec.name).absolute())
+
+
+@contextmanager
+def locked_folder(folder: WorkingFolder, spec: SweepSpec) -> Iterator[SweepLock]:
+    """Holds a sweep's folder while the block runs, with the resolved file recorded in it.
+
+    If the folder is in a store, its local copy is fetched first.
+
+    Raises:
+        BadRequestError: another launch holds it, it belongs to a sweep of another model or task, or it cannot be
+            written.
+    """
+    if folder.store is None:
+        check_owner(folder, spec)
+        with FolderLock(folder.path) as lock:
+            _record(folder.path, spec)
+            yield lock
+        return
+    with StoreLock(folder.store.url) as lock:
+        check_owner(folder, spec)
+        folder.fetch()
+        _record(folder.path, spec)
+        folder.save()
+        yield lock
+
+
+def check_owner(folder: WorkingFolder, spec: SweepSpec) -> None:
+    """Rejects a folder that belongs to a sweep of another model or task.
+
+    Raises:
+        BadRequestError: names the first field that differs.
+    """
+    text = folder.read(RECORDED_SPEC)
+    if text is None:
+        return
+    recorded, current = read_yaml(text, folder.within(RECORDED_SPEC)), spec.model_dump(mode="json")
+    if not isinstance(recorded, Mapping):
+        raise BadRequestError(f"{folder.within(RECORDED_SPEC)} is not a sweep's file: choose another name or --out")
+    for key in SHARED_BY_ALL_CELLS:
+        if recorded.get(key) != current[key]:
+            raise BadRequestError(
+                f"{folder.location} belongs to a sweep with {_difference(key, recorded.get(key), current[key])}: "
+                "choose another name or --out"
+            )
+
+
+def _difference(name: str, recorded: Any, current: Any) -> str:
+    """`task.train 'a.csv', not 'b.csv'`: the first field that differs, if both are mappings."""
+    if isinstance(recorded, Mapping) and isinstance(current, Mapping):
+        field = next(field for field in [*current, *recorded] if recorded.get(field) != current.get(field))
+        return _difference(f"{name}.{field}", recorded.get(field), current.get(field))
+    return f"{name} {recorded!r}, not {current!r}"
+
+
+def _record(folder: Path, spec: SweepSpec) -> None:
+    try:
+        write_text(folder / RECORDED_SPEC, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+    except OSError as error:
+        raise unwritable(folder, error) from error

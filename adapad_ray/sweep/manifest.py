@@ -1,0 +1,76 @@
+"""The manifest of a sweep's folder: what a report needs beside the finished cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.files import write_text
+from adapad_ray.report.inputs import FailedCell, Gap, ReportInputs, SearchedLabel
+from adapad_ray.report.published import PublishedPoint
+
+MANIFEST = "manifest.yaml"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Which cells belong to the sweep as its file is now, and what is missing."""
+
+    title: str
+    labels: dict[str, str] | None
+    """Cell id → label, for every cell of the sweep; None while they are unknown: then all finished cells count."""
+    gaps: list[Gap]
+    failed: list[FailedCell]
+    delta: float
+    """How much worse than the best, in units of the metric, a recommended model may be."""
+    mlflow: str
+    """Link to the comparison in MLflow; empty before the first report."""
+    searched: list[SearchedLabel] = field(default_factory=list)
+    published: list[PublishedPoint] = field(default_factory=list)
+
+    def save(self, folder: Path) -> None:
+        """Writes the manifest into the sweep's folder, atomically."""
+        rows = {name: [list(row) for row in getattr(self, name)] for name in ("gaps", "failed", "searched")}
+        published = [point.model_dump() for point in self.published]
+        content: dict[str, Any] = {**vars(self), **rows, "published": published}
+        write_text(folder / MANIFEST, yaml.safe_dump(content, sort_keys=False))
+
+    def report_inputs(self) -> ReportInputs:
+        """The inputs of `build_report`."""
+        return ReportInputs(
+            title=self.title,
+            labels=self.labels,
+            gaps=self.gaps,
+            failed=self.failed,
+            searched=self.searched,
+            published=self.published,
+            mlflow_url=self.mlflow or None,
+            delta=self.delta,
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Reads the manifest of a sweep's folder.
+
+        Raises:
+            BadRequestError: the folder holds no sweep.
+        """
+        path = folder / MANIFEST
+        if not path.exists():
+            raise BadRequestError(
+                f"{folder} holds no sweep ({MANIFEST} is missing): pass the folder that `adapad sweep` printed"
+            )
+        content = yaml.safe_load(path.read_text())
+        return cls(
+            **content
+            | {
+                "gaps": [Gap(*row) for row in content["gaps"]],
+                "failed": [FailedCell(*row) for row in content["failed"]],
+                "searched": [SearchedLabel(*row) for row in content["searched"]],
+                "published": [PublishedPoint(**point) for point in content["published"]],
+            }
+        )

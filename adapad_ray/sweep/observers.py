@@ -1,0 +1,206 @@
+"""What listens to a launch of a sweep: a base class with one method per event, and the observers of every launch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
+
+from adapad_ray.errors import BadRequestError, StorageError
+from adapad_ray.report.inputs import FailedCell
+from adapad_ray.results import CellResult
+from adapad_ray.storage import WorkingFolder
+
+if TYPE_CHECKING:  # the console is an observer too, and commands that only read a sweep start without Ray
+    from adapad_ray.distributed import JobProgress
+    from adapad_ray.report.page import Report
+    from adapad_ray.sweep.lock import SweepLock
+    from adapad_ray.sweep.planning.cells import Cell, Wave
+    from adapad_ray.sweep.planning.tune_cells import Winners
+    from adapad_ray.tracking import Tracker
+
+P = ParamSpec("P")
+
+
+@dataclass
+class SweepState:
+    """The cells of a launch so far. Observers may keep it, and read it from other threads through copies."""
+
+    cells: dict[str, Cell] = field(default_factory=dict)
+    """Planned so far, by id."""
+    results: dict[str, CellResult] = field(default_factory=dict)
+    """Results of finished cells, by id."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Cell id → why it has no result, as `<type of error>: <message>`."""
+    computed: int = 0
+    """Cells that this launch finished; it reuses the other results."""
+
+
+@dataclass
+class SweepOutcome:
+    """How a launch ended."""
+
+    computed: int
+    """Cells that this launch finished."""
+    reused: int
+    """Cells that earlier launches had finished."""
+    failed: list[FailedCell]
+    report: Report | None
+    """None if no cell of the curve is finished."""
+    mlflow: dict[str, str] = field(default_factory=dict)
+    """Links and commands that show the sweep in MLflow, by name; known when the launch has ended."""
+
+
+class SweepObserver:
+    """Listens to one launch. Every method does nothing: override those that you need.
+
+    They are called in the driver's main thread, for each event in the order of the observers. An exception ends the
+    launch.
+    """
+
+    def nothing_to_compute(self, cells: int) -> None:
+        """Earlier launches have finished all `cells` cells; `sweep_ended` follows."""
+
+    def computing_started(self, state: SweepState, expected: int, groups: int) -> None:
+        """Worker groups are starting.
+
+        Args:
+            state: grows during the launch.
+            expected: number of cells, as far as it is known.
+            groups: cells that run side by side.
+        """
+
+    def wave_planned(self, wave: Wave, additional: int) -> None:
+        """The cells of `wave` are known; `additional` of them are not in the expected number."""
+
+    def cells_reused(self, results: Sequence[CellResult]) -> None:
+        """An earlier launch has finished these cells of the wave."""
+
+    def winners_found(self, winners: Winners) -> None:
+        """The tune stage has ended, and the curve is about to be computed."""
+
+    def trial_failed(self, label: str, number: int, reason: str) -> None:
+        """The cell of a search's trial cannot exist: the trial counts as failed."""
+
+    def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
+        """A running cell has reported its progress."""
+
+    def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
+        """A cell has its result, after this many attempts."""
+
+    def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
+        """A cell has ended without a result; `reason` is `<type of error>: <message>`."""
+
+    def computing_ended(self) -> None:
+        """No cell is running any more; also called if an exception ended the launch."""
+
+    def report_started(self, state: SweepState) -> None:
+        """Every cell has ended, and the report is about to be written."""
+
+    def sweep_ended(self, state: SweepState, outcome: SweepOutcome) -> None:
+        """The report is written, and the launch is about to end."""
+
+    def sweep_interrupted(self, reason: BaseException) -> None:
+        """An exception, which may be `KeyboardInterrupt`, is about to end the launch."""
+
+
+class Observers:
+    """Observers in the order in which they are called."""
+
+    def __init__(self, observers: Sequence[SweepObserver]) -> None:
+        self._observers = list(observers)
+
+    def notify(self, hook: Callable[Concatenate[SweepObserver, P], None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Calls a method of `SweepObserver` on every observer, as in `notify(SweepObserver.computing_ended)`."""
+        for observer in self._observers:
+            getattr(observer, hook.__name__)(*args, **kwargs)
+
+
+class LockCheck(SweepObserver):
+    """Ends the launch when another launch has taken over the lock. It must be the first observer."""
+
+    def __init__(self, lock: SweepLock) -> None:
+        self._lock = lock
+
+    def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
+        """Checks the lock."""
+        self._lock.check()
+
+    def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
+        """Checks the lock."""
+        self._lock.check()
+
+    def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
+        """Checks the lock."""
+        self._lock.check()
+
+    def sweep_ended(self, state: SweepState, outcome: SweepOutcome) -> None:
+        """Checks the lock."""
+        self._lock.check()
+
+
+class StoreSync(SweepObserver):
+    """Uploads what has changed in the local copy of a store; does nothing for a folder."""
+
+    def __init__(self, folder: WorkingFolder, lock: SweepLock) -> None:
+        self._folder, self._lock = folder, lock
+
+    def wave_planned(self, wave: Wave, additional: int) -> None:
+        """Uploads the studies: a search's trial has parameters that no other launch would draw again."""
+        with suppress(StorageError):  # the next end of a cell tries again
+            self._folder.save()
+
+    def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
+        """Uploads the studies."""
+        self._folder.save()
+
+    def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
+        """Uploads the studies."""
+        self._folder.save()
+
+    def sweep_ended(self, state: SweepState, outcome: SweepOutcome) -> None:
+        """Uploads the report."""
+        self._folder.save()
+
+    def sweep_interrupted(self, reason: BaseException) -> None:
+        """Uploads the studies, unless another launch has taken over."""
+        with suppress(BadRequestError, StorageError):
+            self._lock.check()
+            self._folder.save()
+
+
+class TrackerLog(SweepObserver):
+    """Logs cells and report to MLflow; the tracker logs nothing twice."""
+
+    def __init__(self, tracker: Tracker, folder: WorkingFolder) -> None:
+        self._tracker, self._folder = tracker, folder.path
+
+    def cells_reused(self, results: Sequence[CellResult]) -> None:
+        """Logs them, if the launch that computed them could not."""
+        for result in results:
+            self._log(result)
+
+    def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
+        """Logs the cell."""
+        self._log(result)
+
+    def report_started(self, state: SweepState) -> None:
+        """Logs cells that are missing: the report links to all of them."""
+        for result in state.results.values():
+            self._log(result)
+
+    def sweep_ended(self, state: SweepState, outcome: SweepOutcome) -> None:
+        """Logs the report and ends the run of the sweep."""
+        if outcome.report is not None:
+            digest = hashlib.sha256("".join(sorted(state.results)).encode()).hexdigest()
+            self._tracker.log_report(outcome.report.table, outcome.report.files.values(), digest)
+        self._tracker.close("FAILED" if outcome.failed else "FINISHED")
+
+    def sweep_interrupted(self, reason: BaseException) -> None:
+        """Ends the run of the sweep as killed."""
+        self._tracker.close("KILLED", type(reason).__name__)
+
+    def _log(self, result: CellResult) -> None:
+        self._tracker.log_cell(result, self._folder / "cells" / result.id)

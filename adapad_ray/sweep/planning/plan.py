@@ -1,0 +1,89 @@
+"""The plan of a sweep: which methods train at which budgets, where the gaps are, and how many cells there will be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from adapad_ray.budget import BudgetTooSmallError
+from adapad_ray.sweep.planning import checks
+from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.rows import GapRow, Row, plan_row
+from adapad_ray.sweep.planning.search_cells import SearchCells
+from adapad_ray.sweep.spec import SweepSpec
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep consists of, before any result exists."""
+
+    budgets: list[int]
+    """In deployed adapter parameters, ascending."""
+    rows: list[Row]
+    gaps: list[GapRow]
+    cells: int
+    """Number of cells, without parents and without the retrained front of a search."""
+    searched: dict[str, list[Row]] = field(default_factory=dict)
+    """For `mode: search`: some rows from each label's search space, to estimate the cost of a trial."""
+
+
+def plan_sweep(cells: CellFactory) -> SweepPlan:
+    """Plans the whole sweep.
+
+    Raises:
+        BadRequestError: no method can reach a budget, a method cannot meet the tune budget, two labels describe the
+            same cells, or a label cannot be searched.
+    """
+    spec = cells.spec
+    budgets = sorted({cells.budget(value) for value in spec.budgets})
+    rows, gaps = _rows(cells)
+    checks.check_leaders(spec, rows)
+    rows, gaps = _with_gaps_of_followers(spec, rows, gaps)
+    checks.check_distinct(cells, rows)
+    checks.check_reachable(budgets, rows, gaps)
+    checks.check_tune_budget(cells)
+    searched = {}
+    if spec.search is not None:
+        search = SearchCells(cells, spec.search)
+        checks.check_searched(search)
+        searched = {label: search.sample(label) for label in search.labels}
+    return SweepPlan(budgets, rows, gaps, _count(spec, rows, len(searched)), searched)
+
+
+def _rows(cells: CellFactory) -> tuple[list[Row], list[GapRow]]:
+    spec = cells.spec
+    rows, gaps = [], []
+    for label in spec.labels():
+        if not spec.has_budget(label):
+            rows.append(plan_row(cells, label, None))
+            continue
+        for budget in sorted({cells.budget(value) for value in spec.budgets_of(label)}):
+            try:
+                rows.append(plan_row(cells, label, budget))
+            except BudgetTooSmallError as error:
+                gaps.append(GapRow(label, budget, str(error)))
+    return rows, gaps
+
+
+def _with_gaps_of_followers(spec: SweepSpec, rows: list[Row], gaps: list[GapRow]) -> tuple[list[Row], list[GapRow]]:
+    """Turns rows of labels with `compute_as` into gaps where their leader has a gap or trains only one lane."""
+    lanes = {(row.label, row.budget): row.plan.lanes for row in rows}
+    kept, added = [], []
+    for row in rows:
+        leader = spec.compute_as(row.label)
+        led_by = None if leader is None else lanes.get((leader, row.budget), 0)
+        if led_by is None or led_by >= 2:
+            kept.append(row)
+            continue
+        assert row.budget is not None, "labels without a budget have no compute_as"
+        problem = "has a gap here" if led_by == 0 else "trains one lane here"
+        added.append(GapRow(row.label, row.budget, f"{leader}, whose compute it is given, {problem}"))
+    return kept, gaps + added
+
+
+def _count(spec: SweepSpec, rows: list[Row], searched: int) -> int:
+    count = len(rows) * len(spec.seeds)
+    if spec.tune is not None:
+        count += spec.tune.trials * len(rows if spec.tune.each else spec.labels())
+    if spec.search is not None:
+        count += spec.search.trials * searched
+    return count

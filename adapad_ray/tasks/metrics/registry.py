@@ -1,0 +1,73 @@
+"""The metrics that a task may be judged by, by name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.tasks.metrics.answers import ANSWER_F1, EXACT_MATCH
+from adapad_ray.tasks.metrics.base import MeanOfTwo, Metric, Predicted
+from adapad_ray.tasks.metrics.classes import ACCURACY, F1, F1Macro, MatthewsCorrcoef
+from adapad_ray.tasks.metrics.numbers import R2, Pearson, Spearman
+from adapad_ray.validation import closest
+
+_ALL: tuple[Metric, ...] = (
+    ACCURACY,
+    F1(),
+    F1Macro(),
+    MatthewsCorrcoef(),
+    MeanOfTwo(ACCURACY, F1(), split=1),
+    Pearson(),
+    Spearman(),
+    MeanOfTwo(Pearson(), Spearman(), split=5),
+    R2(),
+    EXACT_MATCH,
+    ANSWER_F1,
+)
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+"""Name → metric."""
+
+
+def find_metric(name: str) -> Metric:
+    """Return the metric of this name.
+
+    Raises:
+        BadRequestError: there is none.
+    """
+    if name not in METRICS:
+        raise BadRequestError(f"metric {name!r} is unknown: {_hint(name, list(METRICS))}")
+    return METRICS[name]
+
+
+def check_classes(name: str, classes: int, task: str) -> None:
+    """Check that a metric suits a task's number of classes.
+
+    Raises:
+        BadRequestError: it is for two classes, and the task has another number.
+    """
+    if find_metric(name).binary and classes != 2:
+        raise BadRequestError(f"metric {name} is for two classes and task {task!r} has {classes}: use f1_macro")
+
+
+def _named(predicted: Predicted) -> AfterValidator:
+    """Validates the name of a metric that takes such predictions."""
+
+    def check(name: str) -> str:
+        known = [metric.name for metric in METRICS.values() if metric.predicted == predicted]
+        if name not in known:
+            raise ValueError(_hint(name, known))
+        return name
+
+    return AfterValidator(check)
+
+
+ClassMetricName = Annotated[str, _named("classes")]
+NumberMetricName = Annotated[str, _named("numbers")]
+AnswerMetricName = Annotated[str, _named("answers")]
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = closest(name, known)
+    return f"{f'did you mean {near}? ' if near else ''}use one of {', '.join(known)}"

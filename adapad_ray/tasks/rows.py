@@ -1,0 +1,134 @@
+"""Task types whose rows are read from files or the Hub: reading, carving, order, caps and digest."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.tasks.base import TaskType
+from adapad_ray.tasks.data.splits import SPLITS, carve, carved_counts
+from adapad_ray.tasks.source import DataSource
+from adapad_ray.tasks.task_data import DataLimits, RawTask, Split, TaskData, digest_of
+
+DataSourceT = TypeVar("DataSourceT", bound=DataSource)
+
+
+class RowTask(TaskType[DataSourceT]):
+    """A task of rows. A subclass selects columns, encodes one split, and evaluates."""
+
+    @abstractmethod
+    def select(self, table: pd.DataFrame, source: DataSourceT, split: str) -> pd.DataFrame:
+        """The columns `text` and `label` of one split's rows, and what else the type needs.
+
+        `text` decides in which split a row is carved, and with `text_pair` and `label` the order of rows.
+
+        Raises:
+            BadRequestError: a column is missing, or holds an unusable value.
+        """
+
+    @abstractmethod
+    def encode_split(self, raw: RawTask, frame: pd.DataFrame, split: str, reader: Any, max_length: int) -> Split:
+        """One split as the model reads it.
+
+        Args:
+            raw: the task; `raw.source` is the user's description.
+            frame: the split's rows, from `select` and `number_labels`.
+            split: `train` or another; a type may encode answers for training only.
+            reader: the model's tokenizer, or the format of its images.
+            max_length: tokens of the longest example.
+        """
+
+    @abstractmethod
+    def assume_split(self, source: DataSourceT, count: int, max_length: int, reader: Any) -> Split:
+        """A split of `count` examples of `max_length` tokens without content."""
+
+    def number_labels(
+        self, splits: Mapping[str, pd.DataFrame], source: DataSourceT, task: str
+    ) -> tuple[dict[str, pd.DataFrame], tuple[str, ...]]:
+        """Splits whose `label` is what predictions are compared with, and the names of the classes, if any.
+
+        Args:
+            splits: rows as selected and carved.
+            source: the user's description.
+            task: the task's name, for messages.
+
+        Raises:
+            BadRequestError: labels and metric do not go together.
+        """
+        return dict(splits), ()
+
+    def settings(self, raw: RawTask) -> dict[str, Any]:
+        """What `evaluate` needs beside the splits. It becomes part of the data's digest."""
+        return {}
+
+    def check_reader(self, raw: RawTask, reader: Any, max_length: int) -> None:
+        """Check that the rows can be encoded.
+
+        Raises:
+            BadRequestError: `max_length` leaves no room for a text, or exceeds the model's limit.
+        """
+
+    def read(self, source: DataSourceT) -> RawTask:
+        """Three splits, and further tests where the source names some."""
+        name, tables, digest = source.read_tables()
+        splits = carve({split: self.select(table, source, split) for split, table in tables.items()})
+        for split, frame in splits.items():
+            if frame.empty:
+                raise BadRequestError(
+                    f"the {split} split of task {name!r} is empty: give it a file of its own or more training data"
+                )
+        labelled, class_names = self.number_labels(splits, source, name)
+        return RawTask(name, class_names, source.metric, labelled, digest, self.name, source)
+
+    def encode(self, raw: RawTask, reader: Any, limits: DataLimits) -> TaskData:
+        """Encode every split.
+
+        Rows are sorted by a hash of their content, and a cap keeps the first ones. Neither depends on the order of rows
+        in the source, and a smaller cap is part of a larger one.
+        """
+        self.check_reader(raw, reader, limits.max_length)
+        for split in SPLITS:
+            if (cap := limits.cap(split)) is not None and cap < 1:
+                raise BadRequestError(f"max_{split}_examples is {cap}: use at least 1, or leave it out for all")
+        splits = {}
+        for split in (*SPLITS, *(name for name in raw.splits if name not in SPLITS)):
+            frame = _in_hash_order(raw.splits[split])[: limits.cap(split)]
+            splits[split] = self.encode_split(raw, frame, split, reader, limits.max_length)
+        settings = self.settings(raw)
+        return TaskData(
+            name=raw.name,
+            class_names=raw.class_names,
+            metric=raw.metric,
+            splits=splits,
+            digest=digest_of(splits, raw.type, raw.metric, repr(sorted(settings.items()))),
+            loss=self.loss,
+            type=raw.type,
+            settings=settings,
+        )
+
+    def declares_rows(self, source: DataSourceT) -> bool:
+        """Whether `examples` has the number of training rows."""
+        return "train" in source.examples
+
+    def assume(self, source: DataSourceT, reader: Any, limits: DataLimits) -> TaskData:
+        """The declared number of rows, each of `max_length` tokens; missing splits take their share of them."""
+        counts = carved_counts({split: count for split, count in source.examples.items()})  # noqa: C416
+        splits: dict[str, Split] = {
+            split: self.assume_split(source, max(1, min(count, limits.cap(split) or count)), limits.max_length, reader)
+            for split, count in counts.items()
+        }
+        class_names = tuple(map(str, range(source.classes)))
+        return TaskData(source.name, class_names, source.metric, splits, "not loaded", self.loss, type=self.name)
+
+
+def _in_hash_order(frame: pd.DataFrame) -> pd.DataFrame:
+    columns = [frame["text"], frame["text_pair"] if "text_pair" in frame else frame["text"], frame["label"]]
+    keys = [
+        hashlib.sha256(f"{text}\0{pair}\0{label}".encode()).digest() for text, pair, label in zip(*columns, strict=True)
+    ]
+    return frame.iloc[sorted(range(len(keys)), key=keys.__getitem__)]

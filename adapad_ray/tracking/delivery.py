@@ -1,0 +1,93 @@
+"""Writes to a store that may be down for a while: what cannot be written waits, in order."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from adapad_ray.tracking.store import first_line
+
+logger = logging.getLogger(__name__)
+
+
+class Deliveries:
+    """A queue of writes to the store.
+
+    If the store fails, one warning is logged and the writes wait. They are tried again with the next write, at most
+    every `retry_seconds`.
+
+    Args:
+        store: name of the store, for messages.
+        refresh: reads the state of the store again after a failure, because a failed write may have arrived.
+    """
+
+    def __init__(self, store: str, refresh: Callable[[], object], retry_seconds: float = 30.0) -> None:
+        self.retry_seconds = retry_seconds
+        self._store, self._refresh = store, refresh
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._failed_at: float | None = None
+        """When the store last failed, in seconds of the monotonic clock; None while it works."""
+
+    def send(self, write: Callable[[], None], *, now: bool = False) -> bool:
+        """Writes what waits and then `write`; returns whether everything was delivered.
+
+        Shortly after a failure the store is not tried, unless `now`.
+        """
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        self._waiting.append(write)
+        was_down = self._failed_at is not None
+        if self._failed_at is not None and not now and monotonic() - self._failed_at < self.retry_seconds:
+            return False
+        try:
+            with _interrupts_delayed():
+                if was_down:
+                    self._refresh()
+                while self._waiting:
+                    self._waiting[0]()
+                    self._waiting.popleft()
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            if not was_down:
+                logger.warning(
+                    "MLflow's store %s is unavailable (%s): the sweep continues and logs to it later",
+                    self._store,
+                    first_line(error),
+                )
+            self._failed_at = monotonic()
+            return False
+        if was_down:
+            logger.warning("MLflow's store %s is available again: everything was logged", self._store)
+            self._failed_at = None
+        return True
+
+
+@contextmanager
+def _interrupts_delayed() -> Iterator[None]:
+    """Delays Ctrl-C and SIGTERM to the end of the block, because they would break a transaction.
+
+    A second signal interrupts at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+
+    def delay(number: int, _frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, delay) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if caught:
+            signal.raise_signal(caught[0])

@@ -1,0 +1,60 @@
+"""Addresses of MLflow pages: the curve, the comparison of runs, the experiment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from adapad_ray.tracking.report_run import LoggedReport
+from adapad_ray.tracking.store import is_server, without_password
+
+RUNS_IN_LINK = 100
+"""Most runs in one comparison."""
+LONGEST_LINK = 2000
+"""Longest address that is printed to a terminal, in characters."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """Pages of one experiment. For a database they work while `serve_command` runs."""
+
+    uri: str
+    experiment_id: str
+
+    @property
+    def serve_command(self) -> str | None:
+        """The command that serves a database; None for a server."""
+        return None if is_server(self.uri) else f"mlflow ui --backend-store-uri {without_password(self.uri)}"
+
+    @property
+    def experiment(self) -> str:
+        """The page of the experiment."""
+        return f"{self._server}/#/experiments/{self.experiment_id}"
+
+    def comparison(self, run_ids: Sequence[str]) -> str:
+        """The comparison of these runs; with fewer than two runs, the page of the experiment."""
+        if len(run_ids) < 2:
+            return self.experiment
+        runs, experiments = json.dumps(list(run_ids[:RUNS_IN_LINK])), json.dumps([self.experiment_id])
+        return f"{self._server}/#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}"
+
+    def curve(self, report: LoggedReport) -> str:
+        """The curves of a report in one chart; the x axis is the parameter count."""
+        content: dict[str, Any] = {
+            "runs": [report.run_id],
+            "metric": report.curves[0],
+            "experiments": [self.experiment_id],
+            "plot_metric_keys": report.curves,
+            "plot_layout": {},
+            "deselected_curves": [],
+            "last_linear_y_axis_range": [],
+        }
+        query = "&".join(f"{name}={quote(json.dumps(value))}" for name, value in content.items())
+        return f"{self._server}/#/metric?{query}&x_axis=step&y_axis_scale=linear&line_smoothness=1&show_point=true"
+
+    @property
+    def _server(self) -> str:
+        return without_password(self.uri).rstrip("/") if is_server(self.uri) else "http://127.0.0.1:5000"

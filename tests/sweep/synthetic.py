@@ -1,0 +1,121 @@
+"""An executor without Ray that finishes every cell at once, and an observer that records what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from adapad_ray.distributed import JobError, JobOutcome, JobProgress
+from adapad_ray.errors import BadRequestError
+from adapad_ray.files import write_text
+from adapad_ray.results import CellIdentity, CellResult, Cost, Point
+from adapad_ray.storage import RECORD
+from adapad_ray.sweep.executor import Executor
+from adapad_ray.sweep.observers import SweepObserver
+
+
+def synthetic_result(cell_id: str, identity: CellIdentity, score: float = 0.5, passes: int = 1) -> CellResult:
+    """A record with this validation metric and this number of passes per step."""
+    parameters = identity.budget or 1
+    metrics = {"accuracy": score}
+    point = Point(kind="final", parameters=parameters, head_parameters=1, ranks={}, validation=metrics, test=metrics)
+    cost = Cost(
+        start_seconds=0, train_seconds=0, evaluation_seconds=0, train_flops=0, steps=10, lane_passes=10 * passes,
+        tokens=0, peak_parameters=0, peak_memory_bytes=0,
+    )  # fmt: skip
+    return CellResult(
+        id=cell_id, identity=identity, metric="accuracy", points=(point,), train_loss=(), cost=cost, versions={}
+    )
+
+
+class SyntheticExecutor(Executor):
+    """Computes cells in this process, one after another, by writing a record.
+
+    Args:
+        score: the validation metric of a cell.
+        passes: forward-and-backward passes per step of a cell.
+        error: why a cell fails; None if it does not. It may raise, which ends the launch.
+    """
+
+    groups = 2
+
+    def __init__(
+        self,
+        score: Callable[[CellIdentity], float] = lambda identity: 0.5,
+        passes: Callable[[CellIdentity], int] = lambda identity: 1,
+        error: Callable[[CellIdentity], JobError | None] = lambda identity: None,
+    ) -> None:
+        self._score, self._passes, self._error = score, passes, error
+        self.computed: list[CellIdentity] = []
+        """Identities of finished cells, in order."""
+
+    @contextmanager
+    def open(self, cells: int) -> Iterator[Executor]:
+        """As `Sweep` opens an executor."""
+        yield self
+
+    def run_jobs(self, jobs, on_event) -> None:
+        for cell_id, job in jobs.items():
+            self._run(cell_id, job, on_event)
+
+    def run_tune_trials(self, cells, spaces, seed, storage, on_event) -> None:
+        for cell in cells:
+            self._run(cell.cell_id, cell.payload, on_event)
+
+    def run_search_trials(self, studies, cells, concurrency, on_event) -> None:
+        for label, study in studies.items():
+            while (trial := study.take()) is not None:
+                try:
+                    cell_id, job = cells.job(label, trial.point)
+                except BadRequestError as error:
+                    study.fail(trial.number, str(error))
+                    cells.impossible(label, trial.number, str(error))
+                    continue
+                if cells.result(cell_id) is None:
+                    self._run(cell_id, job, on_event)
+                result = cells.result(cell_id)
+                if result is None:
+                    study.fail(trial.number, "it failed")
+                else:
+                    study.complete(trial.number, result.score, result.final.parameters)
+
+    def _run(self, cell_id: str, job: Any, on_event: Callable[[JobProgress | JobOutcome], None]) -> None:
+        identity = CellIdentity.model_validate(job["identity"])
+        on_event(JobProgress(cell_id, 0, 1, {"step": 1, "steps": 10}))
+        error = self._error(identity)
+        if error is not None:
+            on_event(JobOutcome(cell_id, "failed", None, error, 1, 0, 0.0))
+            return
+        result = synthetic_result(cell_id, identity, self._score(identity), self._passes(identity))
+        write_text(Path(job["folder"]) / RECORD, result.model_dump_json())
+        self.computed.append(identity)
+        on_event(JobOutcome(cell_id, "done", {"score": result.score}, None, 1, 0, 0.0))
+
+
+class Recorder(SweepObserver):
+    """Records the names of the hooks that are called, with their arguments."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+
+    @property
+    def hooks(self) -> list[str]:
+        """Names of the hooks in the order of their calls."""
+        return [name for name, _ in self.calls]
+
+    def arguments(self, hook: str) -> list[tuple[Any, ...]]:
+        """The arguments of every call of a hook."""
+        return [arguments for name, arguments in self.calls if name == hook]
+
+
+def _recording(hook: str) -> Callable[..., None]:
+    def record(self: Recorder, *arguments: Any) -> None:
+        self.calls.append((hook, arguments))
+
+    return record
+
+
+for _hook in [name for name in vars(SweepObserver) if not name.startswith("_")]:
+    setattr(Recorder, _hook, _recording(_hook))

@@ -1,0 +1,324 @@
+"""From file to cells without Ray and without weights: what is planned, what cannot be, and what is known when."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+
+import pytest
+
+from adapad_ray.cli.tables import estimate_tables
+from adapad_ray.cost.estimate import estimate
+from adapad_ray.errors import BadRequestError
+from adapad_ray.results import CellResult, Cost, Point
+from adapad_ray.sweep.inputs import sketch_inputs
+from adapad_ray.sweep.planning.curve_cells import CurveCells
+from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep
+from adapad_ray.sweep.planning.tune_cells import TuneCells
+from adapad_ray.sweep.spec_file import parse_spec
+
+ONE_EACH = 896
+"""Parameters of one component on each of the tiny model's 12 linear layers."""
+
+
+class Planner:
+    """Plans one sweep of `mode: curve`."""
+
+    def __init__(self, spec, inputs):
+        self.spec, self.inputs, self.cells = spec, inputs, CellFactory(spec, inputs)
+
+    def plan(self) -> SweepPlan:
+        return plan_sweep(self.cells)
+
+    @cached_property
+    def tuning(self) -> TuneCells | None:
+        return None if self.spec.tune is None else TuneCells(self.cells, self.plan(), self.spec.tune)
+
+    def waves(self, results):
+        """The waves of the tune stage, two of them empty without such a stage, and of the curve."""
+        yield from [[], []] if self.tuning is None else self.tuning.waves(results)
+        winners = None if self.tuning is None else self.tuning.winners(results)
+        yield from CurveCells(self.cells, self.plan()).waves(winners, results)
+
+
+@pytest.fixture
+def planner(tiny_model, reviews):
+    def make(**changes):
+        content = {
+            "name": "s",
+            "model": str(tiny_model),
+            "task": {"train": str(reviews), "text": "review", "label": "stars"},
+            "methods": {"lora": {}},
+            "budgets": [ONE_EACH, 2 * ONE_EACH],
+            "seeds": [0, 1],
+            "training": {"max_length": 32},
+        }
+        spec = parse_spec({**content, **changes})
+        return Planner(spec, sketch_inputs(spec))
+
+    return make
+
+
+METHODS, BUDGETS = ("lora", "adapad"), [ONE_EACH, 2 * ONE_EACH]
+TUNE = {"trials": 3, "budget": ONE_EACH, "space": {"learning_rate": {"log": [1e-3, 1e-1]}}}
+
+
+def result(planned, score, passes=1):
+    """A finished cell that scored so on validation."""
+    point = Point(kind="final", parameters=1, head_parameters=1, ranks={}, validation={"accuracy": score})
+    cost = Cost(
+        start_seconds=0, train_seconds=0, evaluation_seconds=0, train_flops=0, steps=10, lane_passes=10 * passes,
+        tokens=0, peak_parameters=0, peak_memory_bytes=0,
+    )  # fmt: skip
+    return CellResult(
+        id=planned.id,
+        identity=planned.cell.identity,
+        metric="accuracy",
+        points=(point,),
+        train_loss=(),
+        cost=cost,
+        versions={},
+    )
+
+
+def waves(planner, scores=lambda planned: 0.5, passes=lambda planned: 1):
+    """All waves, every cell finishing with the score and the passes that are given."""
+    results, found = {}, []
+    for wave in planner.waves(results):
+        results.update({p.id: result(p, scores(p), passes(p)) for p in wave})
+        found.append(wave)
+    return found
+
+
+def test_every_label_gets_the_same_trials_and_the_curve_takes_the_best_point(planner):
+    p = planner(tune=TUNE, methods={"lora": {}, "adapad": {}})
+    tune, _, curve, _ = waves(p, scores=lambda planned: planned.point["learning_rate"])
+    points = {}
+    for planned in tune:
+        points.setdefault(planned.cell.identity.label, []).append(planned.point["learning_rate"])
+    assert points["lora"] == points["adapad"] == points["head_only"]
+    assert len(points["lora"]) == 3
+    assert {c.cell.identity.training["learning_rate"] for c in curve} == {max(points["lora"])}
+    assert len(curve) == 2 * (1 + 2 + 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "computed"),
+    [
+        (
+            {"seeds": [0, 1, 2]},
+            {("curve", "head_only", None, 2), *(("curve", m, b, 2) for m in METHODS for b in BUDGETS)},
+        ),
+        ({"budgets": [*BUDGETS, 3 * ONE_EACH]}, {("curve", m, 3 * ONE_EACH, s) for m in METHODS for s in (0, 1)}),
+        (
+            {"methods": {"lora": {}, "adapad": {}, "cp": {}}},
+            {("tune", "cp", ONE_EACH, 0), *(("curve", "cp", b, s) for b in BUDGETS for s in (0, 1))},
+        ),
+        (
+            {"methods": {"lora": {}, "adapad": {"score_decay": 0.5}}},
+            {("tune", "adapad", ONE_EACH, 0), *(("curve", "adapad", b, s) for b in BUDGETS for s in (0, 1))},
+        ),
+    ],
+    ids=["a seed", "a budget", "a method", "a setting of one method"],
+)
+def test_a_change_of_the_file_computes_only_what_it_touches(planner, change, computed):
+    content = {"tune": TUNE, "methods": {method: {} for method in METHODS}}
+    before = {p.id for wave in waves(planner(**content)) for p in wave}
+    after = {p.id: p.cell.identity for wave in waves(planner(**content | change)) for p in wave}
+    new = [identity for cell, identity in after.items() if cell not in before]
+    assert {(i.stage, i.label, i.budget, i.seed) for i in new} == computed
+    assert len(new) == sum(TUNE["trials"] if stage == "tune" else 1 for stage, *_ in computed)
+
+
+def test_each_budget_can_be_tuned_for_itself(planner):
+    p = planner(tune={**TUNE, "budget": "each"}, methods={"lora": {}})
+
+    def small_rates_suit_the_small_budget(planned):
+        rate = planned.point["learning_rate"]
+        return 0.5 - rate if planned.cell.identity.budget == ONE_EACH else rate
+
+    tune, _, curve, _ = waves(p, scores=small_rates_suit_the_small_budget)
+    studies = {}
+    for planned in tune:
+        studies.setdefault(p.tuning.study(planned), set()).add(planned.point["learning_rate"])
+    (rates,) = {frozenset(tried) for tried in studies.values()}
+    assert set(studies) == {"head_only", f"lora@{ONE_EACH}", f"lora@{2 * ONE_EACH}"}
+    assert len(rates) == 3
+    chosen = {(c.cell.identity.budget, c.cell.identity.training["learning_rate"]) for c in curve}
+    assert chosen == {(None, max(rates)), (ONE_EACH, min(rates)), (2 * ONE_EACH, max(rates))}
+    assert p.plan().cells == len(tune) + len(curve) == 3 * 3 + 3 * 2
+
+
+def test_a_cell_is_identified_by_what_determines_it_and_not_by_names(planner):
+    ids = {c.id for c in waves(planner())[2]}
+    assert {c.id for c in waves(planner(methods={"lora/renamed": {}}))[2]} == ids
+    assert {c.id for c in waves(planner(storage="elsewhere", tracking="sqlite:///x.db"))[2]} == ids
+    assert not {c.id for c in waves(planner(training={"max_length": 32, "weight_decay": 0.1}))[2]} & ids
+
+
+def test_more_seeds_and_budgets_add_cells_and_change_none(planner):
+    ids = {c.id for c in waves(planner())[2]}
+    assert {c.id for c in waves(planner(seeds=[0, 1, 2], budgets=[ONE_EACH, 2 * ONE_EACH, 4 * ONE_EACH]))[2]} > ids
+
+
+def test_a_compute_matched_label_waits_for_its_leader_and_is_stretched_by_its_passes(planner):
+    p = planner(methods={"adapad": {"initial_rank": 0}, "lora/matched": {"compute_as": "adapad"}})
+    *_, leaders, followers = waves(p, passes=lambda planned: 3 if planned.cell.identity.method == "adapad" else 1)
+    assert {c.cell.identity.label for c in leaders} == {"head_only", "adapad"}
+    assert {c.cell.identity.training["epochs"] for c in followers} == {9.0}
+    assert len(followers) == 4
+
+
+def test_a_compute_matched_label_has_a_gap_where_its_leader_has_nothing_to_match(planner):
+    """Below one component per module the leader does not exist; at exactly one it trains a single lane."""
+    methods = {
+        "adapad": {},
+        "lora/matched": {"compute_as": "adapad", "allocation": "random"},
+        "lora/random": {"allocation": "random"},
+    }
+    p = planner(budgets=[ONE_EACH // 2, ONE_EACH, 2 * ONE_EACH], methods=methods)
+    gaps = [(gap.label, gap.budget) for gap in p.plan().gaps]
+    assert gaps == [("adapad", ONE_EACH // 2), ("lora/matched", ONE_EACH // 2), ("lora/matched", ONE_EACH)]
+
+
+def test_budgets_of_a_label_restrict_it(planner):
+    p = planner(methods={"lora": {}, "lora/small": {"budgets": [ONE_EACH], "lora_alpha": 4}})
+    assert [(row.label, row.budget) for row in p.plan().rows if row.label == "lora/small"] == [("lora/small", ONE_EACH)]
+
+
+def test_a_failed_leader_leaves_its_followers_out(planner):
+    p = planner(methods={"adapad": {"initial_rank": 0}, "lora/matched": {"compute_as": "adapad"}})
+    *_, followers = list(p.waves({}))
+    assert followers == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"methods": {"lora": {}, "lora/copy": {}}}, "lora and methods.lora/copy describe the same cells"),
+        (
+            {"methods": {"dora": {}, "lora/m": {"compute_as": "dora"}}},
+            "methods.lora/m.compute_as is dora",
+        ),
+        ({"budgets": [5]}, "no method of this sweep can reach budget 5"),
+        ({"tune": {**TUNE, "budget": 5}}, "tune.budget does not suit lora"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(planner, changes, words):
+    with pytest.raises(BadRequestError, match=words):
+        planner(**changes).plan()
+
+
+def test_full_fine_tuning_is_one_row_without_budget_whose_parameters_are_the_backbones(planner):
+    p = planner(methods={"lora": {}, "full": {"training": {"epochs": 1}}}, tune=TUNE)
+    rows = {(row.label, row.budget): row for row in p.plan().rows}
+    full = rows["full", None]
+    assert full.plan.parameters == full.plan.peak_parameters == p.inputs.backbone_parameters > 10_000
+    assert [budget for label, budget in rows if label == "full"] == [None]
+    described = {row.label: row for row in estimate(p.spec, p.inputs, p.plan()).rows}
+    lora, full = described["lora"], described["full"]
+    assert full.remainder is None and full.optimizer_bytes == 16 * p.inputs.backbone_parameters
+    assert full.train_flops == pytest.approx(3 * described["head_only"].train_flops / 3, rel=1e-6), (
+        "a third of the steps"
+    )
+    assert lora.train_flops > 2 * described["head_only"].train_flops
+
+
+PARA = {"methods": {"para": {"parent_rank": 4}, "para/uniform": {"parent_rank": 4, "cut": "uniform"}, "lora": {}}}
+
+
+def cells_of(waves, stage):
+    return [p.cell for wave in waves for p in wave if p.cell.identity.stage == stage]
+
+
+def test_one_parent_serves_every_budget_and_every_cut_of_a_seed(planner):
+    found = waves(planner(**PARA))
+    parents = cells_of(found, "parent")
+    assert {(p.identity.method, p.identity.seed, p.identity.budget) for p in parents} == {
+        ("lora", 0, 4 * ONE_EACH),
+        ("lora", 1, 4 * ONE_EACH),
+    }
+    assert len(parents) == 2
+    cut = [c for c in cells_of(found, "curve") if c.identity.method == "para"]
+    assert len(cut) == 2 * 2 * 2
+    for cell in cut:
+        assert cell.identity.parent in {p.id for p in parents if p.identity.seed == cell.identity.seed}
+    assert len({c.id for c in cut}) == len(cut)
+
+
+def test_parents_come_before_what_is_cut_from_them_and_hold_up_nothing_else(planner):
+    _, _, first, second, _ = waves(planner(**PARA))
+    assert {p.cell.identity.method for p in first} == {"lora", "head_only"}
+    assert {p.cell.identity.method for p in second} == {"para"}
+
+
+def test_more_budgets_need_no_more_parents_and_other_settings_need_others(planner):
+    def parents(**changes):
+        return {c.id for c in cells_of(waves(planner(**{**PARA, **changes})), "parent")}
+
+    few = parents()
+    assert parents(budgets=[ONE_EACH, 2 * ONE_EACH, 3 * ONE_EACH]) == few
+    assert parents(seeds=[0, 1, 2]) > few
+    assert not parents(methods={"para": {"parent_rank": 5}}) & few
+    assert not parents(training={"max_length": 32, "learning_rate": 1e-4}) & few
+
+
+def test_the_id_of_a_cell_is_the_hash_of_its_identity_without_names(planner):
+    cell = waves(planner())[2][0].cell
+    content = cell.identity.model_dump(mode="json", exclude={"model", "task", "label"})
+    expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    assert cell.id == expected
+
+
+def test_a_cell_is_made_once_and_hashed_once(planner, monkeypatch):
+    """Winners are computed many times during a launch."""
+    p, made = planner(tune=TUNE, methods={"lora": {}, "adapad": {}}), []
+    make, tuning = CellFactory._make, p.tuning
+    monkeypatch.setattr(CellFactory, "_make", lambda self, *args: made.append(args) or make(self, *args))
+    results = {planned.id: result(planned, 0.5) for wave in tuning.waves({}) for planned in wave}
+    assert len(made) == len(results) == 9
+    for _ in range(3):
+        tuning.winners(results)
+    assert len(made) == 9
+    cell = p.cells.cell(*made[0][:-1])
+    assert cell.id is p.cells.cell(*made[0][:-1]).id
+
+
+def test_a_parent_of_the_tune_stage_is_shared_by_the_cuts_and_serves_the_curve_again(planner):
+    """The list of points is the same for all labels, and seed 0 of the curve is the seed of the tune stage."""
+    found = waves(planner(tune=TUNE, **PARA), scores=lambda planned: planned.point.get("learning_rate", 0))
+    tuned = [p.cell for p in found[0] if p.cell.identity.stage == "parent"]
+    assert len(tuned) == 3 and len(found[0]) == 3
+    assert len([c for c in cells_of(found, "tune") if c.identity.method == "para"]) == 6
+    on_curve = cells_of(found[2:], "parent")
+    assert {c.identity.seed: c.id in {p.id for p in tuned} for c in on_curve} == {0: True, 1: False}
+
+
+def test_what_a_failed_parent_was_for_is_left_out(planner):
+    p = planner(**PARA)
+    results = {}
+    methods = []
+    for wave in p.waves(results):
+        done = [planned for planned in wave if planned.cell.identity.stage != "parent"]
+        results.update({planned.id: result(planned, 0.5) for planned in done})
+        methods += [planned.cell.identity.method for planned in done]
+    assert set(methods) == {"lora", "head_only"}
+
+
+def test_the_plan_says_how_many_trainings_are_shared(planner):
+    def estimated(**changes):
+        p = planner(**{**PARA, **changes})
+        return estimate(p.spec, p.inputs, p.plan())
+
+    plan = estimated()
+    assert plan.parents == {"trained": 2, "cells": 8}
+    assert any("2 parents are trained instead of 8 adapters" in str(part) for part in estimate_tables(plan))
+    para = [row for row in plan.rows if row.label.startswith("para")]
+    assert len({row.train_flops for row in para}) == 1
+    others = sum(row.train_flops for row in plan.rows if row not in para)
+    evaluation = sum(row.evaluation_flops for row in plan.rows)
+    assert plan.flops == pytest.approx(2 * (para[0].train_flops + others + evaluation))
+    assert estimated(tune=TUNE).parents == {"trained": 3 + 4, "cells": 8 + 6}
+    assert "parents are trained" not in "".join(map(str, estimate_tables(estimated(methods={"lora": {}}))))

@@ -1,0 +1,294 @@
+"""A launch from its first to its last event, on an executor without Ray: stages, observers, kills and relaunches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+from synthetic import Recorder, SyntheticExecutor
+
+from adapad_ray.distributed import JobError
+from adapad_ray.errors import BadRequestError, StorageError
+from adapad_ray.storage import WorkingFolder
+from adapad_ray.sweep import run
+from adapad_ray.sweep.manifest import Manifest
+from adapad_ray.sweep.observers import LockCheck, Observers, StoreSync, SweepObserver, TrackerLog
+from adapad_ray.sweep.run import Sweep
+from adapad_ray.sweep.spec_file import parse_spec
+
+ONE_EACH = 896
+"""Parameters of one component on each of the tiny model's 12 linear layers."""
+TUNE = {"trials": 3, "budget": ONE_EACH, "space": {"learning_rate": {"log": [1e-3, 1e-1]}}}
+SEARCH = {"trials": 6, "rerun": 2, "space": {"budget": {"choice": [8, ONE_EACH, 2 * ONE_EACH]}}}
+DIVERGED = JobError("DivergedError", "lane 1, step 3: the loss is nan")
+
+
+class Tracker:
+    """In place of MLflow."""
+
+    comparison_url = "http://mlflow/compare"
+
+    def __init__(self) -> None:
+        self.how_to_look = {"MLflow": "http://mlflow"}
+        self.cells: Counter[str] = Counter()
+        self.ends: list[tuple[str, ...]] = []
+
+    def log_cell(self, result, folder) -> None:
+        self.cells[result.id] += 1
+
+    def close(self, *end: str) -> None:
+        self.ends.append(end)
+
+
+@pytest.fixture
+def tracker(monkeypatch):
+    tracker = Tracker()
+    monkeypatch.setattr(run.Tracker, "open", lambda *arguments: tracker)
+    return tracker
+
+
+@pytest.fixture
+def launch(tiny_model, reviews, tmp_path, tracker, monkeypatch):
+    """Launches the sweep of these fields in one folder; what it returned and what an observer was told."""
+    monkeypatch.setattr(run, "build_report", lambda folder, inputs: None)
+    monkeypatch.setattr(run, "SweepMetrics", lambda sweep: SweepObserver())
+    content = {
+        "name": "s",
+        "model": str(tiny_model),
+        "pooling": "mean",
+        "task": {"train": str(reviews), "text": "review", "label": "stars"},
+        "methods": {"lora": {}},
+        "budgets": [ONE_EACH, 2 * ONE_EACH],
+        "seeds": [0, 1],
+        "training": {"max_length": 32},
+    }
+
+    def launch(executor, observers=(), **fields):
+        recorder, folder = Recorder(), tmp_path / "runs" / "s"
+        sweep = Sweep(
+            parse_spec({**content, **fields}),
+            WorkingFolder(str(folder), folder),
+            [*observers, recorder],
+            executor.open,
+        )
+        try:
+            return sweep.run(), recorder
+        except BaseException as error:
+            error.recorder = recorder
+            raise
+
+    return launch
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "runs" / "s"
+
+
+def kinds(executor) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((identity.stage, identity.label) for identity in executor.computed))
+
+
+def test_hooks_are_called_in_the_order_of_a_launch(launch):
+    executor = SyntheticExecutor(score=lambda identity: identity.training["learning_rate"])
+    outcome, recorder = launch(executor, tune=TUNE)
+    steps = [hook for hook, previous in zip(recorder.hooks, [None, *recorder.hooks], strict=False) if hook != previous]
+    cells = ["cell_progress", "cell_finished"]
+    tuned, curve = 2 * TUNE["trials"], 2 * (1 + 2)
+    assert steps == [
+        "computing_started",
+        "wave_planned", *cells * tuned,
+        "wave_planned",
+        "winners_found", *cells * curve,
+        "wave_planned",
+        "computing_ended",
+        "report_started",
+        "sweep_ended",
+    ]  # fmt: skip
+    ((state, expected, groups),) = recorder.arguments("computing_started")
+    assert (expected, groups) == (tuned + curve, 2)
+    assert len(state.results) == outcome.computed == expected
+    ((winners,),) = recorder.arguments("winners_found")
+    best = max(i.training["learning_rate"] for i in executor.computed if i.stage == "tune" and i.label == "lora")
+    assert winners["lora", None] == {"learning_rate": best}
+    assert {i.training["learning_rate"] for i in executor.computed if i.stage == "curve"} == {best}
+    assert outcome.mlflow == {"MLflow": "http://mlflow"}
+
+
+def test_the_next_launch_computes_nothing_and_logs_every_cell(launch, tracker):
+    first = SyntheticExecutor()
+    launch(first, tune=TUNE)
+    second = SyntheticExecutor()
+    outcome, recorder = launch(second, tune=TUNE)
+    assert recorder.hooks == ["nothing_to_compute", "report_started", "sweep_ended"]
+    assert recorder.arguments("nothing_to_compute") == [(len(first.computed),)]
+    assert (second.computed, outcome.computed, outcome.reused) == ([], 0, len(first.computed))
+    assert len(tracker.cells) == len(first.computed)
+    assert tracker.ends == [("FINISHED",), ("FINISHED",)]
+
+
+@pytest.mark.parametrize("kill", [KeyboardInterrupt, StorageError, RuntimeError])
+def test_a_launch_that_ends_early_closes_everything_and_the_next_computes_the_difference(launch, tracker, kill):
+    def dies_at_the_fifth_cell(identity):
+        if len(first.computed) == 4:
+            raise kill
+
+    first = SyntheticExecutor(error=dies_at_the_fifth_cell)
+    with pytest.raises(kill) as caught:
+        launch(first, tune=TUNE)
+    assert caught.value.recorder.hooks[-2:] == ["computing_ended", "sweep_interrupted"]
+    assert tracker.ends == [("KILLED", kill.__name__)]
+    second = SyntheticExecutor()
+    outcome, recorder = launch(second, tune=TUNE)
+    assert outcome.reused == 4 == sum(len(results) for (results,) in recorder.arguments("cells_reused"))
+    both = [*first.computed, *second.computed]
+    assert len({identity.model_dump_json() for identity in both}) == len(both) == 2 * 3 + 2 * 3
+
+
+def test_leaders_are_computed_before_the_labels_that_follow_their_compute(launch):
+    executor = SyntheticExecutor(passes=lambda identity: 3 if identity.method == "adapad" else 1)
+    methods = {"lora/matched": {"compute_as": "adapad"}, "adapad": {"initial_rank": 0}}
+    launch(executor, methods=methods, tune=TUNE)
+    assert [label for stage, label in kinds(executor) if stage == "tune"] == ["head_only", "adapad", "lora/matched"]
+    assert [label for stage, label in kinds(executor) if stage == "curve"] == ["head_only", "adapad", "lora/matched"]
+    epochs = {identity.label: identity.training["epochs"] for identity in executor.computed}
+    assert epochs["lora/matched"] == 3 * epochs["adapad"]
+
+
+def test_a_failed_leader_leaves_its_followers_out(launch):
+    executor = SyntheticExecutor(error=lambda identity: DIVERGED if identity.method == "adapad" else None)
+    methods = {"lora/matched": {"compute_as": "adapad"}, "adapad": {"initial_rank": 0}}
+    outcome, _ = launch(executor, methods=methods, reference=False)
+    assert executor.computed == []
+    assert {failed.label for failed in outcome.failed} == {"adapad"}
+
+
+def test_a_failed_parent_leaves_its_children_out_and_says_so(launch, folder, tracker):
+    executor = SyntheticExecutor(error=lambda identity: DIVERGED if identity.stage == "parent" else None)
+    outcome, recorder = launch(executor, methods={"lora": {}, "para": {"parent_rank": 4}}, seeds=[0])
+    assert kinds(executor) == [("curve", "head_only"), ("curve", "lora")]
+    (failed,) = outcome.failed
+    assert failed.label == "para" and failed.reason.startswith("DivergedError: lane 1, step 3")
+    assert "the cells that would be cut from it are missing" in failed.reason
+    assert Manifest.load(folder).failed == [failed]
+    assert [additional for _, additional in recorder.arguments("wave_planned")].count(1) == 1, "the parent"
+    assert tracker.ends == [("FAILED",)]
+
+
+def test_parents_come_before_their_children_and_are_computed_once(launch):
+    executor = SyntheticExecutor()
+    launch(executor, methods={"para": {"parent_rank": 4}, "para/uniform": {"parent_rank": 4, "cut": "uniform"}})
+    stages = [identity.stage for identity in executor.computed if identity.label != "head_only"]
+    assert stages == ["parent"] * 2 + ["curve"] * 2 * 2 * 2
+
+
+def test_a_search_runs_its_trials_and_then_retrains_its_front(launch, folder):
+    executor = SyntheticExecutor(score=lambda identity: (identity.budget or 0) / 10_000)
+    outcome, recorder = launch(executor, mode="search", search=SEARCH, reference=False)
+    storage = f"sqlite:///{folder / 'optuna.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    trials = optuna.load_study(study_name=name, storage=storage).trials
+    assert len(trials) == SEARCH["trials"]
+    impossible = [trial for trial in trials if trial.params["budget"] == 8]
+    assert len(recorder.arguments("trial_failed")) == len(impossible)
+    searched = [identity for identity in executor.computed if identity.stage == "search"]
+    assert len(searched) == len({trial.params["budget"] for trial in trials} - {8}), "a repeated point is one cell"
+    assert outcome.failed == []
+    labels = Counter(identity.label for identity in executor.computed if identity.stage == "curve")
+    assert labels["lora"] == 4
+    assert labels["lora/front"] == 0, "the front has the settings of the file here"
+    assert Manifest.load(folder).searched[0].front_label == "lora/front"
+    again = SyntheticExecutor()
+    _, recorder = launch(again, mode="search", search=SEARCH, reference=False)
+    assert again.computed == [] and recorder.hooks[0] == "nothing_to_compute"
+
+
+def test_the_front_of_a_search_is_retrained_with_every_seed(launch):
+    executor = SyntheticExecutor(score=lambda identity: (identity.budget or 0) / 10_000)
+    space = {"budget": {"choice": [ONE_EACH, 2 * ONE_EACH]}, "learning_rate": {"log": [1e-3, 1e-1]}}
+    _, recorder = launch(executor, mode="search", search={**SEARCH, "space": space}, reference=False)
+    front = [identity for identity in executor.computed if identity.label == "lora/front"]
+    assert Counter(identity.seed for identity in front) == {0: 2, 1: 2}
+    assert recorder.arguments("wave_planned")[-1][1] == len(front), "the plan does not count them"
+
+
+def test_a_trial_whose_cell_was_removed_is_computed_again(launch, folder):
+    fields = {"mode": "search", "search": {**SEARCH, "space": {"budget": {"choice": [ONE_EACH]}}}}
+    launch(SyntheticExecutor(), **fields)
+    searched = [
+        path for path in folder.glob("cells/*/result.json") if '"stage":"search"' in path.read_text().replace(" ", "")
+    ]
+    assert len(searched) == 1
+    searched[0].unlink()
+    executor = SyntheticExecutor()
+    launch(executor, **fields)
+    assert [identity.stage for identity in executor.computed] == ["search"]
+
+
+def test_an_observer_that_raises_ends_the_launch_and_the_others_hear_of_it(launch):
+    class Broken(SweepObserver):
+        def cell_finished(self, cell, result, attempts):
+            raise RuntimeError("no room on the screen")
+
+    with pytest.raises(RuntimeError, match="no room on the screen") as caught:
+        launch(SyntheticExecutor(), observers=[Broken()])
+    assert "cell_finished" not in caught.value.recorder.hooks
+    assert caught.value.recorder.hooks[-1] == "sweep_interrupted"
+
+
+# The observers of every launch ---------------------------------------------------------------------------------------
+
+
+class Lock:
+    """Another launch may take it over."""
+
+    lost = False
+
+    def check(self) -> None:
+        if self.lost:
+            raise BadRequestError("taken over by process 4")
+
+
+class Folder:
+    """Counts uploads."""
+
+    saved = 0
+    path = Path("/nowhere")
+
+    def save(self) -> None:
+        self.saved += 1
+
+
+def test_a_launch_that_lost_its_lock_ends_before_anything_is_logged_or_uploaded():
+    lock, folder, tracker = Lock(), Folder(), Tracker()
+    observers = Observers([LockCheck(lock), TrackerLog(tracker, folder), StoreSync(folder, lock)])
+    lock.lost = True
+    for hook, arguments in [
+        (SweepObserver.cell_progress, (None, None)),
+        (SweepObserver.cell_finished, (None, None, 1)),
+        (SweepObserver.cell_failed, (None, "", 1)),
+        (SweepObserver.sweep_ended, (None, None)),
+    ]:
+        with pytest.raises(BadRequestError, match="taken over by process 4"):
+            observers.notify(hook, *arguments)
+    observers.notify(SweepObserver.sweep_interrupted, BadRequestError("taken over"))
+    assert (folder.saved, tracker.cells, tracker.ends) == (0, {}, [("KILLED", "BadRequestError")])
+
+
+def test_an_interrupted_launch_uploads_its_studies():
+    folder = Folder()
+    StoreSync(folder, Lock()).sweep_interrupted(KeyboardInterrupt())
+    assert folder.saved == 1
+
+
+def test_an_outage_of_the_store_does_not_stop_a_trial_that_begins():
+    class Away(Folder):
+        def save(self) -> None:
+            raise StorageError("away")
+
+    observer = StoreSync(Away(), Lock())
+    observer.wave_planned([], 0)
+    with pytest.raises(StorageError):
+        observer.cell_failed(None, "", 1)
