@@ -22,8 +22,7 @@ from typing import Any
 
 import ray
 
-from adapad_ray.distributed import WorkerPool, connect
-from adapad_ray.distributed.cell_jobs import open_workspace
+from adapad_ray.distributed import JobOutcome, WorkerPool, connect
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.sweep.inputs import load_inputs
 from adapad_ray.sweep.planning.curve_cells import CurveCells
@@ -65,14 +64,20 @@ def run(
     name: str, cell: dict[str, Any], shared: dict[str, Any], groups: int, workers: int
 ) -> tuple[list[list[Rounds]], set[str]]:
     """Rounds by cell and rank, and the digests of the adapters; `groups` copies of the cell run side by side."""
+    ready = tempfile.mkdtemp()
+    shared = {**shared, "ready": ray.put(ready)}
     with WorkerPool(
-        open_workspace, "round_times:measure", groups=groups, workers=workers, shared=shared, name=name
+        "round_times:set_up", "round_times:measure", groups=groups, workers=workers, shared=shared, name=name
     ) as pool:
-        pool.wait_ready()
+        while len(list(Path(ready).iterdir())) < groups * workers:
+            pool.poll(0.1)
         folders = [Path(tempfile.mkdtemp()) / f"copy-{i}" for i in range(groups)]
         for i, folder in enumerate(folders):
             pool.submit(f"{name}-{i}", {"identity": cell, "folder": str(folder)})
-        failed = [o for o in pool.completed() if o.status != "done"]
+        outcomes: list[JobOutcome] = []
+        while len(outcomes) < groups:
+            outcomes += [event for event in pool.poll() if isinstance(event, JobOutcome)]
+        failed = [outcome for outcome in outcomes if outcome.status != "done"]
         if failed:
             raise SystemExit(f"{failed[0].job_id}: {failed[0].error}")
     rounds = [[json.loads(Path(f"{f}.rank-{rank}.json").read_text()) for rank in range(workers)] for f in folders]

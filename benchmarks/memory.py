@@ -88,7 +88,8 @@ def main() -> None:
         shared["backbone"] = ray.put(share_backbone(replace(backbone, tokenizer=None)))
         backbone.model.to("meta")  # as the driver of a sweep does
         with WorkerPool("memory:set_up", "memory:run", groups=arguments.groups, shared=shared, name="memory") as pool:
-            pool.wait_ready(600)
+            while len(list(Path(folder).iterdir())) < arguments.groups:  # every set-up writes a file
+                pool.poll(0.1)
             held = store_pss()
             titles = {process: process.cmdline()[0].split("/")[-1].strip() for process, pss in held.items() if pss}
         growth = {int(path.name): int(path.read_text()) for path in Path(folder).iterdir()}

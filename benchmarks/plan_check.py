@@ -21,7 +21,7 @@ from typing import Any
 import ray
 
 from adapad_ray.cost.estimate import estimate
-from adapad_ray.distributed import WorkerPool, connect
+from adapad_ray.distributed import JobOutcome, WorkerPool, connect
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.results import CellResult
@@ -65,7 +65,9 @@ def run(pool: WorkerPool, cell: dict[str, Any], name: str) -> tuple[CellResult, 
     folder = Path(tempfile.mkdtemp()) / name
     content = {"identity": cell, "folder": str(folder), "base_model": "minilm-l6"}
     pool.submit(name, {**content, "checkpoint_seconds": 1e6, "checkpoint_rounds": None})
-    (outcome,) = pool.completed()
+    outcome = None
+    while outcome is None:
+        outcome = next((event for event in pool.poll() if isinstance(event, JobOutcome)), None)
     if outcome.status != "done":
         raise SystemExit(f"{name}: {outcome.error}")
     return CellResult.model_validate_json((folder / "result.json").read_text()), folder

@@ -1,4 +1,4 @@
-"""The job of `distributed.py`, importable by its workers: one cell, with the times of every round."""
+"""The set-up and the job of `distributed.py`, importable by its workers: one cell, with the times of every round."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from adapad_ray.distributed import JobContext
+import ray
+
+from adapad_ray.distributed import JobContext, SetupContext
 from adapad_ray.distributed.board_exchange import BoardExchange
+from adapad_ray.distributed.cell_jobs import open_workspace
 from adapad_ray.results import CellIdentity
 from adapad_ray.training.cell import Workspace, run_cell
 from adapad_ray.training.record import RoundStats
+
+
+def set_up(context: SetupContext) -> Workspace:
+    """Opens the workspace, and leaves a file that tells that this worker is ready."""
+    workspace = open_workspace(context)
+    (Path(ray.get(context.shared["ready"])) / f"{context.group}-{context.rank}").touch()
+    return workspace
 
 
 def measure(workspace: Workspace, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.models import Backbone, Pooling, initialise_head
 from adapad_ray.results import CellResult, Point
 from adapad_ray.storage import RECORD
@@ -48,7 +48,7 @@ def untouched_logits(pooling: Pooling) -> np.ndarray:
     return logits(plain.model)
 
 
-def trained_groups(adapted: AdaptedModel) -> dict[str, list[torch.nn.Parameter]]:
+def trained_groups(adapted: TrainableModel) -> dict[str, list[torch.nn.Parameter]]:
     """Everything that has been trained, by adapted module or head."""
     groups: dict[str, list[torch.nn.Parameter]] = {}
     for name, parameter in adapted.named_parameters().items():
@@ -57,7 +57,7 @@ def trained_groups(adapted: AdaptedModel) -> dict[str, list[torch.nn.Parameter]]
 
 
 @contextmanager
-def zeroed(adapted: AdaptedModel, parameters: list[torch.nn.Parameter]) -> Iterator[None]:
+def zeroed(adapted: TrainableModel, parameters: list[torch.nn.Parameter]) -> Iterator[None]:
     """Sets `parameters` to zero and publishes all components; restores every value afterwards."""
     before = {name: tensor.clone() for name, tensor in adapted.state().items()}
     with torch.no_grad():

@@ -1,43 +1,77 @@
-"""A small local cluster: two logical CPUs, whatever the machine has."""
+"""A small local cluster of two logical CPUs, whatever the machine has, and its pools."""
 
 import os
-import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import ray
-from pool_helpers import end
+from pool_helpers import controllers, end, wait_until_ready
+from shared_pools import POOLS
 
 from adapad_ray.distributed import WorkerPool, connect
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {
+    # Workers inherit it, and so find the functions of `pool_jobs`.
+    "PYTHONPATH": os.pathsep.join(
+        [str(HERE), str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])],
+    ),
+    "RAY_metrics_report_interval_ms": "4000",
+}
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Gives the cluster's CPUs back before the tests of other folders, which may find it in their process."""
+    if nextitem is None or HERE not in nextitem.path.parents:
+        POOLS.close()
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """Workers inherit the environment, and so find the functions of `pool_jobs`."""
-    here = str(Path(__file__).parent)
-    package = str(Path(__file__).parents[2])
-    path = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([here, package] + ([path] if path else []))
-    sys.path.insert(0, here)
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
     try:
         with connect(num_cpus=2, object_store_memory=160_000_000):
             yield
     finally:
-        if path is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = path
+        POOLS.close()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @pytest.fixture(scope="module")
-def pool(cluster: None) -> Iterator[WorkerPool]:
-    """Two groups of one worker; a job may start twice. They hold both CPUs, so each module has its own."""
-    import pool_jobs
+def pool(cluster: None) -> WorkerPool:
+    """Two groups of one worker, both up when a module starts with them."""
+    pool = POOLS.open("groups")
+    wait_until_ready(pool)
+    return pool
 
-    assert end("TrainController"), "a controller outlived the pool of another module"
-    shared = {"numbers": ray.put(np.arange(3))}
-    with WorkerPool(pool_jobs.set_up, pool_jobs.run, groups=2, shared=shared, max_attempts=2, name="test") as pool:
-        pool.wait_ready()
-        yield pool
+
+@pytest.fixture(scope="module")
+def pair(cluster: None) -> WorkerPool:
+    """One group of two workers, which computes cells of the tiny task."""
+    return POOLS.open("pair")
+
+
+@pytest.fixture
+def only_pool(cluster: None) -> WorkerPool:
+    """The pool of two groups on a cluster that has no other."""
+    POOLS.close(but="groups")
+    pool = POOLS.open("groups")
+    wait_until_ready(pool)
+    deadline = time.monotonic() + 60
+    while len(controllers()) > pool.groups:
+        assert time.monotonic() < deadline, "a controller outlived its pool"
+        time.sleep(0.1)
+    return pool
+
+
+@pytest.fixture
+def idle_cluster(cluster: None) -> None:
+    """The cluster without pools."""
+    POOLS.close()
+    assert end("TrainController"), "a controller outlived its pool"

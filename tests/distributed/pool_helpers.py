@@ -1,20 +1,37 @@
-"""What the tests of the pool share."""
+"""What the tests of pools share: running jobs, and finding the processes of a pool."""
 
 import re
+import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from adapad_ray.distributed import JobOutcome, WorkerPool
 
-WORKER = r"ray::(RayTrainWorker|adapad:cell-\S+:worker-\d)"
-"""Title of a worker without a cell, and with one."""
+
+def run_jobs(pool: WorkerPool, jobs: Mapping[str, dict[str, Any]]) -> dict[str, JobOutcome]:
+    """Submits payloads, by job id; returns the outcomes once every job has one."""
+    for job_id, payload in jobs.items():
+        pool.submit(job_id, payload)
+    return finish(pool, *jobs)
 
 
-def finish(pool: WorkerPool) -> dict[str, JobOutcome]:
-    return {outcome.job_id: outcome for outcome in pool.completed()}
+def finish(pool: WorkerPool, *job_ids: str) -> dict[str, JobOutcome]:
+    """Waits until every one of these jobs has ended."""
+    outcomes: dict[str, JobOutcome] = {}
+    while not outcomes.keys() >= set(job_ids):
+        outcomes |= {event.job_id: event for event in pool.poll() if isinstance(event, JobOutcome)}
+    return {job_id: outcomes[job_id] for job_id in job_ids}
+
+
+def wait_until_ready(pool: WorkerPool) -> None:
+    """Waits until every group of a pool of `pool_jobs` runs a job at the same time: none is still restarting."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_jobs(pool, {f"meet-{i}": {"meet": [folder, pool.groups]} for i in range(pool.groups)})
 
 
 def pid_in(path: Path) -> int:
@@ -30,13 +47,13 @@ def controllers() -> list[psutil.Process]:
 
 def processes(title: str) -> list[psutil.Process]:
     """Those whose title matches, among the processes that this one has started, and no others of the machine."""
-    mine = psutil.Process().children(recursive=True)
-    found = []
-    for process in mine:
+    children = psutil.Process().children(recursive=True)
+    matches = []
+    for process in children:
         with suppress(psutil.NoSuchProcess):
             if re.search(title, " ".join(process.cmdline())):
-                found.append(process)
-    return found
+                matches.append(process)
+    return matches
 
 
 def end(title: str, seconds: float = 60.0) -> bool:

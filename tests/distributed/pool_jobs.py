@@ -1,4 +1,4 @@
-"""Set-ups and jobs for the tests of the pool: importable, trivial, and without a model."""
+"""Set-ups and jobs for the tests of pools, importable by their workers."""
 
 import os
 import signal
@@ -21,16 +21,17 @@ def broken_set_up(context: SetupContext) -> None:
     raise OSError("no weights here")
 
 
-def deadly_set_up(context: SetupContext) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def run(state: dict[str, Any], payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
-    """Sleep, speak, fail or die, as the payload says; returns where and how the job ran."""
+    """Sleeps, reports, fails or dies, as the payload says; returns where and how the job ran."""
     state["jobs"] += 1
     began = time.time()
-    if "say" in payload:
-        context.report(payload["say"])
+    if "report" in payload:
+        context.report(payload["report"])
+    if "meet" in payload:
+        folder, jobs = payload["meet"]
+        (Path(folder) / context.job_id).touch()
+        while len(list(Path(folder).iterdir())) < jobs:
+            time.sleep(0.02)
     if "pid_file" in payload:
         Path(payload["pid_file"]).write_text(str(os.getpid()))
     time.sleep(payload.get("sleep", 0.0))
@@ -38,8 +39,6 @@ def run(state: dict[str, Any], payload: dict[str, Any], context: JobContext) -> 
         os.kill(os.getpid(), signal.SIGKILL)
     if payload.get("raise") == context.rank:
         raise ArithmeticError("the loss is not finite")
-    if payload.get("hang") == context.rank:
-        time.sleep(600)
     return {
         "pid": os.getpid(),
         "rank": context.rank,
@@ -52,3 +51,19 @@ def run(state: dict[str, Any], payload: dict[str, Any], context: JobContext) -> 
         "omp": os.environ["OMP_NUM_THREADS"],
         "score": payload.get("x", 0.0),
     }
+
+
+def open_workspace_and_state(context: SetupContext) -> dict[str, Any]:
+    """The set-up of a pool that computes cells as well as the jobs above."""
+    from adapad_ray.distributed.cell_jobs import open_workspace
+
+    return {"workspace": open_workspace(context), "jobs": 0, "shared": {}}
+
+
+def compute_or_run(state: dict[str, Any], payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    """Computes a cell if the payload has an identity, else runs one of the jobs above; either value has the `pid`."""
+    if "identity" not in payload:
+        return run(state, payload, context)
+    from adapad_ray.distributed.cell_jobs import compute
+
+    return {**compute(state["workspace"], payload, context), "pid": os.getpid()}

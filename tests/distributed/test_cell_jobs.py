@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from pool_helpers import finish, processes
+from pool_helpers import finish, processes, run_jobs
 
 from adapad_ray.distributed import WorkerPool
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
@@ -41,18 +41,15 @@ def result_in(folder):
 
 
 def pool_of(workers, shared):
-    return WorkerPool(
-        open_workspace, compute, groups=1, workers=workers, cpus_per_worker=2 / max(2, workers), shared=shared
-    )
+    return WorkerPool(open_workspace, compute, groups=1, workers=workers, cpus_per_worker=0.25, shared=shared)
 
 
 @pytest.fixture(scope="module")
 def alone(shared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one-worker")
     with pool_of(1, shared) as pool:
-        for name, case in CASES.items():
-            pool.submit(name, payload(case, folder / name))
-        assert {outcome.status for outcome in finish(pool).values()} == {"done"}
+        jobs = {name: payload(case, folder / name) for name, case in CASES.items()}
+        assert {outcome.status for outcome in run_jobs(pool, jobs).values()} == {"done"}
     return folder
 
 
@@ -61,22 +58,13 @@ def test_four_workers_write_what_one_writes(shared, alone, tmp_path):
         assert_same_as_alone(pool, 4, alone, tmp_path)
 
 
-@pytest.fixture(scope="module")
-def pair(shared):
-    """A group of two workers, for the rest of this module: it holds both CPUs."""
-    with pool_of(2, shared) as pool:
-        pool.wait_ready()
-        yield pool
-
-
 def test_two_workers_write_what_one_writes(pair, alone, tmp_path):
     assert_same_as_alone(pair, 2, alone, tmp_path)
 
 
 def assert_same_as_alone(pool: WorkerPool, workers: int, alone: Path, folder: Path) -> None:
-    for name in ("synchronous", "stale"):
-        pool.submit(name, payload(CASES[name], folder / name))
-    assert {outcome.status for outcome in finish(pool).values()} == {"done"}
+    jobs = {name: payload(CASES[name], folder / name) for name in ("synchronous", "stale")}
+    assert {outcome.status for outcome in run_jobs(pool, jobs).values()} == {"done"}
     for name in ("synchronous", "stale"):
         assert result_in(folder / name).cost.workers == workers
         assert_same_cell(folder / name, alone / name)
@@ -86,7 +74,7 @@ def test_workers_without_a_common_folder_write_what_one_writes(pair, alone, tmp_
     """Each works in a copy of its own, and only the store holds all of the cell."""
     case, store = CASES["synchronous"], tmp_path / "store"
     pair.submit("remote", payload(case, f"file://{store}", checkpoint_rounds=1, checkpoint_seconds=0.1))
-    assert finish(pair)["remote"].status == "done"
+    assert finish(pair, "remote")["remote"].status == "done"
     assert_same_cell(store, alone / "synchronous")
     assert {rank: len(rounds) for rank, rounds in load_rounds(store).items()} == dict.fromkeys(
         range(2), len(load_rounds(alone / "synchronous")[0])
@@ -102,9 +90,8 @@ def assert_same_cell(got: Path, expected: Path) -> None:
 
 
 def test_data_parallel_workers_agree_with_one_up_to_rounding(pair, alone, tmp_path):
-    for name in ("joint", "nested"):
-        pair.submit(name, payload(CASES[name], tmp_path / name))
-    assert {outcome.status for outcome in finish(pair).values()} == {"done"}
+    jobs = {name: payload(CASES[name], tmp_path / name) for name in ("joint", "nested")}
+    assert {outcome.status for outcome in run_jobs(pair, jobs).values()} == {"done"}
     for name in ("joint", "nested"):
         got, expected = result_in(tmp_path / name), result_in(alone / name)
         assert got.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
@@ -123,5 +110,5 @@ def test_a_process_is_called_by_the_cell_that_it_computes(pair, tmp_path):
         assert time.monotonic() < deadline, titles()
     time.sleep(1.5)  # the queue and Ray call the actor twice a second, after which Ray would name it by its class
     assert titles() == expected
-    assert finish(pair)["named"].status == "done"
+    assert finish(pair, "named")["named"].status == "done"
     assert not titles()

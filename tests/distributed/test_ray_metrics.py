@@ -1,18 +1,15 @@
-"""What Prometheus reads on a node's metrics port while cells run, and what it no longer reads afterwards."""
+"""Metrics on a node's port for Prometheus while cells run, and those that remain afterwards."""
 
 import time
 import urllib.request
 
 import pytest
 import ray
-from pool_helpers import finish
+from pool_helpers import run_jobs
 
-from adapad_ray.distributed import WorkerPool
-from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.ray_metrics import CELL_METRICS, CELL_TAGS
-from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.results import CellResult
-from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
+from adapad_ray.testing import COST_PER_RANK, MethodCase
 
 pytestmark = pytest.mark.xdist_group("clusters")
 
@@ -50,25 +47,24 @@ def values(found, name, **tags):
 
 
 @pytest.fixture(scope="module")
-def exported(cluster, tmp_path_factory):
-    """Both cells done by a pool of two workers: their records, and what the node exports then and half a minute later.
+def exported(pair, tmp_path_factory):
+    """Both cells computed by two workers: their records, and what the node exports then and some seconds later.
 
     Ray exports nothing where the packages of its extra `default` are missing.
     """
     pytest.importorskip("opentelemetry.exporter.prometheus")
     node = ray.nodes()[0]
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    shared = {"backbone": ray.put(share_backbone(tiny_backbone())), "data": ray.put(tiny_task())}
     folder = tmp_path_factory.mktemp("cells")
-    with WorkerPool(open_workspace, compute, workers=2, cpus_per_worker=1, shared=shared) as pool:
-        for name, case in CASES.items():
-            identity = case.identity().model_dump(mode="json")
-            payload = {"sweep": "metered", "identity": identity, "folder": str(folder / name), "base_model": "tiny"}
-            pool.submit(name, {**payload, "checkpoint_seconds": 60.0, "checkpoint_rounds": None})
-        assert {outcome.status for outcome in finish(pool).values()} == {"done"}
-        gauge = "ray_adapad_staleness_rounds"
-        then = wait_for(address, lambda found: len(values(found, gauge, sweep="metered")) == 4)
-        later = wait_for(address, lambda found: not values(found, gauge, sweep="metered"))
+    jobs = {}
+    for name, case in CASES.items():
+        identity = case.identity().model_dump(mode="json")
+        payload = {"sweep": "metered", "identity": identity, "folder": str(folder / name), "base_model": "tiny"}
+        jobs[name] = {**payload, "checkpoint_seconds": 60.0, "checkpoint_rounds": None}
+    assert {outcome.status for outcome in run_jobs(pair, jobs).values()} == {"done"}
+    gauge = "ray_adapad_staleness_rounds"
+    then = wait_for(address, lambda found: len(values(found, gauge, sweep="metered")) == 4)
+    later = wait_for(address, lambda found: not values(found, gauge, sweep="metered"))
     results = {name: CellResult.model_validate_json((folder / name / "result.json").read_text()) for name in CASES}
     return results, then, later
 
@@ -83,7 +79,7 @@ def test_every_metric_is_exported_with_its_tags(exported):
             assert (tags["sweep"], tags["label"]) == ("metered", "adapad")
 
 
-def test_the_cell_speaks_once_and_every_worker_for_its_lanes(exported):
+def test_worker_0_reports_the_cell_and_every_worker_its_lanes(exported):
     results, found, _ = exported
     final = results["components"].final
     ((tags, spent),) = values(found, "ray_adapad_budget_used_parameters", cell="components")

@@ -21,7 +21,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
 def compute_and_tell(workspace: Workspace, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
-    """Computes the cell, and writes on which node this worker stands."""
+    """Computes the cell, and writes the id of this worker's node."""
     value = compute(workspace, payload, context)
     Path(f"{payload['folder']}.node-{context.rank}").write_text(ray.get_runtime_context().get_node_id())
     return value
@@ -54,7 +54,7 @@ def main(folder: Path) -> None:
                 content = {"identity": CASE.identity().model_dump(mode="json"), "folder": str(folder / "nodes")}
                 content |= {"base_model": "tiny", "checkpoint_seconds": 60.0, "checkpoint_rounds": 3}
                 pool.submit("cell", content)
-                (folder / "status").write_text(finish(pool)["cell"].status)
+                (folder / "status").write_text(finish(pool, "cell")["cell"].status)
             (folder / "left").write_text(" ".join(actors_left()))
     finally:
         cluster.shutdown()

@@ -1,4 +1,6 @@
-"""Presets of target modules and the geometry of heads, architecture by architecture."""
+"""Target modules by name, pattern and preset, and the geometry of heads, architecture by architecture."""
+
+from collections import Counter
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from adapad_ray.models import load_skeleton
 from adapad_ray.models.configs import find_config, list_configs
 from adapad_ray.models.target_modules import base_prefix, target_modules
 from tests.architectures import ARCHITECTURES
+from tests.models.tiny_configs import tiny_config
 
 PUBLISHED = {
     "FacebookAI/roberta-base": 124_055_040,
@@ -136,3 +139,97 @@ def test_a_model_of_the_hub_is_sketched_from_its_kept_sizes(monkeypatch):
     assert sum(shape.component_cost for shape in shapes) == 165_888
     with pytest.raises(BadRequestError, match="nobody/nothing"):
         load_skeleton("nobody/nothing", 2)
+
+
+def test_all_linear_is_36_modules_of_minilm(minilm):
+    shapes = target_modules(minilm.model, "all-linear")
+    assert len(shapes) == 36
+    assert sum(shape.in_features + shape.out_features for shape in shapes) == 41_472
+    assert shapes[0].name == "bert.encoder.layer.0.attention.self.query"
+    assert [shape.name.split(".")[3] for shape in shapes] == [str(layer) for layer in range(6) for _ in range(6)]
+    own = load_skeleton("minilm-l6", 2, pooling="own")
+    assert target_modules(own, "all-linear") == shapes, "the pooler is not adapted"
+
+
+def test_names_match_as_in_peft(minilm):
+    shapes = target_modules(minilm.model, ["value", "query"])
+    assert sum(shape.in_features + shape.out_features for shape in shapes) == 9_216
+    assert [shape.name.rpartition(".")[2] for shape in shapes] == ["query", "value"] * 6
+    dense = target_modules(load_skeleton("minilm-l6", 2, pooling="own"), ["dense"])
+    assert Counter(shape.name.split(".")[0] for shape in dense) == {"bert": 18}
+    assert not any("pooler" in shape.name for shape in dense)
+    (one,) = target_modules(minilm.model, ["bert.encoder.layer.5.intermediate.dense"])
+    assert (one.in_features, one.out_features) == (384, 1536)
+
+
+def test_a_pattern_matches_whole_paths(minilm):
+    shapes = target_modules(minilm.model, r".*\.layer\.[45]\.attention\.self\.(query|key)")
+    assert len(shapes) == 4
+    with pytest.raises(BadRequestError):
+        target_modules(minilm.model, r"layer\.[45]\.attention\.self\.query")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (["qurey"], "'qurey' matches no linear layer.*did you mean 'query'"),
+        (["query", "w_o"], "'w_o' matches no linear layer.*available are query, key, value, dense"),
+        (["classifier"], "pooler and head are not adapted"),
+        (["uery"], "'uery' matches no linear layer"),
+        ([], "empty list"),
+        ("(query", "is not a regular expression"),
+        ("q" * 1001, "1,001 characters"),
+        (".*classifier", "matches no linear layer"),
+    ],
+)
+def test_bad_target_modules(minilm, spec, message):
+    with pytest.raises(BadRequestError, match=message):
+        target_modules(minilm.model, spec)
+
+
+def test_a_model_without_linear_layers_has_no_all_linear():
+    model = transformers.ResNetForImageClassification(transformers.ResNetConfig(embedding_size=4, hidden_sizes=[8] * 4))
+    with pytest.raises(BadRequestError, match="all-linear finds no linear layer"):
+        target_modules(model, "all-linear")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (
+            tiny_config(transformers.BertConfig, num_attention_heads=4),
+            {"query": (4, False), "attention.output.dense": (4, True)},
+        ),
+        (
+            tiny_config(transformers.OPTConfig, ffn_dim=32),
+            {"v_proj": (2, False), "out_proj": (2, True), "fc1": (1, False)},
+        ),
+        (
+            tiny_config(transformers.Qwen3Config, num_attention_heads=4, num_key_value_heads=2, head_dim=8),
+            {
+                "q_proj": (4, False),
+                "k_proj": (2, False),
+                "v_proj": (2, False),
+                "o_proj": (4, True),
+                "up_proj": (1, False),
+            },
+        ),
+        (
+            transformers.DistilBertConfig(dim=16, hidden_dim=32, n_layers=2, n_heads=4),
+            {"q_lin": (4, False), "out_lin": (4, True), "lin1": (1, False)},
+        ),
+        (
+            tiny_config(transformers.DebertaV2Config, num_attention_heads=4),
+            {"key_proj": (4, False), "attention.output.dense": (4, True), "intermediate.dense": (1, False)},
+        ),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_attention_heads_come_from_the_models_configuration(config, expected):
+    """Heads share the output of query, key and value, and the input of what brings them together; others have none."""
+    with torch.device("meta"):
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    for suffix, heads in expected.items():
+        shapes = target_modules(model, [suffix])
+        assert len(shapes) == 2
+        assert {(shape.heads, shape.heads_read) for shape in shapes} == {heads}, suffix

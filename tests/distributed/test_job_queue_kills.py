@@ -1,18 +1,17 @@
-"""Invariant D3 for what a pool can lose in the middle of a cell that several workers share: a worker, or the board."""
+"""Jobs whose worker dies are repeated, and so are cells that lose one of their workers or the board (invariant D3)."""
 
 import filecmp
+import os
 import re
+import signal
 
 import pytest
-import ray
 import torch
-from pool_helpers import WORKER, end, finish, processes
+from pool_helpers import end, finish, pid_in, processes, run_jobs
 
-from adapad_ray.distributed import JobOutcome, WorkerPool
-from adapad_ray.distributed.cell_jobs import compute, open_workspace
-from adapad_ray.distributed.shared_backbone import share_backbone
+from adapad_ray.distributed import JobOutcome
 from adapad_ray.results import CellResult
-from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
+from adapad_ray.testing import COST_PER_RANK, MethodCase
 
 pytestmark = pytest.mark.xdist_group("clusters")
 
@@ -37,22 +36,15 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def pair(cluster):
-    """A group of two workers."""
-    shared = {"backbone": ray.put(share_backbone(tiny_backbone())), "data": ray.put(tiny_task())}
-    with WorkerPool(open_workspace, compute, workers=2, shared=shared, max_attempts=2, name="kills") as pool:
-        pool.wait_ready()
-        yield pool
-
-
 def payload(case, folder):
     content = {"identity": case.identity().model_dump(mode="json"), "folder": str(folder), "base_model": "tiny"}
     return {**content, "checkpoint_seconds": 60.0, "checkpoint_rounds": 5}
 
 
 @pytest.mark.parametrize(
-    ("name", "title"), [("worker", WORKER), ("board", "ray::EstimateBoard")], ids=["worker", "board"]
+    ("name", "title"),
+    [("worker", "ray::adapad:cell-worker:worker-0"), ("board", "ray::EstimateBoard")],
+    ids=["worker", "board"],
 )
 def test_a_cell_survives_the_death_of(name, title, pair, undisturbed, tmp_path):
     folder = tmp_path / "cell"
@@ -81,16 +73,30 @@ def test_a_cell_survives_the_death_of(name, title, pair, undisturbed, tmp_path):
     assert end("ray::EstimateBoard")
 
 
-def test_divergence_ends_a_cell_for_all_its_workers_and_none_of_them(pair, tmp_path):
-    pair.wait_ready()
-    workers = {process.pid for process in processes(WORKER)}
+def test_divergence_ends_a_cell_on_all_its_workers_and_kills_none(pair, tmp_path):
     wild = MethodCase("adapad", 3 * COST_PER_RANK, config={"local_steps": 50}, training={"learning_rate": 3e38})
     tame = MethodCase("adapad", 3 * COST_PER_RANK, config={"local_steps": 2})
-    pair.submit("wild", payload(wild, tmp_path / "wild"))
-    pair.submit("tame", payload(tame, tmp_path / "tame"))
-    outcomes = finish(pair)
+    before = run_jobs(pair, {"before": payload(tame, tmp_path / "before")})["before"]
+    outcomes = run_jobs(pair, {"wild": payload(wild, tmp_path / "wild"), "tame": payload(tame, tmp_path / "tame")})
     error = outcomes["wild"].error
     assert (outcomes["wild"].status, error.type) == ("failed", "DivergedError")
     assert re.match(r"lane (\d+|reserve), step \d+: ", error.message)
     assert outcomes["tame"].status == "done"
-    assert {process.pid for process in processes(WORKER)} == workers, "nobody had to be killed"
+    # The queue kills all workers of a group or none.
+    assert outcomes["tame"].value["pid"] == before.value["pid"], "no worker was killed"
+
+
+def test_a_job_whose_worker_is_killed_runs_again_and_the_others_go_on(pool, tmp_path):
+    pool.submit("victim", {"sleep": 2.0, "pid_file": str(tmp_path / "pid")})
+    pool.submit("neighbour", {"sleep": 2.0})
+    os.kill(pid_in(tmp_path / "pid"), signal.SIGKILL)
+    outcomes = finish(pool, "victim", "neighbour")
+    assert (outcomes["victim"].status, outcomes["victim"].attempts) == ("done", 2)
+    assert (outcomes["neighbour"].status, outcomes["neighbour"].attempts) == ("done", 1)
+
+
+def test_a_job_that_always_kills_its_worker_is_lost_after_max_attempts(pool):
+    outcomes = run_jobs(pool, {"killer": {"die_on_attempt": 99}, "after": {}})
+    killer = outcomes["killer"]
+    assert (killer.status, killer.attempts, killer.error.type) == ("lost", 2, "WorkerDied")
+    assert outcomes["after"].status == "done"

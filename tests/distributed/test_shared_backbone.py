@@ -8,7 +8,7 @@ import pytest
 import ray
 import torch
 import transformers
-from pool_helpers import finish
+from pool_helpers import run_jobs
 
 from adapad_ray.distributed import WorkerPool
 from adapad_ray.distributed.shared_backbone import open_backbone, share_backbone
@@ -48,12 +48,12 @@ def test_two_groups_hold_one_copy_of_the_backbone(cluster, tmp_path):
     case = MethodCase("adapad", 40 * COST_PER_RANK, {"local_steps": 2})
     content = {"identity": case.identity().model_dump(mode="json"), "base_model": "large"}
     content |= {"checkpoint_seconds": 60.0, "checkpoint_rounds": None}
-    with WorkerPool(set_up, memory_jobs.run, groups=2, shared=shared, name="memory") as pool:
-        pool.wait_ready()
+    with WorkerPool(set_up, memory_jobs.run, groups=2, cpus_per_worker=0.25, shared=shared, name="memory") as pool:
+        while len(list(tmp_path.iterdir())) < 2:
+            pool.poll(0.1)
         growth = [int(path.read_text()) for path in tmp_path.iterdir()]
         held = sum(store_pss().values()) - before
-        pool.submit("cell", {**content, "folder": str(tmp_path / "cell")})
-        outcome = finish(pool)["cell"]
+        outcome = run_jobs(pool, {"cell": {**content, "folder": str(tmp_path / "cell")}})["cell"]
     assert len(growth) == 2
     assert 0.99 * copy < held + sum(growth) < 1.25 * copy
     assert outcome.status == "done", outcome.error

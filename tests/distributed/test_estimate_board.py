@@ -1,4 +1,4 @@
-"""The board by itself: who waits for whom, what it hands out, what it keeps, and how an attempt ends."""
+"""The estimate board without Ray: which calls wait, what they return, what is kept, and how an attempt ends."""
 
 import asyncio
 import random
@@ -20,7 +20,7 @@ def swap(board, rank, version, mine=(), wanted=(), staleness=0, checkpoint=0, ge
 @pytest.mark.parametrize("staleness", [0, 1, 4])
 @pytest.mark.parametrize("workers", [2, 3, 5])
 @pytest.mark.parametrize("slow", [0, 1], ids=["rank 0 slow", "lane 1 slow"])
-def test_over_many_rounds_everybody_reads_one_version_and_little_is_kept(workers, staleness, slow):
+def test_over_many_rounds_all_workers_read_one_version_and_little_is_kept(workers, staleness, slow):
     """Lane 1 reads nothing and might run ahead; every tenth round all gather, as they do to grow."""
     lanes, rounds, draw = 2 * workers, 200, random.Random(workers)
     board, kept, ahead = EstimateBoard(GENERATION, workers), [], []
@@ -52,7 +52,7 @@ def test_over_many_rounds_everybody_reads_one_version_and_little_is_kept(workers
 
 
 @pytest.mark.parametrize("staleness", [0, 2])
-def test_a_wish_for_a_checkpoint_reaches_everybody_before_its_version(staleness):
+def test_a_request_for_a_checkpoint_reaches_all_workers_before_its_version(staleness):
     board, heard = EstimateBoard(GENERATION, 3), {}
 
     async def work(rank, pause):
@@ -72,7 +72,7 @@ def test_a_wish_for_a_checkpoint_reaches_everybody_before_its_version(staleness)
     assert max(heard.values()) < 5 + staleness + 2
 
 
-def test_closing_tells_those_who_wait_and_those_who_come_later():
+def test_closing_ends_waiting_calls_and_later_ones():
     async def scene():
         board = EstimateBoard(GENERATION, 3)
         waiting = [
@@ -90,7 +90,7 @@ def test_closing_tells_those_who_wait_and_those_who_come_later():
     asyncio.run(scene())
 
 
-def test_another_generation_is_told_to_go_and_leaves_no_trace():
+def test_calls_of_another_generation_are_rejected_and_leave_no_trace():
     async def scene():
         board = EstimateBoard(GENERATION, 1)
         assert await swap(board, 0, 1, [1], checkpoint=9, generation=GENERATION - 1) is None
