@@ -29,7 +29,7 @@ from adapad_ray.sweep.inputs import load_inputs
 from adapad_ray.sweep.manifest import Manifest
 from adapad_ray.sweep.spec_file import load_spec
 from adapad_ray.tasks import Split, find_metric
-from adapad_ray.training.evaluation import predict
+from adapad_ray.training.cell.evaluation import predict
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 

@@ -13,7 +13,7 @@ from adapad_ray.distributed import JobContext, SetupContext
 from adapad_ray.distributed.board_exchange import BoardExchange
 from adapad_ray.distributed.cell_jobs import open_workspace
 from adapad_ray.results import CellIdentity
-from adapad_ray.training.cell import Workspace, run_cell
+from adapad_ray.training.cell import CellRequest, Workspace, run_cell
 from adapad_ray.training.record import RoundStats
 
 
@@ -49,7 +49,7 @@ def measure(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
     if context.board is not None:
         exchange = BoardExchange(context.board, context.generation, context.rank, context.world_size)
     folder = Path(payload["folder"])
-    identity = CellIdentity.model_validate(payload["identity"])
-    run_cell(context.job_id, identity, workspace, folder, base_model="minilm-l6", exchange=exchange, observer=note)
+    request = CellRequest(context.job_id, CellIdentity.model_validate(payload["identity"]), folder, "minilm-l6")
+    run_cell(request, workspace, exchange=exchange, observer=note)
     Path(f"{folder}.rank-{context.rank}.json").write_text(json.dumps(rounds))
     return {}

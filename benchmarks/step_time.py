@@ -19,13 +19,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.methods import METHODS, CellContext
 from adapad_ray.models import Backbone, load_backbone
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.tasks import EncodedSplit, encode, load_task
+from adapad_ray.training.batches import Batches
 from adapad_ray.training.settings import TrainingSettings
-from adapad_ray.training.trainer import LaneTrainer
+from adapad_ray.training.trainer import Trainer
 
 BATCH = 16
 STEPS = 10_000
@@ -46,10 +46,11 @@ def ours(method: str, config: dict[str, object], rank: int, split: EncodedSplit)
     cls = METHODS[method]
     budget = rank * sum(m.component_cost for m in modules)
     adapter = cls(cls.Config(**config), CellContext(modules, budget, STEPS, 0))
-    adapted = AdaptedModel(backbone.model, modules, backbone.head_modules, scales=adapter.scales())
-    trainer = LaneTrainer(adapted, adapter, split, SETTINGS, total_steps=STEPS, seed=0, pad_token_id=0)
+    adapter.adapt(backbone.model, backbone.head_modules)
+    batches = Batches(split, SETTINGS, seed=0, pad_token_id=0)
+    trainer = Trainer(adapter, batches, SETTINGS, total_steps=STEPS)
     trainer.start()
-    return trainer._train_step
+    return trainer.train_step
 
 
 def by_peft(rank: int, split: EncodedSplit) -> Callable[[], None]:

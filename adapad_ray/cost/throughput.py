@@ -20,10 +20,10 @@ from adapad_ray.models.target_modules import target_modules
 from adapad_ray.sweep.inputs import SweepInputs
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import TYPES, Split, TaskData
+from adapad_ray.training.batches import Batches, epoch_batches
 from adapad_ray.training.cell import shape_inputs
-from adapad_ray.training.randomness import epoch_batches
 from adapad_ray.training.settings import TrainingSettings
-from adapad_ray.training.trainer import LaneTrainer
+from adapad_ray.training.trainer import Trainer
 
 LARGEST_MEASURED = 300_000_000
 """Parameters of the largest backbone that is built to be timed: about 1.2 GB in fp32."""
@@ -102,18 +102,9 @@ def _pass_rate(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float, dev
     lora = METHODS["lora"]
     context = CellContext(modules, sum(m.component_cost for m in modules), total_steps=10_000, seed=0)
     method = lora(lora.Config(), context)
-    adapted = method.adapt(model, ())
-    trainer = LaneTrainer(
-        adapted,
-        method,
-        inputs.data.splits["train"],
-        spec.training,
-        total_steps=context.total_steps,
-        seed=0,
-        pad_token_id=0,
-        device=device,
-        loss=inputs.data.loss,
-    )
+    method.adapt(model, ())
+    batches = Batches(inputs.data.splits["train"], spec.training, seed=0, pad_token_id=0, device=device)
+    trainer = Trainer(method, batches, spec.training, total_steps=context.total_steps, loss=inputs.data.loss)
     trainer.start()
     trainer.run(stop_at=1)  # warm-up: the first step is slower
     rates: list[float] = []
@@ -122,7 +113,7 @@ def _pass_rate(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float, dev
         tokens, start = trainer.record.work.padded_tokens, time.perf_counter()
         trainer.run(stop_at=trainer.step + 1)
         tokens = trainer.record.work.padded_tokens - tokens
-        flops = tokens * (method.plan().backbone_passes * flops_per_token + 6.0 * adapted.active_parameters())
+        flops = tokens * (method.plan().backbone_passes * flops_per_token + 6.0 * method.adapted.active_parameters())
         rates.append(flops / (time.perf_counter() - start))
     return statistics.median(rates)
 

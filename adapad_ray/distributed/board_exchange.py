@@ -1,4 +1,4 @@
-"""A worker's end of the board: estimates and shares go through Ray's object store."""
+"""The exchange between the workers of one cell through Ray's object store and an estimate board."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from adapad_ray.training.workers import AttemptLostError, Exchange, Share
 
 
 class BoardExchange(Exchange):
-    """Component-parallel exchange through the object store; a `board` actor says what lies where.
+    """One worker's connection to the `board` actor of its attempt, which keeps references to the stored values.
 
-    A lane's estimate is one flat numpy array, put by its owner and fetched, zero-copy and read-only, by those above it.
-    A worker holds on to its puts until nobody can read them any more.
+    A lane's estimate is one flat numpy array. Its owner puts it into the object store, and the workers of the lanes
+    above fetch it from there, zero-copy and read-only. A worker keeps the references of its puts, and so the values,
+    until no worker can read them any more.
     """
 
     def __init__(self, board: ray.actor.ActorHandle, generation: int, rank: int, workers: int) -> None:
@@ -41,9 +42,9 @@ class BoardExchange(Exchange):
         arrays = {lane: estimate.cpu().numpy() for lane, estimate in mine.items()}
         references = {lane: [ray.put(array)] for lane, array in arrays.items()}
         self._keep(references, 2 * staleness + 3)
-        reply = self._ask("swap", version, references, list(wanted), wanted_version, staleness, checkpoint)
+        reply = self._call("swap", version, references, list(wanted), wanted_version, staleness, checkpoint)
         fetched: dict[int, np.ndarray] = {lane: self._get(reference[0]) for lane, reference in reply.references.items()}
-        # A copy, because the object store's memory is read-only.
+        # torch.tensor copies: the memory of the object store is read-only.
         estimates = {lane: torch.tensor(array) for lane, array in fetched.items()}
         self._account(began, reply.waited, arrays.values(), fetched.values())
         return estimates, reply.checkpoint
@@ -53,7 +54,7 @@ class BoardExchange(Exchange):
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in share.tensors.items()}
         reference = [ray.put((arrays, share.meta))]
         self._keep(reference, 2)
-        reply = self._ask("gather", version, reference)
+        reply = self._call("gather", version, reference)
         shares, fetched = [], []
         for rank, (other,) in enumerate(reply.references):
             if rank == self.rank:
@@ -70,9 +71,9 @@ class BoardExchange(Exchange):
         while len(self._kept) > count:
             self._kept.popleft()
 
-    def _ask(self, what: str, *arguments: Any) -> Any:
+    def _call(self, method: str, *arguments: Any) -> Any:
         try:
-            reply = ray.get(getattr(self._board, what).remote(self._generation, self.rank, *arguments))
+            reply = ray.get(getattr(self._board, method).remote(self._generation, self.rank, *arguments))
         except RayActorError as error:
             raise AttemptLostError(f"the estimate board of generation {self._generation} is gone: {error}") from error
         if reply is None:
@@ -84,7 +85,7 @@ class BoardExchange(Exchange):
         try:
             return ray.get(reference, timeout=120)
         except (RayError, GetTimeoutError) as error:
-            raise AttemptLostError(f"an estimate cannot be fetched, its worker is gone: {error}") from error
+            raise AttemptLostError(f"an estimate cannot be fetched because its worker is gone: {error}") from error
 
     def _account(self, began: float, waited: float, sent: Any, received: Any) -> None:
         traffic = self.traffic

@@ -1,9 +1,9 @@
-"""The jobs of a pool that computes cells: what a worker keeps, and how it computes one."""
+"""The jobs of a pool that computes cells: how a worker is set up, and how it computes one cell."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,42 +18,50 @@ from adapad_ray.distributed.shared_backbone import open_backbone
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.storage import CHECKPOINT, RECORD, WorkingFolder, working_folder
-from adapad_ray.training.cell import Workspace, run_cell
-from adapad_ray.training.record import RoundObserver, RoundStats
+from adapad_ray.training.cell import CellRequest, Workspace, run_cell
+from adapad_ray.training.checkpoint import CheckpointPolicy
+from adapad_ray.training.record import OnProgress, RoundObserver, RoundStats
 from adapad_ray.training.workers import AttemptLostError
 
 PROGRESS_SECONDS = 0.5
+"""Reports of progress that follow the last one sooner are skipped."""
+ROUNDS_SECONDS = 5.0
+"""Workers other than rank 0, which do not see when a checkpoint is saved, store their rounds this often."""
 
 
 def open_workspace(context: SetupContext) -> Workspace:
-    """A worker's set-up: the frozen backbone and the tokenised data, straight from the object store."""
+    """Sets a worker up: takes the frozen backbone and the tokenised data from the object store."""
     backbone = open_backbone(ray.get(context.shared["backbone"]), context.device)
     return Workspace(backbone, ray.get(context.shared["data"]), context.device)
 
 
 def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
-    """One cell, or this worker's part of it. The value is the validation metric as `score`; the record is a file.
+    """Computes a cell, or this worker's part of it; returns the validation metric as `score`.
 
-    An earlier attempt may have lost its worker after the result was written: then there is nothing left to do. Only
-    rank 0 looks, because two workers may see a shared folder differently; the queue tells the others.
+    If an earlier attempt lost its worker after the result was written, rank 0 returns that result. The other ranks do
+    not look for it, because two workers may see a shared folder differently; the queue ends their attempt.
+
+    Args:
+        payload: `identity`, `folder` (path or URL), `base_model`, `checkpoint_seconds`, `checkpoint_rounds` and,
+            for metrics, `sweep`.
 
     Raises:
-        AttemptLostError: another worker of this cell is gone, or the store of a URL cannot be reached: worth a further
-            attempt.
+        AttemptLostError: another worker of this cell is gone, or the storage cannot be reached; a new attempt may
+            succeed.
     """
-    with _opened(payload["folder"]) as place:
-        place.fetch(checkpoints=True)
-        result = _compute_in(place, workspace, payload, context)
-        place.save()
+    with _opened(payload["folder"]) as folder:
+        folder.fetch(checkpoints=True)
+        result = _finished(folder.path, context) or _compute_in(folder, workspace, payload, context)
+        folder.save()
     return {} if result is None else {"score": result.final.validation[result.metric]}
 
 
 @contextmanager
-def _opened(place: str) -> Iterator[WorkingFolder]:
+def _opened(location: str) -> Iterator[WorkingFolder]:
     with ExitStack() as stack:
         try:
-            folder = stack.enter_context(working_folder(place))
-        except BadRequestError as error:  # this node's fault, not the cell's
+            folder = stack.enter_context(working_folder(location))
+        except BadRequestError as error:  # a problem of this node, not of the cell
             raise AttemptLostError(str(error)) from error
         try:
             yield folder
@@ -61,16 +69,20 @@ def _opened(place: str) -> Iterator[WorkingFolder]:
             raise AttemptLostError(str(error)) from error
 
 
+def _finished(folder: Path, context: JobContext) -> CellResult | None:
+    if context.rank > 0 or not (folder / RECORD).exists():
+        return None
+    return CellResult.model_validate_json((folder / RECORD).read_text())
+
+
 def _compute_in(
-    place: WorkingFolder, workspace: Workspace, payload: dict[str, Any], context: JobContext
+    folder: WorkingFolder, workspace: Workspace, payload: dict[str, Any], context: JobContext
 ) -> CellResult | None:
-    folder = place.path
-    if context.rank == 0 and (folder / RECORD).exists():
-        return CellResult.model_validate_json((folder / RECORD).read_text())
+    identity = CellIdentity.model_validate(payload["identity"])
+    policy = CheckpointPolicy(payload["checkpoint_seconds"], payload["checkpoint_rounds"])
     exchange = None
     if context.board is not None:
         exchange = BoardExchange(context.board, context.generation, context.rank, context.world_size)
-    identity = CellIdentity.model_validate(payload["identity"])
     metrics = CellMetrics(
         payload.get("sweep", ""),
         context.job_id,
@@ -79,63 +91,61 @@ def _compute_in(
         budget=identity.budget,
         device=workspace.device,
     )
+    first = context.rank == 0
     with (
         _parent_folder(payload["folder"], identity) as parent,
         metrics,
         process_title(f"adapad:cell-{context.job_id}:worker-{context.rank}"),
     ):
         return run_cell(
-            context.job_id,
-            identity,
+            CellRequest(context.job_id, identity, folder.path, payload["base_model"], parent, policy),
             workspace,
-            folder,
-            base_model=payload["base_model"],
-            checkpoint_seconds=payload["checkpoint_seconds"],
-            checkpoint_rounds=payload["checkpoint_rounds"],
-            progress=_throttled(context) if context.rank == 0 else None,
             exchange=exchange,
-            # Rank 0 alone knows when there is a checkpoint. The rounds of others are not to be much behind it.
-            observer=_kept(metrics, place, min(payload["checkpoint_seconds"], 60.0 if context.rank == 0 else 5.0)),
-            parent=parent,
+            on_progress=_throttled(context) if first else None,
+            observer=_storing(metrics, folder, min(policy.seconds, 60.0 if first else ROUNDS_SECONDS)),
         )
 
 
 @contextmanager
 def _parent_folder(cell: str, identity: CellIdentity) -> Iterator[Path | None]:
-    """The folder of the cell from whose adapter this one is cut, beside its own; None where there is no such."""
+    """The folder, beside its own, of the cell whose adapter this one cuts; None for a cell without a parent."""
     if identity.parent is None:
         yield None
         return
-    with _opened(f"{cell.rpartition('/')[0]}/{identity.parent}") as place:
-        place.fetch()
-        yield place.path
+    with _opened(f"{cell.rpartition('/')[0]}/{identity.parent}") as folder:
+        folder.fetch()
+        yield folder.path
 
 
-def _kept(observer: RoundObserver, place: WorkingFolder, seconds: float) -> RoundObserver:
-    """Observes, then saves a copy's checkpoint as soon as there is a new one, and the rounds every so many seconds."""
-    if place.store is None:
+def _storing(observer: RoundObserver, folder: WorkingFolder, seconds: float) -> RoundObserver:
+    """Wraps `observer`; where the folder is a local copy, uploads every new checkpoint, and the rounds regularly.
+
+    Args:
+        seconds: time between two uploads without a new checkpoint.
+    """
+    if folder.store is None:
         return observer
-    checkpoint, last = place.path / CHECKPOINT, time.monotonic()
-    saved = _changed(checkpoint)
+    checkpoint, last = folder.path / CHECKPOINT, time.monotonic()
+    saved = _modified(checkpoint)
 
     def observe(stats: RoundStats) -> None:
         nonlocal last, saved
         observer(stats)
-        now, newest = time.monotonic(), _changed(checkpoint)
+        now, newest = time.monotonic(), _modified(checkpoint)
         if newest != saved or now - last >= seconds:
-            with suppress(StorageError):  # the next time, or the last, tries again
-                place.save()
+            with suppress(StorageError):  # tried again next time and at the end
+                folder.save()
             last, saved = now, newest
 
     return observe
 
 
-def _changed(folder: Path) -> int:
-    """When a file of the folder was last replaced, ns; 0 where there is no folder."""
+def _modified(folder: Path) -> int:
+    """When a file of the folder was last replaced, in ns; 0 where there is no folder."""
     return folder.stat().st_mtime_ns if folder.exists() else 0
 
 
-def _throttled(context: JobContext) -> Callable[[dict[str, Any]], None]:
+def _throttled(context: JobContext) -> OnProgress:
     last = 0.0
 
     def report(data: dict[str, Any]) -> None:

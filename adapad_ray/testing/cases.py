@@ -18,10 +18,11 @@ from adapad_ray.models import Pooling, initialise_head
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.testing.tiny import COST_PER_RANK, TRAINING, shared_backbone, tiny_backbone, tiny_task, tiny_workspace
-from adapad_ray.training.cell import Workspace, make_method, parent_identity, run_cell
+from adapad_ray.training.batches import Batches
+from adapad_ray.training.cell import CellRequest, Workspace, make_method, parent_identity, run_cell
 from adapad_ray.training.randomness import derive_seed
 from adapad_ray.training.settings import TrainingSettings
-from adapad_ray.training.trainer import LaneTrainer
+from adapad_ray.training.trainer import Trainer
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,29 +73,23 @@ class MethodCase:
         """The method of this case; `changes` replace fields of its identity."""
         return _method(self.identity(**changes), self.pooling)
 
-    def trainer(self, seed: int = 0, **connections: Any) -> LaneTrainer:
+    def trainer(self, seed: int = 0, **connections: Any) -> Trainer:
         """A trainer on a new backbone, set up as in `run_cell` but not started; `connections` are passed on to it."""
         backbone, method = tiny_backbone(self.pooling), self.make(seed=seed)
         parent = self.parent(self.identity(seed))
         if parent is not None:
             method.inherit(load_adapter(parent / "adapter"))
         initialise_head(backbone.model, backbone.head_modules, derive_seed(seed, "head"))
-        return LaneTrainer(
-            method.adapt(backbone.model, backbone.head_modules),
-            method,
-            tiny_task().splits["train"],
-            TrainingSettings(**{**TRAINING, **self.training}),
-            total_steps=method.training_steps,
-            seed=seed,
-            pad_token_id=0,
-            **connections,
-        )
+        method.adapt(backbone.model, backbone.head_modules)
+        settings = TrainingSettings(**{**TRAINING, **self.training})
+        batches = Batches(tiny_task().splits["train"], settings, seed=seed, pad_token_id=0)
+        return Trainer(method, batches, settings, total_steps=method.training_steps, **connections)
 
     def run(self, folder: Path, workspace: Workspace | None = None, seed: int = 0, **changes: Any) -> CellResult:
         """Computes this case's cell in `folder`."""
         workspace, identity = workspace or tiny_workspace(self.pooling), self.identity(seed, **changes)
         parent = self.parent(identity)
-        result = run_cell("cell", identity, workspace, folder, base_model="tiny", parent=parent)
+        result = run_cell(CellRequest("cell", identity, folder, "tiny", parent), workspace)
         assert result is not None
         return result
 
@@ -105,7 +100,7 @@ class MethodCase:
 
 
 @functools.cache
-def uninterrupted(case: MethodCase) -> LaneTrainer:
+def uninterrupted(case: MethodCase) -> Trainer:
     """The case trained from start to end in one go; tests share it and must not change it."""
     trainer = case.trainer()
     trainer.start()
@@ -130,7 +125,7 @@ def _trained_parent(identity: str, pooling: Pooling) -> tempfile.TemporaryDirect
     """The finished cell with this identity (as JSON)."""
     folder = tempfile.TemporaryDirectory(prefix="adapad-parent-")
     parent = CellIdentity.model_validate_json(identity)
-    run_cell("parent", parent, tiny_workspace(pooling), Path(folder.name), base_model="tiny")
+    run_cell(CellRequest("parent", parent, Path(folder.name), "tiny"), tiny_workspace(pooling))
     return folder
 
 

@@ -19,12 +19,12 @@ from adapad_ray.models import Backbone, Pooling, initialise_head
 from adapad_ray.results import CellResult, Point
 from adapad_ray.storage import RECORD
 from adapad_ray.testing.tiny import tiny_backbone, tiny_task
-from adapad_ray.training.evaluation import predict
+from adapad_ray.training.cell.evaluation import predict
 from adapad_ray.training.randomness import derive_seed
-from adapad_ray.training.trainer import LaneTrainer
+from adapad_ray.training.trainer import Trainer
 
 
-def assert_same_training(got: LaneTrainer, expected: LaneTrainer) -> None:
+def assert_same_training(got: Trainer, expected: Trainer) -> None:
     """Checks that both trainers hold bitwise the same tensors, optimizer state, losses and growth."""
     a, b = got.checkpoint(), expected.checkpoint()
     assert a.tensors.keys() == b.tensors.keys()

@@ -1,4 +1,4 @@
-"""Watching single components of a linear task converge: the probe of the training loop and the file it fills."""
+"""How single components of a linear task converge: the trainer's probe, and the file that holds its values."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.files import atomic_path
 from adapad_ray.tasks.true_components import TrueComponents
-from adapad_ray.training.trainer import Probe
+from adapad_ray.training.record import Probe
 
 COMPONENT_ERRORS = "component_errors.csv"
 """File of a cell's folder: columns `round` (from 1), `step` (optimizer steps done), `component`, `error`."""
 
 
 def component_probe(truth: TrueComponents) -> Probe:
-    """Relative distance of every published product s · b_k a_kᵀ X from its term of the SVD; 1 before it is published.
+    """A probe of the relative distance of s · b_k a_kᵀ X from the k-th term of the SVD; 1 before k is published.
 
-    For a model with one adapted module. Blocks of several components, which learn jointly, have no distance, nor have
-    models without components.
+    For a model with one adapted module. Blocks of several components learn jointly and have no distance;
+    models without components have none either.
     """
 
     @torch.no_grad()
@@ -43,7 +43,7 @@ def component_probe(truth: TrueComponents) -> Probe:
 
 
 def write_component_errors(path: Path, probes: Sequence[Sequence[float]], local_steps: int, total_steps: int) -> None:
-    """Writes what the probe has said, one row a round and component, atomically; nothing if it never spoke."""
+    """Writes the values of the probe atomically, one row per round and component; writes no file if there are none."""
     rows = [
         {"round": number, "step": min(number * local_steps, total_steps), "component": k, "error": error}
         for number, errors in enumerate(probes, start=1)

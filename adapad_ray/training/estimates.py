@@ -1,4 +1,4 @@
-"""The published estimates, version by version: what the lanes of the next round read of each other."""
+"""The published estimates, version by version: what lanes read of each other in the next round."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from adapad_ray.adapters.trainable_model import TrainableModel
 
 @dataclass
 class Version:
-    """What was published at the end of one round."""
+    """The estimates published at the end of one round."""
 
     layout: dict[int, tuple[str, ...]]
-    """Block → the modules that had it then: growth may have added others since."""
+    """Block → the modules that had it at that time; growth may have added others since."""
     values: dict[int, Tensor] = field(default_factory=dict)
-    """Block → flat estimate, as far as it is known in this process."""
+    """Block → flat estimate, for the blocks that this process holds."""
 
 
 class Estimates:
     """The versions that may still be read.
 
-    Version v is what all lanes published together at the end of round v, counted from 1 (Jacobi: new values become
-    visible at once); version 0 is the initial state. After v rounds the next one reads version `max(0, v - staleness)`:
-    always that one, whatever is known already, so that the result depends neither on timing nor on the workers.
+    Version v holds what all lanes published at the end of round v, counted from 1 (Jacobi: all new values become
+    visible together); version 0 is the initial state. After v rounds the next one reads exactly version
+    `max(0, v - staleness)`, even if newer ones have arrived, so the result depends neither on timing nor on the number
+    of workers.
     """
 
     def __init__(self, adapted: TrainableModel, staleness: int = 0) -> None:
@@ -44,11 +45,14 @@ class Estimates:
 
     @property
     def readable(self) -> int:
-        """The version that the coming round reads."""
+        """The version that the next round reads."""
         return max(0, self.newest - self.staleness)
 
     def add(self, blocks: Sequence[int], known: Collection[int]) -> Mapping[int, Tensor]:
-        """Closes a round in which `blocks` are published; returns the estimates of those `known` here."""
+        """Ends a round in which `blocks` are published.
+
+        Returns the estimates of those that are `known`: whose live values this process holds.
+        """
         self.newest += 1
         version = Version({k: self._components.modules_of(k) for k in blocks})
         version.values = {k: self._components.estimate(k) for k in blocks if k in known}
@@ -56,18 +60,20 @@ class Estimates:
         return version.values
 
     def missing(self, highest: int) -> list[int]:
-        """Blocks up to `highest` that the coming round reads and that are not known here."""
+        """Blocks up to `highest` that the next round reads and that this process does not hold."""
         version = self._versions.get(self.readable)
         return [] if version is None else [k for k in version.layout if k <= highest and k not in version.values]
 
     def receive(self, version: int, values: Mapping[int, Tensor]) -> None:
-        """Takes in what others have published."""
+        """Adds estimates published by other workers."""
         if values:
             self._versions[version].values |= values
 
     def read(self, newest: bool = False) -> dict[int, float]:
-        """Makes the readable version (or the newest) the one that lanes see, and forgets older ones; returns each
-        block's movement."""
+        """Makes the readable version (or the newest) the one that lanes see, and drops older ones.
+
+        Returns the relative movement of each block.
+        """
         chosen = self.newest if newest else self.readable
         version = self._versions.get(chosen)
         for number in [n for n in self._versions if n < chosen]:
@@ -77,7 +83,7 @@ class Estimates:
         return {k: self._components.read_estimate(k, v, version.layout[k]) for k, v in sorted(version.values.items())}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The values of versions not read yet, as `<version>|<block>`."""
+        """The values of versions that have not been read yet, as `<version>|<block>`."""
         return {
             f"{number}|{k}": value
             for number, version in self._versions.items()
@@ -91,7 +97,7 @@ class Estimates:
         return {"newest": self.newest, "layouts": layouts}
 
     def load(self, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Restores what `meta` and `tensors` gave."""
+        """Restores the results of `meta` and `tensors`."""
         self.newest = int(meta["newest"])
         self._versions = {
             int(n): Version({int(k): tuple(m) for k, m in layout.items()}) for n, layout in meta["layouts"].items()
@@ -99,7 +105,7 @@ class Estimates:
         self.absorb(tensors)
 
     def absorb(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes in values that another process holds, under the names that `tensors` gives."""
+        """Adds values of another process, under the names that `tensors` uses."""
         for name, value in tensors.items():
             number, _, k = name.partition("|")
             self._versions[int(number)].values[int(k)] = value

@@ -1,4 +1,4 @@
-"""Less memory for more time: layers that forget their activations and compute them again in the backward pass."""
+"""Less memory for more time: layers drop their activations and compute them again in the backward pass."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from adapad_ray.errors import BadRequestError
 
 @contextmanager
 def recomputed_layers(model: nn.Module, on: bool = True) -> Iterator[None]:
-    """Lets every repeated layer of a transformers model keep its inputs only, as long as the context is open.
+    """Makes every repeated layer of a transformers model keep only its inputs, while the context is open.
 
-    transformers does so for layers in training mode alone. Ours stay in evaluation mode, since the backbone is frozen
-    and has no dropout: the flag is set on the layers themselves, not on what is inside them.
+    transformers does so in training mode only. The backbone here stays in evaluation mode, so that its dropout is off:
+    the flag is set on the layers themselves, not on their submodules.
 
     Raises:
-        BadRequestError: the model has no layers that can do it.
+        BadRequestError: the model has no layers that support it.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if on else []
     if on and not layers:
         raise BadRequestError(
-            f"training.gradient_checkpointing is true, but {type(model).__name__} has no layers for it: leave it out"
+            f"training.gradient_checkpointing is true, but {type(model).__name__} has no layers that "
+            "support it: set it to false"
         )
     before = [layer.training for layer in layers]
     for layer in layers:

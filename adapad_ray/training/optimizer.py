@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from adapad_ray.training.settings import TrainingSettings
 
 _STATE_KEYS = ("step", "exp_avg", "exp_avg_sq")
-"""AdamW's; plain gradient descent has no state."""
+"""Of AdamW; plain gradient descent has no state."""
 
 
 class ComponentOptimizer:
     """One optimizer over parameters that come and go; a parameter keeps its state when its component changes lanes.
 
     Parameters are grouped by the step of their birth, because a late component follows the global schedule times its
-    own short warm-up. Only the parameters of the lanes at hand are stepped.
+    own short warm-up. Only the parameters of the current lane are stepped.
     """
 
     def __init__(self, settings: TrainingSettings, total_steps: int, scale: float = 1.0) -> None:
@@ -30,7 +30,7 @@ class ComponentOptimizer:
         self._births: dict[nn.Parameter, int] = {}
 
     def adopt(self, parameters: Iterable[nn.Parameter], birth: int) -> None:
-        """Starts to train those of `parameters` that are not known yet, born at optimizer step `birth`."""
+        """Adds those of `parameters` that are new, born at optimizer step `birth`."""
         new = [p for p in parameters if p not in self._births]
         if not new:
             return
@@ -51,7 +51,7 @@ class ComponentOptimizer:
         self._inner.add_param_group({"params": new, "birth": birth})
 
     def forget(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Drops parameters that learn no longer, with their state."""
+        """Drops parameters that no longer learn, with their state."""
         gone = set(parameters)
         if self._inner is None or not gone:
             return
@@ -76,7 +76,7 @@ class ComponentOptimizer:
             group["lr"] = rate * min(1.0, (step - group["birth"] + 1) / warmup) if late else rate
 
     def step(self, learning: Iterable[nn.Parameter]) -> None:
-        """Steps `learning`; what a backward pass left elsewhere is discarded."""
+        """Steps `learning`; gradients of all other parameters are discarded."""
         assert self._inner is not None
         chosen = set(learning)
         for p in self._births:
@@ -85,7 +85,7 @@ class ComponentOptimizer:
         self._inner.step()
 
     def clear_gradients(self) -> None:
-        """Forgets all gradients, before the next backward pass."""
+        """Drops all gradients before the next backward pass."""
         assert self._inner is not None
         self._inner.zero_grad(set_to_none=True)
 
@@ -99,13 +99,13 @@ class ComponentOptimizer:
         return {name: self._births[p] for name, p in named.items() if p in self._births}
 
     def load(self, named: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], births: Mapping[str, Any]) -> None:
-        """Restores what `tensors` and `births` gave."""
+        """Restores the results of `tensors` and `births`."""
         for name, birth in births.items():
             self.adopt([named[name]], int(birth))
         self.absorb(named, tensors)
 
     def absorb(self, named: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
-        """Replaces the state of those parameters that `tensors` knows."""
+        """Replaces the state of those parameters that `tensors` contains."""
         for name, p in named.items():
             if f"{name}|step" in tensors:
                 assert self._inner is not None

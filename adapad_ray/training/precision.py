@@ -1,21 +1,36 @@
-"""Backward passes through a backbone in fp16, whose smallest number is 6e-8: gradients are scaled up on their way."""
+"""Backward passes, with scaled gradients where the backbone is in fp16, whose smallest number is 6e-8."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 LARGEST_SCALE = 2.0**14
-"""Where every pass starts. Ours; scales are powers of two, so that they cost no precision."""
+"""Where every pass starts: a project default. Scales are powers of two, so they cost no precision."""
+
+Backward = Callable[[Tensor, Sequence[nn.Parameter]], None]
+"""Adds the gradients of a loss to the given parameters."""
+
+
+def backward_for(model: nn.Module) -> Backward:
+    """The backward pass that fits the dtype of `model`."""
+    half = any(p.dtype == torch.float16 for p in model.parameters())
+    return scaled_backward if half else plain_backward
+
+
+def plain_backward(loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+    """Adds the gradients of `loss`, as autograd computes them."""
+    torch.autograd.backward(loss)
 
 
 def scaled_backward(loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
-    """Adds the gradients of `loss` to `parameters` (fp32), as if nothing had been scaled.
+    """Adds the gradients of `loss` to `parameters` (fp32), computed from a scaled loss and scaled back.
 
-    Where a gradient overflows, the pass is repeated with a sixteenth of the scale, down to 1. Every pass starts anew,
-    so that a resumed cell repeats an undisturbed one; what is not finite without scaling stays so.
+    Where a gradient overflows, the pass is repeated with a sixteenth of the scale, down to 1. Every pass starts with
+    the largest scale, so that a resumed cell repeats an undisturbed one. A gradient that is not finite without scaling
+    stays so.
     """
     scale = LARGEST_SCALE
     before = [None if p.grad is None else p.grad.clone() for p in parameters]

@@ -1,4 +1,4 @@
-"""The rounds of a cell on disk: a file for each worker, a JSON line for each round."""
+"""The rounds of a cell on disk: one file per worker, one JSON line per round."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _SUMMED = tuple(name for name in WorkerCost.model_fields if name != "rank")
 
 
 class RoundLog:
-    """Keeps the rounds of the worker of `rank` in a cell's folder, and adds up what they cost it; an observer.
+    """An observer that writes the rounds of the worker of `rank` to a cell's folder and sums up their cost.
 
-    A line is written before the next round begins. After a kill, `rewind` drops the rounds that are computed again, so
-    that none stands twice; the round of the checkpoint itself is missing if the kill fell between the two.
+    A line is written before the next round begins. After a kill, `rewind` drops the rounds that will be computed again,
+    so that no round is listed twice; the round of the checkpoint itself is missing if the kill came between checkpoint
+    and line.
     """
 
     def __init__(self, cell: Path, rank: int) -> None:
@@ -28,7 +29,10 @@ class RoundLog:
         self._total = dict.fromkeys(_SUMMED, 0.0)
 
     def rewind(self, rounds: int, workers: int) -> None:
-        """Keeps the first `rounds` rounds. Rank 0 does so too for ranks that a group of `workers` no longer has."""
+        """Keeps the first `rounds` rounds.
+
+        Rank 0 also trims the files of ranks that a group of `workers` no longer has.
+        """
         for rank, path in sorted(_files(self._folder).items()):
             if rank == self._rank or (self._rank == 0 and rank >= workers):
                 kept = [row for row in _rows(path) if row["round"] <= rounds]
@@ -47,11 +51,11 @@ class RoundLog:
 
     @property
     def cost(self) -> WorkerCost:
-        """The sum over all rounds kept."""
+        """The sum over all rounds in the file."""
         return WorkerCost(rank=self._rank, **self._total)  # type: ignore[arg-type]
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         if self._file is not None:
             self._file.close()
 
@@ -61,7 +65,7 @@ class RoundLog:
 
 
 def load_rounds(cell: Path) -> dict[int, list[RoundStats]]:
-    """The rounds in a cell's folder by rank of the worker, in their order; empty where none were kept."""
+    """Rank of the worker → its rounds in order, from a cell's folder; empty where there are none."""
     return {
         rank: [RoundStats(**{name: _by_lane(value) for name, value in row.items()}) for row in _rows(path)]
         for rank, path in sorted(_files(cell / _FOLDER).items())
@@ -73,7 +77,7 @@ def _files(folder: Path) -> dict[int, Path]:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines up to the first that is not whole: a kill may have cut the last one."""
+    """The lines before the first incomplete one: a kill may have cut the last."""
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             yield json.loads(line)

@@ -1,20 +1,20 @@
-"""How a cell is trained: the settings that every method shares."""
+"""The training settings that all methods share."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DATA_SETTINGS = ("max_length", "max_train_examples", "max_validation_examples", "max_test_examples")
-"""Settings that shape the data: data are tokenised once, for all methods of a sweep alike."""
+"""Settings that shape the data, which are tokenised once for all methods of a sweep."""
 
 _MOST = 10**6
-"""Texts or tokens at a time; what is beyond is a slip, and would not fit into memory."""
+"""Texts or tokens at a time; larger values are typing errors and would not fit into memory."""
 
 
 class TrainingSettings(BaseModel):
-    """Optimizer, schedule and caps, for every method alike.
+    """Optimizer, schedule and caps.
 
     The default is AdamW with a linear warm-up and a linear decay to zero.
     """
@@ -24,27 +24,27 @@ class TrainingSettings(BaseModel):
     epochs: float = Field(default=3.0, gt=0, le=1e6)
     batch_size: int = Field(default=16, ge=1, le=_MOST)
     max_length: int = Field(default=128, ge=1, le=_MOST)
-    """Tokens; longer texts are cut."""
+    """Tokens; longer texts are truncated."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """`sgd` is plain gradient descent, without momentum: the local solver of the linear theory (2605.10741). No choice
-    for a network."""
+    """`sgd` is plain gradient descent without momentum, the local solver of the linear theory (2605.10741). It is not
+    meant for networks."""
     learning_rate: float = Field(default=2e-3, gt=0)
     lr_scheduler_type: Literal["linear", "constant"] = "linear"
-    """What follows the warm-up: a linear decay to zero, or nothing."""
+    """What follows the warm-up: a linear decay to zero, or a constant rate."""
     warmup_fraction: float = Field(default=0.06, ge=0, lt=1)
     """Share of the optimizer steps in which the learning rate rises linearly."""
     component_warmup_steps: int = Field(default=5, ge=0, le=2**53)
-    """Warm-up of a component or head that is born during training, on top of the global schedule."""
+    """Warm-up of a component or head that is created during training, on top of the global schedule."""
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped per lane to this norm."""
     group_by_length: bool = True
     """Whether batches hold texts of similar length, in random order: less padding, the same examples per epoch."""
     pad_to_multiple_of: int = Field(default=1, ge=1, le=1024)
-    """Training batches are as wide as their longest text, rounded up to this; it has to divide `max_length`."""
+    """Training batches are as wide as their longest text, rounded up to this; must divide `max_length`."""
     gradient_checkpointing: bool = False
-    """Whether layers keep their inputs alone and compute the rest again in the backward pass: much less memory for
-    about a third more time, which the FLOPs of a cell leave out."""
+    """Whether layers keep only their inputs and compute the rest again in the backward pass: much less memory for about
+    a third more time. The FLOPs of a cell do not include the second pass."""
     evaluation_batch_size: int = Field(default=64, ge=1, le=_MOST)
     max_train_examples: int | None = Field(default=None, ge=1, le=2**53)
     max_validation_examples: int | None = Field(default=None, ge=1, le=2**53)
@@ -55,18 +55,9 @@ class TrainingSettings(BaseModel):
         if self.max_length % self.pad_to_multiple_of:
             raise ValueError(
                 f"pad_to_multiple_of {self.pad_to_multiple_of} must divide max_length {self.max_length}: "
-                "or batches could be wider than the model reads"
+                "otherwise batches could be wider than the model reads"
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what came later, where it is at its default: finished cells keep their ids."""
-        content: dict[str, Any] = serialise(self)
-        for name in ("pad_to_multiple_of", "gradient_checkpointing"):
-            if content.get(name) == type(self).model_fields[name].default:
-                del content[name]
-        return content
 
     def steps_per_epoch(self, examples: int) -> int:
         """Optimizer steps of one pass over `examples` training examples; the last batch may be smaller."""

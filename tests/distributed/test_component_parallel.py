@@ -5,7 +5,7 @@ import torch
 from threads import train_together
 
 from adapad_ray.testing import COST_PER_RANK, MethodCase, assert_same_training, uninterrupted
-from adapad_ray.training.checkpoint import Checkpoint
+from adapad_ray.training.checkpoint import Checkpoint, CheckpointPolicy
 from adapad_ray.training.trainer import DivergedError
 
 GROWING = {"initial_rank": 0, "local_steps": 2, "growth_interval": 4}
@@ -32,7 +32,7 @@ def test_the_number_of_workers_changes_nothing(case, workers):
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[4], CASES[7]], ids=str)
 def test_a_checkpoint_made_by_any_number_of_workers_continues_with_any_other(case, workers, tmp_path):
-    train_together(case, 2, checkpoint=tmp_path / "checkpoint", checkpoint_rounds=2)
+    train_together(case, 2, checkpoint=tmp_path / "checkpoint", policy=CheckpointPolicy(rounds=2))
     saved = Checkpoint.load(tmp_path / "checkpoint")
     assert 0 < saved.meta["step"] < uninterrupted(case).total_steps
     for trainer in train_together(case, workers, resume=saved):
@@ -53,20 +53,20 @@ def test_traffic_is_triangular():
     rounds = uninterrupted(case).total_steps - 1  # after the last round all gather
     trainers = train_together(case, 4)
     below = [sum(min(rounds, max(0, rounds - k + 1)) for k in range(1, own)) for own in (4, 1, 2, 3)]
-    assert [t.exchange.traffic.bytes_fetched for t in trainers] == [lane * n for n in below]
+    assert [t.workers.traffic.bytes_fetched for t in trainers] == [lane * n for n in below]
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
 @pytest.mark.parametrize("moment", ["within a round", "in the last step of a round"])
-def test_what_diverges_is_named_where_it_does_and_reaches_no_other_worker(moment, staleness):
-    """Lane 2 breaks; the companions that wait for it are told that the attempt is over, and blame nobody."""
+def test_a_diverged_lane_is_named_and_reaches_no_other_worker(moment, staleness):
+    """Lane 2 breaks; the workers that wait for it learn that the attempt has ended, and report no lane."""
     config = {"initial_rank": 3, "local_steps": 2, "staleness": staleness}
     case, workers, broken_at = MethodCase("adapad", 3 * COST_PER_RANK, config), [], 6 if "within" in moment else 7
 
     def prepare(trainers):
         workers.extend(trainers)
-        trainer = trainers[trainers[0].exchange.owner(2)]
-        train = trainer._train_step
+        trainer = trainers[trainers[0].workers.owner(2)]
+        train = trainer.train_step
 
         def train_and_break():
             loss = train()
@@ -75,7 +75,7 @@ def test_what_diverges_is_named_where_it_does_and_reaches_no_other_worker(moment
                     next(iter(trainer.adapted.layers.values())).active()[1].b.fill_(float("inf"))
             return loss
 
-        trainer._train_step = train_and_break
+        trainer.train_step = train_and_break
 
     step = 7  # of the loss that shows it, or of the parameters before they are published
     with pytest.raises(DivergedError, match=f"^lane 2, step {step}: "):

@@ -1,20 +1,16 @@
-"""The rounds that a cell's workers keep: every round of every worker once, whatever happened on the way."""
+"""The rounds that the workers of a cell log: every round of every worker once, whatever was killed on the way."""
 
-import asyncio
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from threads import ThreadExchange, train_together
+from threads import Connections, train_together
 
 from adapad_ray.cost.worker_scaling import expected_phases, lane_traffic
-from adapad_ray.distributed.estimate_board import EstimateBoard
-from adapad_ray.results import WorkerCost
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_workspace
-from adapad_ray.training.cell import run_cell
-from adapad_ray.training.record import RoundStats
+from adapad_ray.training.cell import CellRequest, run_cell
+from adapad_ray.training.checkpoint import CheckpointPolicy
 from adapad_ray.training.round_log import RoundLog, load_rounds
-from adapad_ray.training.workers import Alone, AttemptLostError
+from adapad_ray.training.workers import AttemptLostError
 
 CASE = MethodCase("adapad", 3 * COST_PER_RANK, {"initial_rank": 0, "local_steps": 2, "growth_interval": 4})
 ROUNDS = [(1, 2), (2, 4), (3, 6), (4, 8), (5, 10), (6, 12), (7, 14), (8, 15)]
@@ -27,42 +23,26 @@ class Killed(Exception):
 
 def run_together(folder, workers, kill_at=None):
     """Runs the cell with several workers in threads; its worker 0 is killed at a step, and the board with it."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    board = EstimateBoard(1, workers)
     workspaces = [tiny_workspace() for _ in range(workers)]
+    request = CellRequest("cell", CASE.identity(), folder, "tiny", checkpoints=CheckpointPolicy(rounds=2))
 
-    def progress(data):
+    def kill(data):
         if data["step"] == kill_at:
             raise Killed
 
     def work(rank):
-        exchange = Alone() if workers == 1 else ThreadExchange(board, loop, rank, workers)
+        exchange = None if workers == 1 else connections.exchange(rank)
         try:
-            return run_cell(
-                "cell",
-                CASE.identity(),
-                workspaces[rank],
-                folder,
-                base_model="tiny",
-                checkpoint_rounds=2,
-                progress=progress if rank == 0 else None,
-                exchange=exchange,
-            )
+            return run_cell(request, workspaces[rank], exchange=exchange, on_progress=None if rank else kill)
         except Killed:
-            asyncio.run_coroutine_threadsafe(board.close(), loop).result()
+            connections.close()
         except AttemptLostError:
             pass
         return None
 
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            first, *_ = pool.map(work, range(workers))
-            return first
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
+    with Connections(workers) as connections, ThreadPoolExecutor(workers) as pool:
+        first, *_ = pool.map(work, range(workers))
+        return first
 
 
 def lasting(rounds):
@@ -139,24 +119,3 @@ def test_workers_fetch_as_many_bytes_a_round_as_a_plan_expects(workers, tmp_path
 def watch(trainers, folder):
     for rank, trainer in enumerate(trainers):
         trainer.observer = RoundLog(folder, rank)
-
-
-def test_a_line_that_a_kill_has_cut_does_not_count(tmp_path):
-    def stats(number):
-        return RoundStats(number, 2 * number, {1: 0.5}, {}, 10, 0, 7, 1.0, 0.5, 0.25, 3, 4)
-
-    log = RoundLog(tmp_path, 0)
-    for number in (1, 2, 3):
-        log(stats(number))
-    log.close()
-    path = tmp_path / "rounds" / "worker-0.jsonl"
-    path.write_text(path.read_text()[:-20])
-    assert load_rounds(tmp_path) == {0: [stats(1), stats(2)]}
-    again = RoundLog(tmp_path, 0)
-    again.rewind(3, 1)
-    again(stats(3))
-    again.close()
-    assert load_rounds(tmp_path) == {0: [stats(1), stats(2), stats(3)]}
-    assert again.cost == WorkerCost(
-        rank=0, compute_seconds=3, wait_seconds=1.5, exchange_seconds=0.75, bytes_published=9, bytes_fetched=12
-    )

@@ -12,7 +12,8 @@ from adapad_ray.models import initialise_head
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity
 from adapad_ray.testing import TRAINING, MethodCase, tiny_backbone, tiny_task
-from adapad_ray.training.randomness import derive_seed, epoch_batches
+from adapad_ray.training.batches import epoch_batches
+from adapad_ray.training.randomness import derive_seed
 
 SQUARE = tuple(
     shape.name

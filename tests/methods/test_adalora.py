@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import peft
@@ -18,7 +16,7 @@ from adapad_ray.budget import BudgetTooSmallError, ModuleShape
 from adapad_ray.methods import Adalora, CellContext
 from adapad_ray.methods.adalora import AdaloraConfig, AdaloraModel
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone
-from adapad_ray.training.workers import Replicas
+from tests.distributed.threads import train_together
 from tests.methods.reference import SQUARE, SquareCase, backbone_with_head, train
 
 CASE = SquareCase("adalora", 2 * 8 * 64, {"lora_alpha": 3.0}, training={"learning_rate": 2e-2})
@@ -208,33 +206,9 @@ def test_the_model_is_the_tuner_of_peft():
     assert str(adapted.model) == str(tiny_backbone().model)
 
 
-class Pair(Replicas):
-    """One of two replicas in threads of one process, which add up what they hold."""
-
-    def __init__(self, rank, meeting, held):
-        super().__init__(rank, 2)
-        self.meeting, self.held = meeting, held
-
-    def reduce(self, loss, size, parameters):
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        self.held[self.rank] = [loss.detach(), *(torch.tensor(n) for n in size), *gradients]
-        self.meeting.wait()
-        loss, tokens, padded, *gradients = (mine + other for mine, other in zip(*self.held, strict=True))
-        self.meeting.wait()
-        for p, gradient in zip(parameters, gradients, strict=True):
-            p.grad = gradient
-        return loss, (int(tokens), int(padded))
-
-
 def test_two_workers_that_share_out_the_batch_allocate_as_one(trained):
     """The penalty counts once, and both allocators see the gradient of the whole batch."""
-    meeting, held = threading.Barrier(2), [None, None]
-    pair = [CASE.trainer(replicas=Pair(rank, meeting, held)) for rank in range(2)]
-    for trainer in pair:
-        trainer.start()
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda trainer: trainer.run(), pair))
     alone, _, _ = trained
-    for trainer in pair:
+    for trainer in train_together(CASE, 2):
         np.testing.assert_allclose(trainer.record.losses, alone.record.losses, rtol=0, atol=1e-5)
         assert trainer.adapted.kept == alone.adapted.kept

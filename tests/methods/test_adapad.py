@@ -392,10 +392,9 @@ def test_the_tail_trains_as_lora_does():
     trainer.run(stop_at=13)
     (lane,) = trainer.method.lanes(13)
     assert lane == Lane(index=3, frozen=0, live=(1, 2, 3))
-    batch = trainer._batch(13)
-    labels = batch.pop("labels")
+    batch = trainer.batches.load(trainer.batches.rows(13))
     trainer.adapted.use(lane)
-    loss = F.cross_entropy(trainer.adapted.model(**batch).logits, labels)
+    loss = F.cross_entropy(trainer.adapted.model(**batch.inputs).logits, batch.labels)
     learning = trainer.adapted.parameters(lane)
     twin = [p.detach().clone().requires_grad_(True) for p in learning]
     for p, gradient in zip(twin, torch.autograd.grad(loss, learning), strict=True):

@@ -17,11 +17,12 @@ from adapad_ray.tasks import TaskData
 from adapad_ray.tasks.types.image import PixelSplit
 from adapad_ray.testing import tiny_task
 from adapad_ray.testing.conformance import assert_same_training
-from adapad_ray.training.cell import Workspace, make_method, parent_identity, run_cell
+from adapad_ray.training.batches import Batches
+from adapad_ray.training.cell import CellRequest, Workspace, make_method, parent_identity, run_cell
+from adapad_ray.training.cell.evaluation import predict
 from adapad_ray.training.checkpoint import Checkpoint
-from adapad_ray.training.evaluation import predict
 from adapad_ray.training.settings import TrainingSettings
-from adapad_ray.training.trainer import LaneTrainer
+from adapad_ray.training.trainer import Trainer
 from tests.architectures import ARCHITECTURES, save_architecture
 
 CORE = {
@@ -101,8 +102,8 @@ def compute(method, workspace, folder, name):
     parent = None
     if planned is not None:
         parent = folder / "parent"
-        run_cell("parent", planned, workspace, parent, base_model=name)
-    return run_cell("cell", identity, workspace, folder / "cell", base_model=name, parent=parent)
+        run_cell(CellRequest("parent", planned, parent, name), workspace)
+    return run_cell(CellRequest("cell", identity, folder / "cell", name, parent), workspace)
 
 
 @pytest.mark.parametrize(("name", "method"), CASES)
@@ -172,12 +173,6 @@ def start_trainer(method, workspace, name):
     made = make_method(identity, modules, len(data), workspace.backbone.parameters)
     backbone = workspace.backbone
     initialise_head(backbone.model, backbone.head_modules, 0)
-    return LaneTrainer(
-        made.adapt(backbone.model, backbone.head_modules),
-        made,
-        data,
-        TRAINING,
-        total_steps=made.training_steps,
-        seed=0,
-        pad_token_id=backbone.pad_token_id,
-    )
+    made.adapt(backbone.model, backbone.head_modules)
+    batches = Batches(data, TRAINING, seed=0, pad_token_id=backbone.pad_token_id)
+    return Trainer(made, batches, TRAINING, total_steps=made.training_steps)

@@ -86,10 +86,9 @@ def test_the_importance_is_that_of_the_dense_update():
     """Against autograd through W₀ + ΔW with ΔW [d_out, d_in] as one leaf per module."""
     trainer = started(lora_alpha=8.0, growth_interval=3, growth_end=0.8)
     trainer.run(stop_at=6)
-    lane, batch = trainer.method.lanes(6)[0], trainer._batch(6)
-    labels = batch.pop("labels")
+    lane, batch = trainer.method.lanes(6)[0], trainer.batches.load(trainer.batches.rows(6))
     trainer.adapted.use(lane)
-    F.cross_entropy(trainer.adapted.model(**batch).logits, labels).backward()
+    F.cross_entropy(trainer.adapted.model(**batch.inputs).logits, batch.labels).backward()
     got = trainer.method._importance.take()
 
     model, updates = tiny_backbone().model, {}
@@ -100,7 +99,7 @@ def test_the_importance_is_that_of_the_dense_update():
             updates[name] = ((8.0 / layer.rank) * b.T @ a).requires_grad_(True)
         weight = layer.base.weight.detach() + updates[name]
         model.get_submodule(name).forward = lambda x, weight=weight, bias=layer.base.bias: F.linear(x, weight, bias)
-    F.cross_entropy(model(**batch).logits, labels).backward()
+    F.cross_entropy(model(**batch.inputs).logits, batch.labels).backward()
     assert set(got) == set(updates) and max(layer.rank for layer in trainer.adapted.layers.values()) > 1
     for name, update in updates.items():
         expected = (update * update.grad).abs().sum().item() / np.sqrt(update.numel())

@@ -14,7 +14,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS
 from adapad_ray.results import CellResult
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_workspace
-from adapad_ray.training.cell import run_cell
+from adapad_ray.training.cell import CellRequest, run_cell
 
 PARENT_RANK = 5
 
@@ -111,10 +111,10 @@ def test_a_parent_with_a_broken_file_is_refused_and_nothing_is_written(tmp_path)
     next(iter(stored.values())).fill_(float("nan"))
     save_file(stored, weights)
     with pytest.raises(BadRequestError, match="not finite"):
-        run_cell("x", one.identity(), tiny_workspace(), tmp_path / "cell", base_model="tiny", parent=folder)
+        run_cell(CellRequest("x", one.identity(), tmp_path / "cell", "tiny", folder), tiny_workspace())
     assert not (tmp_path / "cell").exists()
     with pytest.raises(ValueError, match="cuts the adapter of another cell"):
-        run_cell("x", one.identity(), tiny_workspace(), tmp_path / "cell", base_model="tiny")
+        run_cell(CellRequest("x", one.identity(), tmp_path / "cell", "tiny"), tiny_workspace())
 
 
 def test_the_export_stands_alone(tmp_path):

@@ -13,7 +13,7 @@ from adapad_ray.sweep.planning.curve_cells import CurveCells
 from adapad_ray.sweep.planning.identity import CellFactory
 from adapad_ray.sweep.planning.plan import plan_sweep
 from adapad_ray.sweep.spec_file import load_spec
-from adapad_ray.training.cell import Workspace, run_cell
+from adapad_ray.training.cell import CellRequest, Workspace, run_cell
 
 FILE = Path(__file__).parents[2] / "sweeps" / "bilinear_convergence.yaml"
 
@@ -59,7 +59,8 @@ def finished(tmp_path_factory):
     for wave in CurveCells(cells, plan_sweep(cells)).waves(None, results):
         for planned in wave:
             place = planned.cell.folder(folder)
-            results[planned.id] = run_cell(planned.id, planned.cell.identity, workspace, place, base_model=spec.model)
+            request = CellRequest(planned.id, planned.cell.identity, place, spec.model)
+            results[planned.id] = run_cell(request, workspace)
     return folder, {one.label: one for one in label_convergences(list(results.values()), folder)}
 
 

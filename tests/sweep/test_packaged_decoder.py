@@ -16,7 +16,7 @@ from adapad_ray.report.records import load_results
 from adapad_ray.sweep.inputs import load_inputs
 from adapad_ray.sweep.spec_file import load_spec
 from adapad_ray.tasks import TYPES, load_task
-from adapad_ray.training.evaluation import ModelPasses
+from adapad_ray.training.cell.evaluation import ModelPasses
 
 pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("clusters")]
 

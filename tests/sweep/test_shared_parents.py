@@ -17,7 +17,7 @@ from adapad_ray.models import load_backbone
 from adapad_ray.report.records import load_results
 from adapad_ray.sweep.manifest import Manifest
 from adapad_ray.tasks import encode, load_task
-from adapad_ray.training.evaluation import predict
+from adapad_ray.training.cell.evaluation import predict
 
 pytestmark = pytest.mark.xdist_group("more-clusters")
 

@@ -27,8 +27,8 @@ from adapad_ray.sweep.planning.identity import CellFactory
 from adapad_ray.sweep.planning.plan import plan_sweep
 from adapad_ray.sweep.spec_file import parse_spec
 from adapad_ray.tasks import TYPES
-from adapad_ray.training.cell import Workspace, run_cell
-from adapad_ray.training.evaluation import ModelPasses
+from adapad_ray.training.cell import CellRequest, Workspace, run_cell
+from adapad_ray.training.cell.evaluation import ModelPasses
 from adapad_ray.training.round_log import load_rounds
 
 WORDS = ["red", "green", "blue", "black", "white", "pink", "cat", "dog", "cow", "hen", "fox", "owl"]
@@ -165,9 +165,8 @@ def compute(spec: Any, folder: Path) -> dict[str, CellResult]:
     results: dict[str, CellResult] = {}
     for wave in CurveCells(cells, plan_sweep(cells)).waves(None, results):
         for planned in wave:
-            result = run_cell(
-                planned.id, planned.cell.identity, workspace, planned.cell.folder(folder), base_model=spec.model
-            )
+            request = CellRequest(planned.id, planned.cell.identity, planned.cell.folder(folder), spec.model)
+            result = run_cell(request, workspace)
             assert result is not None
             results[planned.id] = result
     return {result.identity.label: result for result in results.values()}

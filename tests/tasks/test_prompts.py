@@ -9,7 +9,7 @@ import transformers
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks import TYPES, RawTask, encode, parse_source
 from adapad_ray.tasks.losses import IGNORED, answer_cross_entropy
-from adapad_ray.training.evaluation import ModelPasses
+from adapad_ray.training.cell.evaluation import ModelPasses
 
 WORDS = ["<pad>", "<unk>", "<s>", "</s>", "is", "it", "good", "bad", "very", "not", "film", "plot", "?", "yes", "no"]
 

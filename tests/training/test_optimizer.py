@@ -1,5 +1,6 @@
-"""Gradient descent, the constant schedule and phases; AdamW is compared with torch's and PEFT's in test_loop."""
+"""Gradient descent, warm-ups and phases; AdamW is compared with torch's and PEFT's in test_trainer."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -45,9 +46,20 @@ def test_gradient_descent_continues_from_a_checkpoint():
     assert torch.equal(part, whole)
 
 
-def test_a_constant_schedule_warms_up_and_stays():
-    settings = TrainingSettings(lr_scheduler_type="constant", warmup_fraction=0.2)
-    assert [settings.schedule(step, 10) for step in range(10)] == [0.5, *[1.0] * 9]
+def test_a_late_component_warms_up_on_top_of_the_schedule():
+    settings = TrainingSettings(learning_rate=1.0, warmup_fraction=0, component_warmup_steps=4, max_grad_norm=1.0)
+    optimizer = ComponentOptimizer(settings, total_steps=100)
+    early, late = (nn.Parameter(torch.zeros(1)) for _ in "ab")
+    optimizer.adopt([early], 0)
+    optimizer.adopt([late], 10)
+    rates = []
+    for step in range(10, 16):
+        optimizer.begin_step(step)
+        assert optimizer._inner is not None
+        rates.append([group["lr"] for group in optimizer._inner.param_groups])
+    schedule = [settings.schedule(step, 100) for step in range(10, 16)]
+    assert [rate for rate, _ in rates] == schedule
+    np.testing.assert_allclose([rate for _, rate in rates], np.multiply(schedule, [0.25, 0.5, 0.75, 1, 1, 1]))
 
 
 def test_the_schedule_runs_once_in_every_phase():

@@ -1,4 +1,6 @@
-"""Gradients through fp16 neither vanish nor overflow."""
+"""Backbones in half precision: gradients neither vanish nor overflow, and adapters learn in fp32."""
+
+import dataclasses
 
 import pytest
 import torch
@@ -61,3 +63,25 @@ def test_adapters_of_a_fp16_backbone_learn_as_with_fp32(case, tmp_path):
     assert result.final.parameters == reference.final.parameters
     stored = load_file(tmp_path / "fp16" / "adapter" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        MethodCase("lora"),
+        MethodCase("adapad", config={"initial_rank": 0}),
+        MethodCase("adapad", 3 * COST_PER_RANK, {"local_steps": 2}, pooling="own"),
+        MethodCase("adalora"),
+        MethodCase("dora", 3 * COST_PER_RANK),
+    ],
+    ids=str,
+)
+def test_adapters_and_heads_of_a_bf16_backbone_learn_in_fp32(case, tmp_path):
+    workspace = tiny_workspace(case.pooling)
+    workspace.backbone.model.to(torch.bfloat16)
+    training = {**case.identity().training, "epochs": 20}
+    result = case.run(tmp_path, dataclasses.replace(workspace), training=training)
+    stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+    reference = case.run(tmp_path / "fp32", training=training)
+    assert result.final.validation["accuracy"] == pytest.approx(reference.final.validation["accuracy"], abs=0.26)

@@ -1,4 +1,4 @@
-"""A trained model at work on whole splits, as the types of tasks ask for it."""
+"""Forward passes and generation of a trained model over whole splits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adapad_ray.tasks.logits import logits_of
 
 @dataclass(frozen=True)
 class ModelPasses:
-    """Forward passes and generation; batches hold examples of similar length."""
+    """A trained model as task types evaluate it; batches hold examples of similar length."""
 
     model: nn.Module
     batch_size: int
@@ -27,7 +27,7 @@ class ModelPasses:
 
     @torch.inference_mode()
     def outputs(self, split: Split) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor], Any]]:
-        """Rows, batch and output of the model, batch by batch; the output on the CPU, its numbers in fp32."""
+        """Rows, batch and output of the model, batch by batch; outputs are moved to the CPU in fp32."""
         for rows in split.evaluation_batches(self.batch_size):
             batch = split.batch(rows, self.pad_token_id)
             inputs = {key: value.to(self.device) for key, value in batch.items() if key != "labels"}
@@ -39,7 +39,7 @@ class ModelPasses:
 
     @torch.inference_mode()
     def generate(self, split: Split, max_new_tokens: int) -> list[str]:
-        """The text that the model adds to every example's prompt, greedily, in the split's order."""
+        """The text that the model appends to every example's prompt by greedy decoding, in the split's order."""
         model: Any = self.model
         chosen = GenerationConfig(
             max_new_tokens=max_new_tokens,
@@ -61,5 +61,5 @@ class ModelPasses:
 def predict(
     model: nn.Module, split: Split, *, batch_size: int, pad_token_id: int, device: torch.device | str = "cpu"
 ) -> np.ndarray:
-    """Logits `float32 [n, outputs]` in the split's own order, of a model that has one row of them an example."""
+    """Logits `float32 [n, outputs]` in the split's own order, for a model with one row of logits per example."""
     return logits_of(ModelPasses(model, batch_size, pad_token_id, device), split)

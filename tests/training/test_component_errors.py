@@ -1,4 +1,4 @@
-"""The linear setting through the ordinary cell: every component reaches its term of the SVD, and the file says so."""
+"""The linear task in a cell: every component reaches its term of the SVD, and the file of errors shows it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +13,11 @@ from adapad_ray.models import linear_backbone
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity
 from adapad_ray.tasks import BilinearSource, make_bilinear
-from adapad_ray.training.cell import Workspace, make_method, run_cell
+from adapad_ray.training.batches import Batches
+from adapad_ray.training.cell import CellRequest, Workspace, make_method, run_cell
 from adapad_ray.training.component_errors import COMPONENT_ERRORS, component_probe
 from adapad_ray.training.settings import TrainingSettings
-from adapad_ray.training.trainer import LaneTrainer
+from adapad_ray.training.trainer import Trainer
 from tests.distributed.threads import train_together
 
 SOURCE = BilinearSource(type="bilinear", in_features=8, out_features=6, examples=16, spectrum=(1.0, 0.7, 0.4, 0.15))
@@ -67,25 +68,27 @@ class LinearCase:
 
     def run(self, folder):
         workspace = Workspace(linear_backbone(8, 6, dtype="float64"), make_bilinear(SOURCE))
-        result = run_cell("cell", self.identity(), workspace, folder, base_model="linear")
+        result = run_cell(CellRequest("cell", self.identity(), folder, "linear"), workspace)
         return result, pd.read_csv(folder / COMPONENT_ERRORS).pivot(index="round", columns="component", values="error")
 
-    def trainer(self, **connections):
+    def make(self):
+        backbone = linear_backbone(8, 6, dtype="float64")
+        return make_method(self.identity(), target_modules(backbone.model, "all-linear"), 16, backbone.parameters)
+
+    def trainer(self, **options):
         """As `run_cell` sets it up."""
         backbone, data = linear_backbone(8, 6, dtype="float64"), make_bilinear(SOURCE)
-        modules = target_modules(backbone.model, "all-linear")
-        method = make_method(self.identity(), modules, 16, backbone.parameters)
-        return LaneTrainer(
-            method.adapt(backbone.model, ()),
+        method = self.make()
+        method.adapt(backbone.model, ())
+        batches = Batches(data.splits["train"], self.settings, seed=0, pad_token_id=backbone.pad_token_id)
+        return Trainer(
             method,
-            data.splits["train"],
+            batches,
             self.settings,
             total_steps=method.training_steps,
-            seed=0,
-            pad_token_id=backbone.pad_token_id,
             loss=data.loss,
             probe=component_probe(data.components),
-            **connections,
+            **options,
         )
 
 
@@ -134,7 +137,7 @@ def test_the_exported_adapter_is_the_truncated_svd(tmp_path):
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("config", [{}, {"staleness": 1, "local_steps": 1}], ids=str)
 def test_the_number_of_workers_changes_no_error(workers, config):
-    """With three workers none of them knows all estimates between two gatherings."""
+    """With three workers none of them holds all estimates between two gatherings."""
     case = LinearCase(config=config, training={"epochs": 40})
     alone = case.trainer()
     alone.start()
@@ -147,7 +150,7 @@ def test_the_number_of_workers_changes_no_error(workers, config):
 def test_blocks_that_learn_jointly_have_no_components_of_their_own(tmp_path):
     workspace = Workspace(linear_backbone(8, 6, dtype="float64"), make_bilinear(SOURCE))
     identity = LinearCase("lora", training={"epochs": 20}).identity()
-    assert run_cell("cell", identity, workspace, tmp_path, base_model="linear") is not None
+    assert run_cell(CellRequest("cell", identity, tmp_path, "linear"), workspace) is not None
     assert not (tmp_path / COMPONENT_ERRORS).exists()
 
 

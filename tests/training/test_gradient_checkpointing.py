@@ -1,4 +1,4 @@
-"""Gradient checkpointing changes what is kept, and not what is learnt."""
+"""Gradient checkpointing saves memory and changes no result."""
 
 import pytest
 import torch
@@ -8,7 +8,6 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.models import linear_backbone
 from adapad_ray.testing import COST_PER_RANK, MethodCase, assert_same_training, tiny_backbone, uninterrupted
 from adapad_ray.training.gradient_checkpointing import recomputed_layers
-from adapad_ray.training.settings import TrainingSettings
 
 
 @pytest.mark.parametrize(
@@ -60,11 +59,3 @@ def test_dropout_and_recomputation_exclude_each_other():
     case = MethodCase("lora", config={"dropout": 0.1}, training={"gradient_checkpointing": True})
     with pytest.raises(BadRequestError, match=r"dropout is 0\.1 and training\.gradient_checkpointing is true"):
         case.trainer()
-
-
-def test_the_setting_enters_a_cells_identity_only_where_it_is_used():
-    """Cells that were finished before there was such a setting keep their ids."""
-    assert "gradient_checkpointing" not in TrainingSettings().model_dump(mode="json")
-    asked = TrainingSettings(gradient_checkpointing=True)
-    assert asked.model_dump(mode="json")["gradient_checkpointing"] is True
-    assert TrainingSettings(**asked.model_dump()) == asked

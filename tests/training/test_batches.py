@@ -1,14 +1,46 @@
-"""Wider batches say the same."""
+"""Batches: their order, and padding that changes nothing."""
 
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 
 from adapad_ray.tasks.encoding.prompts import prompted
 from adapad_ray.testing import MethodCase, tiny_task, uninterrupted
-from adapad_ray.training.padding import pad_to_multiple
+from adapad_ray.training.batches import epoch_batches, pad_to_multiple
 from adapad_ray.training.settings import TrainingSettings
+
+
+@pytest.mark.parametrize("group_by_length", [True, False])
+@pytest.mark.parametrize("examples", [1, 7, 8, 50, 1001])
+def test_an_epoch_covers_every_example_exactly_once(examples, group_by_length):
+    lengths = np.random.default_rng(examples).integers(1, 60, examples)
+    batches = epoch_batches(3, 0, lengths, 8, group_by_length=group_by_length)
+    assert sorted(np.concatenate(batches)) == list(range(examples))
+    assert sorted(map(len, batches), reverse=True)[: examples // 8] == [8] * (examples // 8)
+    assert len(batches) == TrainingSettings(batch_size=8).steps_per_epoch(examples)
+
+
+@pytest.mark.parametrize("group_by_length", [True, False])
+def test_the_order_is_a_function_of_seed_and_epoch(group_by_length):
+    lengths = np.random.default_rng(0).integers(1, 60, 100)
+
+    def order(seed, epoch):
+        return np.concatenate(epoch_batches(seed, epoch, lengths, 8, group_by_length=group_by_length)).tolist()
+
+    first = order(0, 0)
+    torch.manual_seed(123)
+    np.random.seed(123)
+    assert order(0, 0) == first
+    assert order(0, 1) != first and order(1, 0) != first and order(1, 0) != order(0, 1)
+
+
+def test_grouping_by_length_saves_padding():
+    lengths = np.random.default_rng(0).integers(1, 60, 400)
+    padded = [
+        sum(len(b) * lengths[b].max() for b in epoch_batches(0, 0, lengths, 8, group_by_length=grouped))
+        for grouped in (True, False)
+    ]
+    assert padded[0] < 0.7 * padded[1]
 
 
 def test_texts_are_widened_on_the_right():
@@ -39,8 +71,3 @@ def test_training_on_wider_batches_is_the_same_up_to_rounding():
     np.testing.assert_allclose(a.record.losses, b.record.losses, rtol=1e-4)
     assert b.record.work.padded_tokens % 8 == 0 and b.record.work.padded_tokens > a.record.work.padded_tokens
     assert b.record.work.tokens == a.record.work.tokens
-
-
-def test_the_longest_text_has_to_fit():
-    with pytest.raises(ValidationError, match="pad_to_multiple_of 64 must divide max_length 100"):
-        TrainingSettings(max_length=100, pad_to_multiple_of=64)

@@ -1,0 +1,93 @@
+"""Batches of the training data: their order, their padding, their way to the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from adapad_ray.tasks import Split
+from adapad_ray.training.randomness import generator
+from adapad_ray.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some training examples, on the device of the model."""
+
+    inputs: dict[str, Tensor]
+    """Arguments of the model's forward pass."""
+    labels: Tensor
+    size: tuple[int, int]
+    """Tokens without and with padding."""
+
+
+class Batches:
+    """The training batches of a cell: a function of (seed, step), the settings and the data alone."""
+
+    def __init__(
+        self,
+        data: Split,
+        settings: TrainingSettings,
+        *,
+        seed: int,
+        pad_token_id: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.data, self.settings, self.seed = data, settings, seed
+        self.pad_token_id, self.device = pad_token_id, device
+        self._epoch: tuple[int, list[np.ndarray]] | None = None
+
+    def rows(self, step: int) -> np.ndarray:
+        """Row numbers of the whole batch of optimizer step `step` (from 0)."""
+        epoch, position = divmod(step, self.settings.steps_per_epoch(len(self.data)))
+        if self._epoch is None or self._epoch[0] != epoch:
+            size, grouped = self.settings.batch_size, self.settings.group_by_length
+            self._epoch = epoch, epoch_batches(self.seed, epoch, self.data.lengths, size, group_by_length=grouped)
+        return self._epoch[1][position]
+
+    def load(self, rows: np.ndarray) -> Batch:
+        """The examples with these row numbers, padded and moved to the device."""
+        batch = self.data.batch(rows, self.pad_token_id)
+        batch = pad_to_multiple(batch, self.settings.pad_to_multiple_of, self.pad_token_id)
+        labels = batch.pop("labels").to(self.device)
+        size = self.data.size_of(batch)
+        return Batch({key: value.to(self.device) for key, value in batch.items()}, labels, size)
+
+
+def epoch_batches(
+    seed: int, epoch: int, lengths: np.ndarray, batch_size: int, *, group_by_length: bool
+) -> list[np.ndarray]:
+    """Row numbers of every batch of one epoch, in order: a function of (seed, epoch) and the data alone.
+
+    With `group_by_length` the examples are drawn into pools of up to 50 batches, sorted by length inside a pool, and
+    the resulting batches are shuffled: every epoch covers every example once, with far less padding.
+    """
+    draw = generator(seed, "order", epoch)
+    if not group_by_length:
+        rows = torch.randperm(len(lengths), generator=draw).numpy()
+        return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    rows = np.array(get_length_grouped_indices(lengths.tolist(), batch_size, generator=draw))
+    batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=draw).tolist()]
+
+
+def pad_to_multiple(batch: dict[str, Tensor], multiple: int, pad_token_id: int) -> dict[str, Tensor]:
+    """The batch with its texts `[batch, tokens]` padded to a multiple of `multiple` tokens.
+
+    The matrix units of GPUs prefer multiples of 8 or 64. Prompts, whose answers end together, are padded on the left,
+    other texts on the right, so that positions that are learnt or counted from the other end stay. Batches without
+    texts are returned unchanged.
+    """
+    if "attention_mask" not in batch:
+        return batch
+    extra = -batch["attention_mask"].shape[1] % multiple
+    if not extra:
+        return batch
+    sides = (extra, 0) if "logits_to_keep" in batch else (0, extra)
+    fillers = {"input_ids": pad_token_id, "attention_mask": 0, "token_type_ids": 0, "position_ids": 0}
+    return batch | {name: pad(batch[name], sides, value=fillers[name]) for name in fillers.keys() & batch.keys()}

@@ -1,0 +1,128 @@
+"""The points of a trained cell: every model that can be deployed, evaluated and exported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from adapad_ray.adapters.export import DeployedAdapter, deployed_adapter, save_peft
+from adapad_ray.adapters.lane import Lane
+from adapad_ray.adapters.trainable_model import TrainableModel
+from adapad_ray.files import atomic_path, write_text
+from adapad_ray.methods.plan import Deployable
+from adapad_ray.results import Point
+from adapad_ray.tasks import TYPES
+from adapad_ray.training.cell.evaluation import ModelPasses
+from adapad_ray.training.cell.request import CellRequest
+from adapad_ray.training.cell.workspace import Workspace
+from adapad_ray.training.settings import TrainingSettings
+from adapad_ray.training.trainer import DivergedError
+
+
+class Deployment:
+    """Predicts, scores and exports the deployable models of a trained cell."""
+
+    def __init__(self, request: CellRequest, workspace: Workspace, adapted: TrainableModel) -> None:
+        self.request, self.workspace, self.adapted = request, workspace, adapted
+        self._settings = TrainingSettings(**request.identity.training)
+        self._predictions: dict[str, np.ndarray] = {}
+        """`<split>/<point>` → predictions."""
+        self._answers: dict[str, tuple[str, ...]] = {}
+        """`<split>/<point>` → the answers as texts, for tasks that have such."""
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits to evaluate: validation always, the test splits in the curve stage only."""
+        tests = [name for name in self.workspace.data.splits if name.startswith("test")]
+        return ["validation", *tests] if self.request.identity.stage == "curve" else ["validation"]
+
+    def points(self, deployables: Sequence[Deployable]) -> tuple[Point, ...]:
+        """The final model, then those prefixes that are smaller and not empty.
+
+        Raises:
+            DivergedError: an output of the model is not finite.
+        """
+        sizes = [self.adapted.deployed_parameters(d.lane) for d in deployables]
+        return tuple(self._point(d) for i, d in enumerate(deployables) if i == 0 or 0 < sizes[i] < sizes[0])
+
+    def _point(self, deployable: Deployable) -> Point:
+        self.adapted.use(deployable.lane)
+        kind = "final" if deployable.prefix is None else "prefix"
+        key = kind if deployable.prefix is None else f"{kind}-{deployable.prefix}"
+        metrics = self._evaluate(key, deployable)
+        adapter = deployed_adapter(self.adapted, deployable.lane)
+        return Point(
+            kind=kind,  # type: ignore[arg-type]
+            prefix=deployable.prefix,
+            parameters=self.adapted.deployed_parameters(deployable.lane),
+            head_parameters=self.adapted.head_parameters(),
+            ranks=adapter.ranks,
+            validation=metrics["validation"],
+            test=metrics.get("test", {}),
+            adapter=self._export(key, deployable, adapter),
+        )
+
+    def _evaluate(self, key: str, deployable: Deployable) -> dict[str, dict[str, float]]:
+        """Metrics of `validation` and `test`; those of further tests are added to `test` under prefixed names."""
+        data, backbone = self.workspace.data, self.workspace.backbone
+        passes = ModelPasses(
+            self.adapted.model,
+            self._settings.evaluation_batch_size,
+            backbone.pad_token_id,
+            self.workspace.device,
+            backbone.tokenizer,
+        )
+        try:
+            evaluated = TYPES[data.type].evaluate(data, passes, self.splits)
+        except FloatingPointError as error:  # the last step broke the model, and no later loss could show it
+            steps = self._settings.total_steps(len(data.splits["train"]))
+            raise DivergedError(f"lane {deployable.lane.index}, step {steps - 1}: {error}") from error
+        metrics: dict[str, dict[str, float]] = {}
+        for split, result in evaluated.items():
+            self._predictions[f"{split}/{key}"] = result.predictions
+            if result.answers:
+                self._answers[f"{split}/{key}"] = result.answers
+            if split.startswith("test_"):
+                further = split.removeprefix("test_")
+                metrics["test"] |= {f"{further}_{name}": value for name, value in result.metrics.items()}
+            else:
+                metrics[split] = dict(result.metrics)
+        return metrics
+
+    def _export(self, key: str, deployable: Deployable, adapter: DeployedAdapter) -> str | None:
+        """Folder of the exported adapter inside the cell's; None in the tune stage and where there is no PEFT form."""
+        if self.request.identity.stage == "tune" or not adapter.factors:
+            return None
+        folder = "adapter" if deployable.prefix is None else key
+        provenance = self._provenance(key, adapter, deployable.lane)
+        save_peft(adapter, self.request.folder / folder, base_model=self.request.base_model, provenance=provenance)
+        return folder
+
+    def _provenance(self, key: str, adapter: DeployedAdapter, lane: Lane) -> dict[str, Any]:
+        backbone, data = self.workspace.backbone, self.workspace.data
+        return {
+            "cell": self.request.id,
+            "point": key,
+            "model": self.request.base_model,
+            "model_digest": backbone.digest,
+            "pooling": backbone.pooling,
+            "auto_class": TYPES[data.type].auto_class,
+            "labels": list(data.class_names),
+            "family": adapter.family,
+            "parameters": adapter.parameters,
+            "lora_parameters": adapter.lora_parameters,
+            "scaling_folded_into_B": {name: self.adapted.scales[name] * lane.scale for name in adapter.factors},
+        }
+
+    def save_predictions(self) -> None:
+        """Writes the predictions of every point and the labels as safetensors, and answers beside them as JSON."""
+        splits, folder = self.workspace.data.splits, self.request.folder
+        labels = {f"{split}/labels": splits[split].labels for split in self.splits}
+        with atomic_path(folder / "predictions.safetensors") as scratch:
+            save_file(self._predictions | labels, scratch)
+        if self._answers:
+            write_text(folder / "answers.json", json.dumps(self._answers, ensure_ascii=False, indent=1) + "\n")

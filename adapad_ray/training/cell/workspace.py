@@ -1,0 +1,53 @@
+"""What a worker keeps from one cell to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from adapad_ray.budget import ModuleShape
+from adapad_ray.models import Backbone
+from adapad_ray.models.target_modules import target_modules
+from adapad_ray.tasks import TaskData
+
+_WITHOUT_FLOPS = {"labels", "attention_mask", "token_type_ids", "position_ids"}
+
+
+def shape_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs that determine the operations of a pass. A model on the meta device cannot read a mask's values."""
+    return {name: value for name, value in batch.items() if name not in _WITHOUT_FLOPS}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The frozen backbone and the tokenised data."""
+
+    backbone: Backbone
+    data: TaskData
+    device: str = "cpu"
+
+    @cached_property
+    def forward_flops_per_token(self) -> float:
+        """Floating-point operations of one forward pass of the bare backbone, per token."""
+        return forward_flops_per_token(self.backbone.model, self.data)
+
+    def shapes(self, names: tuple[str, ...]) -> tuple[ModuleShape, ...]:
+        """Shapes of the modules with these full paths."""
+        return target_modules(self.backbone.model, names)
+
+
+def forward_flops_per_token(model: nn.Module, data: TaskData) -> float:
+    """Floating-point operations of a forward pass, per padded token, as torch counts them; also on the meta device."""
+    split = data.splits["train"]
+    rows = np.arange(min(8, len(split)))
+    batch, device = split.batch(rows, pad_token_id=0), next(model.parameters()).device
+    inputs = {name: value.to(device) for name, value in shape_inputs(batch).items()}
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(**inputs)
+    return float(counter.get_total_flops() / split.size_of(batch)[1])
