@@ -1,4 +1,4 @@
-"""What the tests of whole sweeps share."""
+"""Helpers for tests of whole sweeps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adapad_ray.cli import app
 COMMAND = [sys.executable, "-c", "from adapad_ray.cli import app; app()"]
 """`adapad` in a process of its own."""
 PASSING = ("start_seconds", "train_seconds", "evaluation_seconds", "peak_memory_bytes", "per_worker")
-"""Parts of a cell's cost that differ from run to run."""
+"""Fields of a cell's cost that differ between runs."""
 
 
 def adapad(*arguments: object) -> tuple[int, str]:
@@ -27,28 +27,28 @@ def adapad(*arguments: object) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def launch(spec: Path, place: Path, *arguments: object) -> subprocess.Popen[str]:
-    """`adapad sweep` as a person starts it in the folder `place`, in a process group of its own."""
-    place.mkdir(exist_ok=True)
+def launch(spec: Path, folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    """Starts `adapad sweep` in `folder`, in its own process group."""
+    folder.mkdir(exist_ok=True)
     command = [*COMMAND, "sweep", str(spec), *map(str, arguments)]
     return subprocess.Popen(
-        command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
 
 
 def lasting(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the results in a sweep's folder say apart from time and memory, by cell."""
-    found = {}
+    """The records in a sweep's folder without times and memory, by cell."""
+    records = {}
     for path in (folder / "cells").glob("*/result.json"):
         result = json.loads(path.read_text())
         for name in PASSING:
             result["cost"].pop(name)
-        found[path.parent.name] = result
-    return found
+        records[path.parent.name] = result
+    return records
 
 
 def assert_logged_once(uri: str, name: str, cells: set[str]) -> None:
-    """Every cell has one run in the experiment, and none of its runs is still running."""
+    """Checks that every cell has one run in the experiment, and that all runs are finished."""
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None

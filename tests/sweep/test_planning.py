@@ -1,4 +1,4 @@
-"""From file to cells without Ray and without weights: what is planned, what cannot be, and what is known when."""
+"""From a sweep's file to its cells, without Ray and without weights: rows, gaps, ids and the order of waves."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ TUNE = {"trials": 3, "budget": ONE_EACH, "space": {"learning_rate": {"log": [1e-
 
 
 def result(planned, score, passes=1):
-    """A finished cell that scored so on validation."""
+    """A finished cell with this validation metric."""
     point = Point(kind="final", parameters=1, head_parameters=1, ranks={}, validation={"accuracy": score})
     cost = Cost(
         start_seconds=0, train_seconds=0, evaluation_seconds=0, train_flops=0, steps=10, lane_passes=10 * passes,
@@ -84,7 +84,7 @@ def result(planned, score, passes=1):
 
 
 def waves(planner, scores=lambda planned: 0.5, passes=lambda planned: 1):
-    """All waves, every cell finishing with the score and the passes that are given."""
+    """All waves; every cell finishes with these scores and passes per step."""
     results, found = {}, []
     for wave in planner.waves(results):
         results.update({p.id: result(p, scores(p), passes(p)) for p in wave})
@@ -163,7 +163,7 @@ def test_more_seeds_and_budgets_add_cells_and_change_none(planner):
     assert {c.id for c in waves(planner(seeds=[0, 1, 2], budgets=[ONE_EACH, 2 * ONE_EACH, 4 * ONE_EACH]))[2]} > ids
 
 
-def test_a_compute_matched_label_waits_for_its_leader_and_is_stretched_by_its_passes(planner):
+def test_a_compute_matched_label_follows_its_leader_and_trains_more_epochs(planner):
     p = planner(methods={"adapad": {"initial_rank": 0}, "lora/matched": {"compute_as": "adapad"}})
     *_, leaders, followers = waves(p, passes=lambda planned: 3 if planned.cell.identity.method == "adapad" else 1)
     assert {c.cell.identity.label for c in leaders} == {"head_only", "adapad"}
@@ -206,7 +206,7 @@ def test_a_failed_leader_leaves_its_followers_out(planner):
         ({"tune": {**TUNE, "budget": 5}}, "tune.budget does not suit lora"),
     ],
 )
-def test_what_makes_no_sense_is_refused(planner, changes, words):
+def test_a_plan_that_makes_no_sense_is_rejected(planner, changes, words):
     with pytest.raises(BadRequestError, match=words):
         planner(**changes).plan()
 
@@ -248,7 +248,7 @@ def test_one_parent_serves_every_budget_and_every_cut_of_a_seed(planner):
     assert len({c.id for c in cut}) == len(cut)
 
 
-def test_parents_come_before_what_is_cut_from_them_and_hold_up_nothing_else(planner):
+def test_parents_come_before_their_children_and_delay_no_other_cell(planner):
     _, _, first, second, _ = waves(planner(**PARA))
     assert {p.cell.identity.method for p in first} == {"lora", "head_only"}
     assert {p.cell.identity.method for p in second} == {"para"}
@@ -296,7 +296,7 @@ def test_a_parent_of_the_tune_stage_is_shared_by_the_cuts_and_serves_the_curve_a
     assert {c.identity.seed: c.id in {p.id for p in tuned} for c in on_curve} == {0: True, 1: False}
 
 
-def test_what_a_failed_parent_was_for_is_left_out(planner):
+def test_the_children_of_a_failed_parent_are_left_out(planner):
     p = planner(**PARA)
     results = {}
     methods = []
@@ -307,7 +307,7 @@ def test_what_a_failed_parent_was_for_is_left_out(planner):
     assert set(methods) == {"lora", "head_only"}
 
 
-def test_the_plan_says_how_many_trainings_are_shared(planner):
+def test_the_plan_counts_shared_trainings(planner):
     def estimated(**changes):
         p = planner(**{**PARA, **changes})
         return estimate(p.spec, p.inputs, p.plan())

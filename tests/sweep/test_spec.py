@@ -1,4 +1,4 @@
-"""A sweep's file: numbers as people write them, overrides, and one sentence for every mistake."""
+"""A sweep's file: defaults, numbers, overrides, and one sentence for every mistake."""
 
 from __future__ import annotations
 
@@ -110,13 +110,13 @@ def test_a_missing_field_is_named():
 
 
 @pytest.mark.parametrize("text", ["- 1\n- 2\n", "a: [1\n", "!!python/object/apply:os.system ['true']\n"])
-def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+def test_a_file_that_is_not_a_mapping_is_rejected(tmp_path, text):
     path = tmp_path / "s.yaml"
     path.write_text(text)
     with pytest.raises(BadRequestError, match="sweep file"):
         load_spec(path)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(BadRequestError, match=r"none\.yaml cannot be read"):
         load_spec(tmp_path / "none.yaml")
