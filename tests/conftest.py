@@ -1,8 +1,7 @@
-"""A tiny real model and a small real-looking task on disk, for tests of the whole chain.
+"""A tiny real model and a small data set on disk, and readable ids of parametrised tests.
 
-Modules that start a Ray cluster belong to one of two xdist groups and so run in two processes, one cluster at a time
-in each: more at once would only wait for each other. `clusters` and `more-clusters` are dealt so that they and
-the other tests keep both processes busy to the end.
+Modules that start a Ray cluster belong to one of two xdist groups, so that each of two processes runs one cluster at a
+time. The groups `clusters` and `more-clusters` are balanced to keep both processes busy to the end.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +23,18 @@ from tests.ports import free_port
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes on two cores: one thread each
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Ids show names and values: `local_steps=2` instead of `config0`, `advance=True` instead of `True`."""
+    if isinstance(val, bool | int | float):
+        return f"{argname}={val}"
+    if isinstance(val, Mapping):
+        return ",".join(f"{key}={value}" for key, value in val.items())[:100] or f"{argname}={{}}"
+    if isinstance(val, list | tuple) and all(isinstance(item, str | int | float | None) for item in val):
+        return f"{argname}=[{','.join(map(str, val))}]"[:100]
+    return None
+
 
 WORDS = ["good", "fine", "great", "bad", "poor", "awful", "film", "plot", "actor", "scene", "the", "a", "is", "was"]
 
@@ -65,7 +76,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """400 reviews of three classes as CSV: columns review and stars, labels are words and follow from the review's."""
+    """400 reviews of three classes as CSV with columns `review` and `stars`; the words of a review decide its class."""
     path = tmp_path_factory.mktemp("data") / "reviews.csv"
     draw = random.Random(0)
     lines = ["review,stars"]
@@ -82,7 +93,7 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """Address of a server of this machine that speaks S3 (moto's)."""
+    """Address of a local S3 server (moto)."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -101,7 +112,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """URL of an empty bucket; the environment says where the server is, as it does for all of AWS's tools."""
+    """URL of an empty bucket; AWS's environment variables point to the server."""
     import s3fs
 
     settings = {"ENDPOINT_URL": s3_server, "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "REGION": "eu-west-1"}

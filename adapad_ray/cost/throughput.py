@@ -102,7 +102,7 @@ def _pass_rate(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float, dev
     lora = METHODS["lora"]
     context = CellContext(modules, sum(m.component_cost for m in modules), total_steps=10_000, seed=0)
     method = lora(lora.Config(), context)
-    method.adapt(model, ())
+    adapted = method.adapt(model, ())
     batches = Batches(inputs.data.splits["train"], spec.training, seed=0, pad_token_id=0, device=device)
     trainer = Trainer(method, batches, spec.training, total_steps=context.total_steps, loss=inputs.data.loss)
     trainer.start()
@@ -113,7 +113,7 @@ def _pass_rate(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float, dev
         tokens, start = trainer.record.work.padded_tokens, time.perf_counter()
         trainer.run(stop_at=trainer.step + 1)
         tokens = trainer.record.work.padded_tokens - tokens
-        flops = tokens * (method.plan().backbone_passes * flops_per_token + 6.0 * method.adapted.active_parameters())
+        flops = tokens * (method.plan().backbone_passes * flops_per_token + 6.0 * adapted.active_parameters())
         rates.append(flops / (time.perf_counter() - start))
     return statistics.median(rates)
 

@@ -152,18 +152,21 @@ def _data_files(spec: SweepSpec, shared: Sequence[Path]) -> dict[str, Path]:
         if spec.data_dir is not None:
             _check_shared(f"data_dir {spec.data_dir!r}", Path(spec.data_dir).expanduser().absolute(), shared)
         return {}
-    kind = TYPES[spec.task.type]
-    files = kind.files(spec.task.inside(spec.data_dir))
-    paths = {file.key: Path(file.path).expanduser().absolute() for file in files}
-    for file in files:
-        if file.required and kind.rows_name_files:
-            _check_shared(f"{file.key} {file.path!r}", paths[file.key], shared)
-        if file.required and not _is_shared(paths[file.key], shared) and not paths[file.key].is_file():
+    task_type = TYPES[spec.task.type]
+    paths = {}
+    for file in task_type.files(spec.task.inside(spec.data_dir)):
+        path = Path(file.path).expanduser().absolute()
+        if file.required and task_type.rows_name_files:
+            _check_shared(f"{file.key} {file.path!r}", path, shared)
+        available = _is_shared(path, shared) or path.is_file()
+        if file.required and not available:
             raise BadRequestError(
                 f"{file.key} {file.path!r} does not exist on this machine: pass the path of a file, or its folder with "
                 "--shared if every node has it"
             )
-    return {key: path for key, path in paths.items() if _is_shared(path, shared) or path.is_file()}
+        if available:
+            paths[file.key] = path
+    return paths
 
 
 def _tracking_environment(spec: SweepSpec, shared: Sequence[Path]) -> Mapping[str, str]:

@@ -14,22 +14,22 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise_answer(text: str) -> str:
-    """Lower case, without punctuation, without articles, single spaces: in this order, as the official script."""
+    """Lower case, no punctuation, no articles, single spaces, in this order, as in the official script."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
 def exact_match(answer: str, gold: Sequence[str]) -> float:
-    """1 if the answer equals one of the gold answers once normalised; without any, if the answer is empty."""
+    """1 if the normalised answer equals a normalised gold answer, or is empty where there is no gold answer; else 0."""
     return float(normalise_answer(answer) in _acceptable(gold))
 
 
 def token_f1(answer: str, gold: Sequence[str]) -> float:
-    """Largest F1 of the words that the answer shares with a gold answer; an empty one matches only an empty one."""
+    """Largest F1 of the words that answer and gold answer share; an empty answer matches an empty one only."""
     return max(_overlap(normalise_answer(answer).split(), other.split()) for other in _acceptable(gold))
 
 
 def _acceptable(gold: Sequence[str]) -> list[str]:
-    """Gold answers once normalised, those that vanish left out; the empty answer where none remains."""
+    """Normalised gold answers without empty ones; the empty answer if none remains."""
     return [text for text in map(normalise_answer, gold) if text] or [""]
 
 
@@ -41,11 +41,15 @@ def _overlap(answer: list[str], gold: list[str]) -> float:
 
 
 def best_threshold(no_answer: np.ndarray, answered: np.ndarray, silent: np.ndarray) -> float:
-    """The threshold up to which it pays to answer: of all, that with the largest sum of scores.
+    """The threshold with the largest sum of scores.
 
-    An item is answered where its `no_answer` score does not exceed the threshold. `answered` and `silent` are what it
-    then earns, and what it earns otherwise; all are `[items]`. Of equal thresholds the lowest, which answers least;
-    -inf where it never pays.
+    Args:
+        no_answer: `[items]`; an item is answered if its value does not exceed the threshold.
+        answered: score of each item if it is answered.
+        silent: score of each item if it is not.
+
+    Returns:
+        The lowest of equally good thresholds; -inf if answering none is best.
     """
     order = np.argsort(no_answer, kind="stable")
     scores = no_answer[order]

@@ -1,4 +1,4 @@
-"""The components that a linear task consists of, for watching how close trained ones have come."""
+"""The components of a linear task, which trained components are compared with."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _NOTHING = 1e-12
 class TrueComponents:
     """The terms σ_k u_k v_kᵀ, k = 1 … r, of the SVD of the part of Y that lies in the row space of X.
 
-    They are what deflation should find (2605.10741): term k is the best rank-1 fit through X to what 1 … k-1 leave
-    of Y.
+    Deflation should find them (2605.10741): term k is the best rank-1 fit through X to the residual of Y after terms
+    1 … k-1.
     """
 
     inputs: np.ndarray

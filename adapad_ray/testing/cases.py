@@ -73,8 +73,8 @@ class MethodCase:
         """The method of this case; `changes` replace fields of its identity."""
         return _method(self.identity(**changes), self.pooling)
 
-    def trainer(self, seed: int = 0, **connections: Any) -> Trainer:
-        """A trainer on a new backbone, set up as in `run_cell` but not started; `connections` are passed on to it."""
+    def trainer(self, seed: int = 0, **options: Any) -> Trainer:
+        """A trainer on a new backbone, set up as in `run_cell` but not started; `options` are passed on to it."""
         backbone, method = tiny_backbone(self.pooling), self.make(seed=seed)
         parent = self.parent(self.identity(seed))
         if parent is not None:
@@ -83,7 +83,7 @@ class MethodCase:
         method.adapt(backbone.model, backbone.head_modules)
         settings = TrainingSettings(**{**TRAINING, **self.training})
         batches = Batches(tiny_task().splits["train"], settings, seed=seed, pad_token_id=0)
-        return Trainer(method, batches, settings, total_steps=method.training_steps, **connections)
+        return Trainer(method, batches, settings, total_steps=method.training_steps, **options)
 
     def run(self, folder: Path, workspace: Workspace | None = None, seed: int = 0, **changes: Any) -> CellResult:
         """Computes this case's cell in `folder`."""

@@ -21,8 +21,8 @@ COMPONENT_ERRORS = "component_errors.csv"
 def component_probe(truth: TrueComponents) -> Probe:
     """A probe of the relative distance of s · b_k a_kᵀ X from the k-th term of the SVD; 1 before k is published.
 
-    For a model with one adapted module. Blocks of several components learn jointly and have no distance;
-    models without components have none either.
+    For a model with one adapted module. Blocks of several components learn jointly and have no distance; neither have
+    models without components.
     """
 
     @torch.no_grad()

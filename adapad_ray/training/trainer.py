@@ -40,7 +40,7 @@ class Trainer:
     """Trains the lanes of a method whose model is adapted already.
 
     Args:
-        loss: of each example, one of `tasks.losses`.
+        loss: the task's loss, one value per example.
         workers: what this worker does of the training; by default all of it.
         probe: measures the published components at the end of every round.
         observer: called with the figures of every round.

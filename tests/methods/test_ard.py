@@ -15,55 +15,56 @@ from adapad_ray.methods.ard import Ard, ArdConfig, RankRequest, capped_ranks
 from adapad_ray.methods.plan import CellContext
 from adapad_ray.testing import COST_PER_RANK, MethodCase, uninterrupted
 
-# The rule: max(1, round(wish − τ)) with the smallest τ that meets the budget
+# The rule: max(1, round(request − τ)) with the smallest τ that meets the budget
 
 
 @pytest.mark.parametrize(
-    ("wish", "rank"), [(0.0, 1), (0.4, 1), (1.49, 1), (1.5, 2), (2.0, 2), (2.5, 3), (3.6, 4), (9.0, 4)]
+    ("requested", "rank"), [(0.0, 1), (0.4, 1), (1.49, 1), (1.5, 2), (2.0, 2), (2.5, 3), (3.6, 4), (9.0, 4)]
 )
-def test_a_wish_is_rounded_but_never_below_one_nor_above_the_most(wish, rank):
-    assert capped_ranks([RankRequest(wish, cost=1, most=4)], budget=100) == ([rank], 0.0)
+def test_a_request_is_rounded_but_never_below_one_nor_above_the_most(requested, rank):
+    assert capped_ranks([RankRequest(requested, cost=1, most=4)], budget=100) == ([rank], 0.0)
 
 
 def test_over_budget_the_smallest_excess_goes_first():
-    wishes = [RankRequest(3.0, 10, 5), RankRequest(2.6, 10, 5), RankRequest(1.9, 10, 5)]  # rounded: 3, 3, 2
-    assert capped_ranks(wishes, 80) == ([3, 3, 2], 0.0)
-    ranks, shift = capped_ranks(wishes, 79)
+    requests = [RankRequest(3.0, 10, 5), RankRequest(2.6, 10, 5), RankRequest(1.9, 10, 5)]  # rounded: 3, 3, 2
+    assert capped_ranks(requests, 80) == ([3, 3, 2], 0.0)
+    ranks, shift = capped_ranks(requests, 79)
     assert ranks == [3, 2, 2] and shift == pytest.approx(0.1)
-    ranks, shift = capped_ranks(wishes, 60)
+    ranks, shift = capped_ranks(requests, 60)
     assert ranks == [3, 2, 1] and shift == pytest.approx(0.4)
 
 
 @settings(deadline=None)
 @given(
-    wishes=st.lists(st.tuples(st.floats(0, 6), st.integers(1, 9), st.integers(1, 6)), min_size=1, max_size=6),
+    requests=st.lists(st.tuples(st.floats(0, 6), st.integers(1, 9), st.integers(1, 6)), min_size=1, max_size=6),
     extra=st.integers(0, 60),
 )
-def test_the_budget_holds_and_what_is_refused_lies_within_the_shift(wishes, extra):
-    wishes = [RankRequest(*w) for w in wishes]
-    budget = sum(w.cost for w in wishes) + extra
-    ranks, shift = capped_ranks(wishes, budget)
-    wished = [max(1, min(w.most, math.floor(w.rank + 0.5))) for w in wishes]
-    free = budget - sum(rank * w.cost for rank, w in zip(ranks, wishes, strict=True))
+def test_the_budget_holds_and_what_is_refused_lies_within_the_shift(requests, extra):
+    requests = [RankRequest(*w) for w in requests]
+    budget = sum(w.cost for w in requests) + extra
+    ranks, shift = capped_ranks(requests, budget)
+    rounded = [max(1, min(w.most, math.floor(w.rank + 0.5))) for w in requests]
+    free = budget - sum(rank * w.cost for rank, w in zip(ranks, requests, strict=True))
     assert free >= 0 and shift >= 0
-    if sum(rank * w.cost for rank, w in zip(wished, wishes, strict=True)) <= budget:
-        assert ranks == wished and shift == 0
-    for rank, most, wish in zip(ranks, wished, wishes, strict=True):
-        assert rank == most or (1 <= rank < most and wish.rank - (rank + 0.5) <= shift)
+    if sum(rank * w.cost for rank, w in zip(rounded, requests, strict=True)) <= budget:
+        assert ranks == rounded and shift == 0
+    for rank, most, request in zip(ranks, rounded, requests, strict=True):
+        assert rank == most or (1 <= rank < most and request.rank - (rank + 0.5) <= shift)
 
 
 @settings(deadline=None)
-@given(wishes=st.lists(st.floats(0, 4), min_size=1, max_size=4), extra=st.integers(0, 8))
-def test_with_equal_costs_no_other_ranks_keep_more_of_what_was_wished(wishes, extra):
-    """Against every way to share out the budget; a component counts by how far its wish is above its threshold."""
+@given(requests=st.lists(st.floats(0, 4), min_size=1, max_size=4), extra=st.integers(0, 8))
+def test_with_equal_costs_no_other_ranks_keep_more_of_what_was_requested(requests, extra):
+    """Against every way to share out the budget; a component counts by how far its request is above its threshold."""
 
     def kept(ranks):
-        return sum(wish - (j - 0.5) for rank, wish in zip(ranks, wishes, strict=True) for j in range(2, rank + 1))
+        pairs = zip(ranks, requests, strict=True)
+        return sum(request - (j - 0.5) for rank, request in pairs for j in range(2, rank + 1))
 
-    wished = [max(1, math.floor(wish + 0.5)) for wish in wishes]
-    shares = itertools.product(*(range(1, rank + 1) for rank in wished))
-    best = max(kept(ranks) for ranks in shares if sum(ranks) <= len(wishes) + extra)
-    ranks, _ = capped_ranks([RankRequest(wish, 1, 9) for wish in wishes], len(wishes) + extra)
+    rounded = [max(1, math.floor(request + 0.5)) for request in requests]
+    shares = itertools.product(*(range(1, rank + 1) for rank in rounded))
+    best = max(kept(ranks) for ranks in shares if sum(ranks) <= len(requests) + extra)
+    ranks, _ = capped_ranks([RankRequest(request, 1, 9) for request in requests], len(requests) + extra)
     assert kept(ranks) == pytest.approx(best, abs=1e-9)
 
 

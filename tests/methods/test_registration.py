@@ -10,7 +10,7 @@ from adapad_ray import methods
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS
 
-README = Path(__file__).parents[2] / "README.md"
+TABLE = Path(__file__).parents[2] / "docs" / "methods.md"
 STRANGER = """
 from adapad_ray.methods.lora import Lora
 
@@ -52,6 +52,6 @@ def test_a_name_that_is_taken_is_refused(package, monkeypatch):
         methods.__getattr__("METHODS")
 
 
-def test_the_readme_has_a_row_for_every_method():
-    rows = [line.split("|")[1].strip() for line in README.read_text().splitlines() if line.startswith("| `")]
+def test_the_table_of_methods_has_a_row_for_every_method():
+    rows = [line.split("|")[1].strip() for line in TABLE.read_text().splitlines() if line.startswith("| `")]
     assert [f"`{method.name}`" for method in methods.BUILT_IN if f"`{method.name}`" not in rows] == []

@@ -1,4 +1,4 @@
-"""The report claims what is true of synthetic sweeps, in small; `benchmarks/known_truth.py` is the whole."""
+"""The report claims only what is true of synthetic sweeps: a small version of `benchmarks/known_truth.py`."""
 
 import numpy as np
 import pytest

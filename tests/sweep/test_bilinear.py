@@ -1,5 +1,6 @@
 """`sweeps/bilinear_convergence.yaml`: it can be planned, and shows what it is there to show."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,12 @@ def test_the_bounds_shape_lies_above_the_errors(finished):
 def test_advance_learning_does_not_slow_down(finished):
     _, labels = finished
     assert labels["adapad/advance"].rounds <= labels["adapad/no-advance"].rounds
+
+
+def test_an_exported_linear_adapter_names_no_class_of_transformers(finished):
+    records = [json.loads(path.read_text()) for path in finished[0].glob("cells/*/adapter/adapad.json")]
+    assert records
+    assert {record["auto_class"] for record in records} == {None}
 
 
 def test_the_report_shows_it(finished):

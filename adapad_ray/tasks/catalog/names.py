@@ -37,7 +37,10 @@ def list_tasks() -> dict[str, str]:
         "set, the validation set is the test"
         for name, task in GLUE_TASKS.items()
     }
-    squad = {name: f"SQuAD {1.1 if name == 'squad' else 2.0}, spans (answer_f1), likewise" for name in SQUAD_TASKS}
+    squad = {
+        name: f"SQuAD {1.1 if name == 'squad' else 2.0}, spans (answer_f1), from `data_dir` or the Hub"
+        for name in SQUAD_TASKS
+    }
     digits = {DIGITS: "scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, for models of images"}
     linear = {Bilinear.name: "Y = W X with a known spectrum, for model linear: shows how single components converge"}
     return packaged | glue | squad | digits | linear

@@ -8,6 +8,7 @@ from adapad_ray.tasks.metrics.registry import (
     NumberMetricName,
     check_classes,
     find_metric,
+    metric_of,
 )
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "check_classes",
     "check_finite",
     "find_metric",
+    "metric_of",
 ]

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapad_ray.tasks.metrics.base import Array, Metric, Predicted
+from adapad_ray.tasks.metrics.base import Array, Metric
 
 
 class AnswerScore(Metric):
     """The mean over items of one column of their scores."""
 
-    predicted: Predicted = "answers"
+    predicted = "answers"
 
     def __init__(self, name: str, column: int, beside: tuple[Metric, ...] = ()) -> None:
         self.name, self.column, self.beside = name, column, beside

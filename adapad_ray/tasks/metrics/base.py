@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Predicted = Literal["classes", "numbers", "answers"]
-"""What a model predicts per item: logits of classes, numbers, or answers that have scores of their own."""
 
 
 class Metric(ABC):
@@ -22,8 +20,9 @@ class Metric(ABC):
 
     name: str
     """As scikit-learn spells it, else SciPy. It is the value of `task.metric`, and the key in records and MLflow."""
-    predicted: Predicted
-    """The predictions that the metric takes: task types that predict these accept it."""
+    predicted: str
+    """The predictions that the metric takes: `classes` (logits), `numbers`, `answers` (texts with scores), or a word
+    that a new task type introduces. Types that predict these accept the metric."""
     binary: bool = False
     """Whether the metric is defined for two classes only."""
     beside: tuple[Metric, ...] = ()

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapad_ray.tasks.metrics.base import Array, Metric, Predicted, ratio
+from adapad_ray.tasks.metrics.base import Array, Metric, ratio
 
 
 class Accuracy(Metric):
     """The share of items whose class is predicted."""
 
     name = "accuracy"
-    predicted: Predicted = "classes"
+    predicted = "classes"
 
     def features(self, predictions: NDArray[Any], labels: NDArray[Any]) -> Array:
         """Whether the item is correct, `[items, 1]`."""
@@ -33,7 +33,7 @@ ACCURACY = Accuracy()
 class ClassMetric(Metric):
     """A metric beside which accuracy is reported."""
 
-    predicted: Predicted = "classes"
+    predicted = "classes"
     beside: tuple[Metric, ...] = (ACCURACY,)
 
 
@@ -45,7 +45,7 @@ class F1(ClassMetric):
 
     def features(self, predictions: NDArray[Any], labels: NDArray[Any]) -> Array:
         """Whether the item is a true positive, predicted positive, and positive, `[items, 3]`."""
-        predicted, true = _one_hot(predictions, labels)
+        predicted, true = one_hot(predictions, labels)
         return np.stack([predicted * true, predicted, true], axis=-1)[:, 1]
 
     def value(self, means: Array) -> Array:
@@ -60,7 +60,7 @@ class F1Macro(ClassMetric):
 
     def features(self, predictions: NDArray[Any], labels: NDArray[Any]) -> Array:
         """The three features of `F1` for every class, `[items, 3 · classes]`."""
-        predicted, true = _one_hot(predictions, labels)
+        predicted, true = one_hot(predictions, labels)
         return np.concatenate([predicted * true, predicted, true], axis=1)
 
     def value(self, means: Array) -> Array:
@@ -78,7 +78,7 @@ class MatthewsCorrcoef(ClassMetric):
 
     def features(self, predictions: NDArray[Any], labels: NDArray[Any]) -> Array:
         """Whether the item is correct, then one-hot its predicted and its true class, `[items, 1 + 2 · classes]`."""
-        predicted, true = _one_hot(predictions, labels)
+        predicted, true = one_hot(predictions, labels)
         return np.concatenate([(predicted * true).sum(axis=1, keepdims=True), predicted, true], axis=1)
 
     def value(self, means: Array) -> Array:
@@ -88,7 +88,7 @@ class MatthewsCorrcoef(ClassMetric):
         return ratio(covariance, np.sqrt((1 - (predicted**2).sum(-1)) * (1 - (true**2).sum(-1))))
 
 
-def _one_hot(predictions: NDArray[Any], labels: NDArray[Any]) -> tuple[Array, Array]:
+def one_hot(predictions: NDArray[Any], labels: NDArray[Any]) -> tuple[Array, Array]:
     """Predicted and true classes, `[items, classes]`."""
     identity = np.eye(predictions.shape[1])
     return identity[predictions.argmax(axis=1)], identity[labels.astype(int)]

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapad_ray.tasks.metrics.base import Array, Metric, Predicted, ratio
+from adapad_ray.tasks.metrics.base import Array, Metric, ratio
 
 
 class Pearson(Metric):
     """Pearson's correlation of the first output and the label; 0 where either is constant."""
 
     name = "pearson"
-    predicted: Predicted = "numbers"
+    predicted = "numbers"
 
     def features(self, predictions: NDArray[Any], labels: NDArray[Any]) -> Array:
         """x, y, x², y², xy of the centred predictions x and labels y, `[items, 5]`."""
@@ -45,7 +45,7 @@ class R2(Metric):
     """The explained share of the variance of all outputs: scikit-learn's `r2_score` with `variance_weighted`."""
 
     name = "r2"
-    predicted: Predicted = "numbers"
+    predicted = "numbers"
 
     def features(self, predictions: NDArray[Any], labels: NDArray[Any]) -> Array:
         """Squared error, centred label and its square, for every output, `[items, 3 · outputs]`."""

@@ -8,7 +8,7 @@ from pydantic import AfterValidator
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.metrics.answers import ANSWER_F1, EXACT_MATCH
-from adapad_ray.tasks.metrics.base import MeanOfTwo, Metric, Predicted
+from adapad_ray.tasks.metrics.base import MeanOfTwo, Metric
 from adapad_ray.tasks.metrics.classes import ACCURACY, F1, F1Macro, MatthewsCorrcoef
 from adapad_ray.tasks.metrics.numbers import R2, Pearson, Spearman
 from adapad_ray.validation import closest
@@ -51,8 +51,8 @@ def check_classes(name: str, classes: int, task: str) -> None:
         raise BadRequestError(f"metric {name} is for two classes and task {task!r} has {classes}: use f1_macro")
 
 
-def _named(predicted: Predicted) -> AfterValidator:
-    """Validates the name of a metric that takes such predictions."""
+def metric_of(predicted: str) -> AfterValidator:
+    """Annotate a task's field `metric` so that it accepts the metrics of such predictions."""
 
     def check(name: str) -> str:
         known = [metric.name for metric in METRICS.values() if metric.predicted == predicted]
@@ -63,9 +63,9 @@ def _named(predicted: Predicted) -> AfterValidator:
     return AfterValidator(check)
 
 
-ClassMetricName = Annotated[str, _named("classes")]
-NumberMetricName = Annotated[str, _named("numbers")]
-AnswerMetricName = Annotated[str, _named("answers")]
+ClassMetricName = Annotated[str, metric_of("classes")]
+NumberMetricName = Annotated[str, metric_of("numbers")]
+AnswerMetricName = Annotated[str, metric_of("answers")]
 
 
 def _hint(name: str, known: list[str]) -> str:

@@ -85,13 +85,7 @@ def run_cell(
         evaluated = time.perf_counter()
 
     seconds = _Seconds(start=started - called, evaluation=evaluated - trained)
-    cost = _cost(
-        trainer,
-        plan.backbone_passes * flops_per_token,
-        seconds,
-        workspace.device,
-        [share.meta for share in worker_costs],
-    )
+    cost = _cost(trainer, plan, flops_per_token, seconds, workspace.device, [share.meta for share in worker_costs])
     if parent is not None:
         cost = _with_training_of(parent.cost, cost)
     result = _result(request, workspace, trainer, points, cost)
@@ -186,10 +180,10 @@ class _Seconds:
 
 
 def _cost(
-    trainer: Trainer, pass_flops_per_token: float, seconds: _Seconds, device: str, workers: list[WorkerCost]
+    trainer: Trainer, plan: Plan, flops_per_token: float, seconds: _Seconds, device: str, workers: list[WorkerCost]
 ) -> Cost:
     record, work = trainer.record, trainer.record.work
-    flops = work.padded_tokens * pass_flops_per_token
+    flops = work.padded_tokens * flops_per_token * plan.backbone_passes
     return Cost(
         start_seconds=seconds.start,
         train_seconds=record.seconds,

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapad_ray.budget import ModuleShape
@@ -17,11 +17,6 @@ from adapad_ray.models.target_modules import target_modules
 from adapad_ray.tasks import TaskData
 
 _WITHOUT_FLOPS = {"labels", "attention_mask", "token_type_ids", "position_ids"}
-
-
-def shape_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The inputs that determine the operations of a pass. A model on the meta device cannot read a mask's values."""
-    return {name: value for name, value in batch.items() if name not in _WITHOUT_FLOPS}
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,11 @@ class Workspace:
     def shapes(self, names: tuple[str, ...]) -> tuple[ModuleShape, ...]:
         """Shapes of the modules with these full paths."""
         return target_modules(self.backbone.model, names)
+
+
+def shape_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs that determine the operations of a pass. Models on the meta device cannot read the values of masks."""
+    return {name: value for name, value in batch.items() if name not in _WITHOUT_FLOPS}
 
 
 def forward_flops_per_token(model: nn.Module, data: TaskData) -> float:

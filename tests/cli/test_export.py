@@ -1,0 +1,73 @@
+"""`adapad export`: copies the adapter of a finished cell, or reports in one line what the sweep has instead."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from adapad_ray.cli import app
+from adapad_ray.sweep.manifest import Manifest
+from adapad_ray.testing import COST_PER_RANK, MethodCase
+
+BUDGET = 2 * COST_PER_RANK
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory):
+    """The folder of the only cell of a sweep: a LoRA at one budget."""
+    sweep = tmp_path_factory.mktemp("sweep")
+    result = MethodCase("lora", BUDGET, {}).run(sweep / "new")
+    folder = sweep / "cells" / result.id
+    folder.parent.mkdir()
+    shutil.move(sweep / "new", folder)
+    Manifest(title="s", labels=None, gaps=[], failed=[], delta=0.01, mlflow="").save(sweep)
+    return folder
+
+
+def export(cell, to, *, method="lora", budget=BUDGET, options=()):
+    """The exit code and the output of the command."""
+    arguments = [cell.parents[1], "--method", method, "--budget", budget, "--to", to, *options]
+    result = CliRunner().invoke(app, ["export", *map(str, arguments)], env={"COLUMNS": "200"})
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("budget", [str(BUDGET), f"{BUDGET:,}"])
+def test_the_adapter_is_copied(cell, budget, tmp_path):
+    code, output = export(cell, tmp_path / "out", budget=budget)
+    assert code == 0 and f"{BUDGET:,} adapter parameters on 12 modules" in output
+    copied, trained = (load_file(path / "adapter_model.safetensors") for path in (tmp_path / "out", cell / "adapter"))
+    assert copied.keys() == trained.keys() and all(copied[name].equal(trained[name]) for name in trained)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "cp"}, "has no finished cell of 'cp': it has lora"),
+        ({"budget": 7}, f"lora has no finished cell at budget 7: its budgets are {BUDGET}"),
+        ({"options": ["--prefix", 3]}, f"lora at {BUDGET} has no prefix 3: its prefixes are none"),
+        ({"options": ["--seed", 9]}, f"lora has no finished cell at budget {BUDGET}, seed 9: its budgets are {BUDGET}"),
+    ],
+    ids=["method", "budget", "prefix", "seed"],
+)
+def test_a_cell_that_the_sweep_does_not_have_is_one_line_and_creates_no_folder(cell, arguments, message, tmp_path):
+    code, output = export(cell, tmp_path / "out", **arguments)
+    assert code == 2 and message in output and output.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_content_is_not_overwritten(cell, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    code, output = export(cell, tmp_path)
+    assert code == 2 and "is not an empty folder" in output
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_export_imports_neither_ray_nor_optuna():
+    program = "import sys, adapad_ray.sweep.export; print([name for name in ('ray', 'optuna') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
