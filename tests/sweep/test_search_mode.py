@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,9 +150,10 @@ def test_the_front_is_trained_again_with_every_seed_and_compared_with_the_defaul
     again = trials[trials["rerun"]]
     assert 1 <= len(again) <= 2 and again["front"].all()
     assert set(again["budget"]) == set(finals[finals["label"] == "adapad/front"]["budget"])
-    assert "The front of adapad" in output
+    verdict = re.compile(r"the front of adapad (dominates|does not dominate)")
+    assert verdict.search(output)
     page = (folder / "report.html").read_text()
-    assert "The front of adapad" in page and "DivergedError" in page
+    assert verdict.search(page) and "DivergedError" in page
 
 
 def test_the_next_launch_computes_nothing(finished, spec_file):
@@ -182,7 +184,7 @@ def test_the_plan_counts_trials_and_what_follows(spec_file):
         (["search.methods=[lora]"], "search.methods has 'lora'"),
         (["methods={adapad: {}, adapad/front: {}}"], "rename it"),
         (["methods={para: {}}", "search.methods=[para]", "search.space.r_max=null"], "search.space"),
-        (["tune={trials: 1, budget: 3584, space: {learning_rate: {log: [1e-3, 1e-2]}}}"], "tune has no place"),
+        (["tune={trials: 1, budget: 3584, space: {learning_rate: {log: [1e-3, 1e-2]}}}"], "remove tune"),
     ],
     ids=lambda value: str(value)[:30],
 )
