@@ -121,3 +121,37 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"bucket-{secrets.token_hex(4)}"
     s3fs.S3FileSystem(skip_instance_cache=True).mkdir(name)
     return f"s3://{name}"
+
+
+CLUSTER_ENVIRONMENT = {
+    # Workers inherit it, and so find the functions of `tests/distributed/pool_jobs.py`.
+    "PYTHONPATH": os.pathsep.join(
+        [
+            str(Path(__file__).parent / "distributed"),
+            str(Path(__file__).parents[1]),
+            *filter(None, [os.environ.get("PYTHONPATH")]),
+        ],
+    ),
+    "RAY_metrics_report_interval_ms": "4000",
+}
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """A local Ray cluster of two logical CPUs, whatever the machine has; sweeps in this process run on it.
+
+    Starting one for each sweep would cost several seconds of both CPUs.
+    """
+    from adapad_ray.distributed import connect
+
+    before = {name: os.environ.get(name) for name in CLUSTER_ENVIRONMENT}
+    os.environ.update(CLUSTER_ENVIRONMENT)
+    try:
+        with connect(num_cpus=2, object_store_memory=300_000_000):
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,46 +1,21 @@
-"""A small local cluster of two logical CPUs, whatever the machine has, and its pools."""
+"""The pools that tests share."""
 
-import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pool_helpers import controllers, end, wait_until_ready
 from shared_pools import POOLS
 
-from adapad_ray.distributed import WorkerPool, connect
+from adapad_ray.distributed import WorkerPool
 
 HERE = Path(__file__).parent
-ENVIRONMENT = {
-    # Workers inherit it, and so find the functions of `pool_jobs`.
-    "PYTHONPATH": os.pathsep.join(
-        [str(HERE), str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])],
-    ),
-    "RAY_metrics_report_interval_ms": "4000",
-}
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Gives the cluster's CPUs back before the tests of other folders, which may find it in their process."""
     if nextitem is None or HERE not in nextitem.path.parents:
         POOLS.close()
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
-    try:
-        with connect(num_cpus=2, object_store_memory=160_000_000):
-            yield
-    finally:
-        POOLS.close()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @pytest.fixture(scope="module")

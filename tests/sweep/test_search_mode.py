@@ -22,7 +22,7 @@ from sweep_helpers import adapad
 
 from adapad_ray.report.records import load_results
 
-pytestmark = pytest.mark.xdist_group("more-clusters")
+pytestmark = [pytest.mark.xdist_group("more-clusters"), pytest.mark.usefixtures("cluster")]
 
 RANK_1 = 2 * (4 * 64 + 2 * 96)
 """One component on each of the tiny model's 12 linear layers."""

@@ -16,7 +16,7 @@ from sweep_helpers import adapad, assert_logged_once, lasting, launch
 
 from adapad_ray.models import load_backbone
 
-pytestmark = pytest.mark.xdist_group("more-clusters")
+pytestmark = [pytest.mark.xdist_group("more-clusters"), pytest.mark.usefixtures("cluster")]
 
 RANK_1 = 2 * (4 * 64 + 2 * 96)
 """One component on each of the tiny model's 12 linear layers."""
