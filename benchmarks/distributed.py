@@ -25,8 +25,8 @@ import ray
 from adapad_ray.distributed import JobOutcome, WorkerPool, connect
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.sweep.inputs import load_inputs
+from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.curve_cells import CurveCells
-from adapad_ray.sweep.planning.identity import CellFactory
 from adapad_ray.sweep.planning.plan import plan_sweep
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.sweep.spec_file import parse_spec

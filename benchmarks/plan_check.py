@@ -26,8 +26,8 @@ from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.inputs import load_inputs
+from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.curve_cells import CurveCells
-from adapad_ray.sweep.planning.identity import CellFactory
 from adapad_ray.sweep.planning.plan import plan_sweep
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.sweep.spec_file import parse_spec

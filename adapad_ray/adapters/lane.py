@@ -28,7 +28,7 @@ class Lane:
     """Factor on the scale of every module in this lane."""
 
     @classmethod
-    def component(cls, k: int) -> Lane:
+    def deflation(cls, k: int) -> Lane:
         """Lane k of deflation: components 1 … k-1 act as published, component k learns."""
         return cls(index=k, frozen=k - 1, live=(k,))
 

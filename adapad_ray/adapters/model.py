@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from adapad_ray.adapters.adapted_linear import AdaptedLinear
 from adapad_ray.adapters.families import PLAIN, Block, Family
 from adapad_ray.adapters.lane import RESERVE, Lane
-from adapad_ray.adapters.linear import AdaptedLinear
 from adapad_ray.adapters.trainable_model import Structure, TrainableModel
 from adapad_ray.budget import ModuleShape
 
@@ -135,13 +135,13 @@ class AdaptedModel(TrainableModel):
         return tuple(name for name, layer in self.layers.items() if len(layer.blocks) >= k)
 
     @torch.no_grad()
-    def estimate(self, k: int) -> Tensor:
+    def live_values(self, k: int) -> Tensor:
         """Return the live values of block k on all its modules as one flat tensor: a, then b, module by module."""
         vectors = [v for name in self.modules_of(k) for v in self.layers[name].active()[k - 1].vectors()]
         return torch.cat([v.flatten() for v in vectors])
 
     @torch.no_grad()
-    def read_estimate(self, k: int, estimate: Tensor, modules: Sequence[str]) -> float:
+    def set_published(self, k: int, estimate: Tensor, modules: Sequence[str]) -> float:
         """Make `estimate` the published value of block k on `modules`; return how far the value moved.
 
         The movement is the Euclidean distance to the estimate read before, relative to the length of the new one: the

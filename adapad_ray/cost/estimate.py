@@ -9,7 +9,7 @@ from adapad_ray.cost.throughput import Throughput, expected_flops_per_token, tok
 from adapad_ray.cost.worker_scaling import WorkersTime, expected_phases, expected_times
 from adapad_ray.errors import BadRequestError
 from adapad_ray.sweep.inputs import SweepInputs, sketch_inputs
-from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep
 from adapad_ray.sweep.planning.rows import GapRow, Row
 from adapad_ray.sweep.spec import SweepSpec

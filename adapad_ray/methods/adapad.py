@@ -4,6 +4,9 @@ Lane k trains component k of every module against the published components of it
 round all lanes publish together, so targets improve as predecessors do. While growth lasts, a reserve lane trains one
 candidate component (a *reserve*) per module; the modules with the best scores receive theirs until the budget is spent.
 
+The deflation target itself is in two places: `Lane.deflation` says which components act and which one learns, and
+`AdaptedLinear` computes the output from them.
+
 Settings that the paper leaves open are fields of `AdapadConfig`; their defaults are this project's choices.
 """
 
@@ -168,7 +171,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
         if self.in_tail(step):
             return (self._final_lane,)
         count = self.adapted.blocks
-        lanes = [Lane.component(k) for k in range(1, count + 1)]
+        lanes = [Lane.deflation(k) for k in range(1, count + 1)]
         if not self.config.advance_learning:
             lanes = [lane for lane in lanes if lane.index <= self._round(step)]
         if count == 0:

@@ -16,8 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from adapad_ray.adapters.adapted_linear import AdaptedLinear
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.linear import AdaptedLinear
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.adapters.triplet import Triplet
 from adapad_ray.budget import BudgetTooSmallError, GrowthRequest, GrowthSchedule, decide_growth

@@ -82,7 +82,7 @@ class Sequential(BudgetedMethod[SequentialConfig]):
         self.adapted.add_head(1)
 
     def lanes(self, step: int) -> Sequence[Lane]:
-        return (Lane.component(self.adapted.blocks),)
+        return (Lane.deflation(self.adapted.blocks),)
 
     def end_round(self, steps_done: int, generator: torch.Generator) -> RoundReport:
         """Adds the next component, with a copy of its predecessor's head, when one is finished."""

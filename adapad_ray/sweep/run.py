@@ -24,7 +24,7 @@ from adapad_ray.sweep.observers import (
     SweepState,
     TrackerLog,
 )
-from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.plan import plan_sweep
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.sweep.stages import Stage, build_stages

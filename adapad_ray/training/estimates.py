@@ -55,7 +55,7 @@ class Estimates:
         """
         self.newest += 1
         version = Version({k: self._components.modules_of(k) for k in blocks})
-        version.values = {k: self._components.estimate(k) for k in blocks if k in known}
+        version.values = {k: self._components.live_values(k) for k in blocks if k in known}
         self._versions[self.newest] = version
         return version.values
 
@@ -80,7 +80,7 @@ class Estimates:
             del self._versions[number]
         if version is None:
             return {}
-        return {k: self._components.read_estimate(k, v, version.layout[k]) for k, v in sorted(version.values.items())}
+        return {k: self._components.set_published(k, v, version.layout[k]) for k, v in sorted(version.values.items())}
 
     def tensors(self) -> dict[str, Tensor]:
         """The values of versions that have not been read yet, as `<version>|<block>`."""

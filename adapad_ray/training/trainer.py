@@ -22,13 +22,13 @@ from adapad_ray.training.batches import Batch, Batches
 from adapad_ray.training.checkpoint import Checkpoint, Checkpointer
 from adapad_ray.training.estimates import Estimates
 from adapad_ray.training.gradient_checkpointing import recomputed_layers
+from adapad_ray.training.lane_state import LaneState
 from adapad_ray.training.optimizer import ComponentOptimizer
 from adapad_ray.training.precision import backward_for
 from adapad_ray.training.randomness import generator
 from adapad_ray.training.record import Counts, OnProgress, Probe, RoundObserver, TrainingRecord, lane_name
 from adapad_ray.training.round_meter import RoundMeter, Stopwatch
 from adapad_ray.training.settings import TrainingSettings
-from adapad_ray.training.state import LaneState
 from adapad_ray.training.workers import Alone, Share, Workers
 
 

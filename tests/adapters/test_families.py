@@ -5,11 +5,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from adapad_ray.adapters.adapted_linear import AdaptedLinear
 from adapad_ray.adapters.cp import MODES, Cp, CpBlock, most_square
 from adapad_ray.adapters.export import deployed_adapter, save_peft
 from adapad_ray.adapters.families import PLAIN
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.linear import AdaptedLinear
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import ModuleShape
 from adapad_ray.errors import BadRequestError

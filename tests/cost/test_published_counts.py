@@ -16,7 +16,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import BUILT_IN
 from adapad_ray.models import load_backbone
 from adapad_ray.sweep.inputs import sketch_inputs
-from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.plan import plan_sweep
 from adapad_ray.sweep.spec_file import parse_spec
 

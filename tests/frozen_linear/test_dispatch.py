@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
-from adapad_ray.adapters.linear import AdaptedLinear
+from adapad_ray.adapters.adapted_linear import AdaptedLinear
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import ModuleShape
 from adapad_ray.errors import BadRequestError

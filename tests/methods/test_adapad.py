@@ -96,7 +96,7 @@ def test_the_loss_of_a_lane_is_the_distance_to_the_deflation_target():
         target = problem.y.T - sum((p.published_b.T @ p.published_a @ problem.x.T for p in before), torch.tensor(0.0))
         own = problem.layer.active()[k - 1]
         expected = 0.5 * (target - own.b.T @ own.a @ problem.x.T).square().sum()
-        torch.testing.assert_close(problem.loss(Lane.component(k)), expected)
+        torch.testing.assert_close(problem.loss(Lane.deflation(k)), expected)
 
 
 def test_descendants_recover_once_a_wrong_predecessor_is_released():
@@ -110,7 +110,7 @@ def test_descendants_recover_once_a_wrong_predecessor_is_released():
     first.publish()
     for _ in range(300):  # the predecessor stands still at its wrong value
         for _ in range(5):
-            for lane in (Lane.component(2), Lane.component(3)):
+            for lane in (Lane.deflation(2), Lane.deflation(3)):
                 problem.descend(lane)
         problem.adapted.publish([2, 3])
     assert min(problem.errors()) > 0.1
@@ -122,7 +122,7 @@ def test_sequential_training_keeps_the_error_of_a_frozen_predecessor():
     problem = LinearProblem()
     for k, steps in ((1, 6), (2, 1500), (3, 1500)):  # the first is frozen before it has converged
         for _ in range(steps):
-            problem.descend(Lane.component(k))
+            problem.descend(Lane.deflation(k))
         problem.adapted.publish([k])
     first, *later = problem.errors()
     assert first > 1e-2
@@ -132,9 +132,9 @@ def test_sequential_training_keeps_the_error_of_a_frozen_predecessor():
 def test_predecessors_act_through_the_snapshot_until_they_publish():
     problem = LinearProblem(local_steps=5)
     problem.rounds(4)
-    lane = Lane.component(2)
+    lane = Lane.deflation(2)
     before = problem.loss(lane)
-    problem.descend(Lane.component(1))
+    problem.descend(Lane.deflation(1))
     assert torch.equal(problem.loss(lane), before)
     problem.adapted.publish([1])
     assert not torch.equal(problem.loss(lane), before)

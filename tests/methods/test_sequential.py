@@ -19,7 +19,7 @@ def components(trainer):
     steps: dict[int, list[int]] = {}
     for step in range(trainer.total_steps):
         (lane,) = trainer.method.lanes(step)
-        assert lane == Lane.component(lane.index)
+        assert lane == Lane.deflation(lane.index)
         steps.setdefault(lane.index, []).append(step)
         trainer.run(stop_at=step + 1)
     return {k: len(of) for k, of in steps.items()}

@@ -13,7 +13,7 @@ from bounded import bounded_memory, check_one_line, name_of
 from adapad_ray import safe_regex
 from adapad_ray.errors import BadRequestError
 from adapad_ray.sweep.inputs import sketch_inputs
-from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.plan import plan_sweep
 from adapad_ray.sweep.spec_file import load_spec
 

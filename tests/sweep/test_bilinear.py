@@ -10,8 +10,8 @@ from adapad_ray.report.convergence import label_convergences
 from adapad_ray.report.inputs import ReportInputs
 from adapad_ray.report.page import build_report
 from adapad_ray.sweep.inputs import load_inputs, sketch_inputs
+from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.curve_cells import CurveCells
-from adapad_ray.sweep.planning.identity import CellFactory
 from adapad_ray.sweep.planning.plan import plan_sweep
 from adapad_ray.sweep.spec_file import load_spec
 from adapad_ray.training.cell import CellRequest, Workspace, run_cell

@@ -13,8 +13,8 @@ from adapad_ray.cost.estimate import estimate
 from adapad_ray.errors import BadRequestError
 from adapad_ray.results import CellResult, Cost, Point
 from adapad_ray.sweep.inputs import sketch_inputs
+from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.curve_cells import CurveCells
-from adapad_ray.sweep.planning.identity import CellFactory
 from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep
 from adapad_ray.sweep.planning.tune_cells import TuneCells
 from adapad_ray.sweep.spec_file import parse_spec

@@ -22,8 +22,8 @@ from adapad_ray.report.curves import Curves
 from adapad_ray.report.records import load_results
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.inputs import load_inputs, sketch_inputs
+from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.curve_cells import CurveCells
-from adapad_ray.sweep.planning.identity import CellFactory
 from adapad_ray.sweep.planning.plan import plan_sweep
 from adapad_ray.sweep.spec_file import parse_spec
 from adapad_ray.tasks import TYPES

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from adapad_ray.sweep.planning.cell_factory import NO_POINT, CellFactory
 from adapad_ray.sweep.planning.cells import PlannedCell, Results, Wave
-from adapad_ray.sweep.planning.identity import NO_POINT, CellFactory
 from adapad_ray.sweep.planning.plan import SweepPlan
 from adapad_ray.sweep.planning.tune_cells import Winners, winner_key
 from adapad_ray.sweep.planning.waves import leaders_first, parents_first, passes_per_step

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from adapad_ray.budget import BudgetTooSmallError
 from adapad_ray.sweep.planning import checks
-from adapad_ray.sweep.planning.identity import CellFactory
+from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.rows import GapRow, Row, plan_row
 from adapad_ray.sweep.planning.search_cells import SearchCells
 from adapad_ray.sweep.spec import SweepSpec

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapad_ray.methods import Method, Plan
-from adapad_ray.sweep.planning.identity import NO_POINT, CellFactory
+from adapad_ray.sweep.planning.cell_factory import NO_POINT, CellFactory
 from adapad_ray.training.cell import check_workers
 from adapad_ray.training.settings import TrainingSettings
 

@@ -9,8 +9,8 @@ from typing import Any
 from adapad_ray.errors import BadRequestError
 from adapad_ray.search.settings import BUDGET, SearchStage
 from adapad_ray.search.space import Distributions, parse_space, quasi_random_list, whole_numbers
+from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import Cell, PlannedCell, Wave
-from adapad_ray.sweep.planning.identity import CellFactory
 from adapad_ray.sweep.planning.rows import Row, plan_row
 from adapad_ray.sweep.spec import front_label
 

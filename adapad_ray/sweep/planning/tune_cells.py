@@ -8,8 +8,8 @@ from typing import Any
 
 from adapad_ray.search.settings import TuneStage
 from adapad_ray.search.space import quasi_random_points
+from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import PlannedCell, Results, Wave
-from adapad_ray.sweep.planning.identity import CellFactory
 from adapad_ray.sweep.planning.plan import SweepPlan
 from adapad_ray.sweep.planning.waves import leaders_first, parents_first, passes_per_step
 from adapad_ray.sweep.spec import SweepSpec

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from adapad_ray.results import CellResult
+from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import PlannedCell, Results, Wave
-from adapad_ray.sweep.planning.identity import CellFactory
 from adapad_ray.sweep.spec import SweepSpec
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.curve_cells import CurveCells
-from adapad_ray.sweep.planning.identity import CellFactory
 from adapad_ray.sweep.planning.plan import SweepPlan
 from adapad_ray.sweep.planning.search_cells import SearchCells
 from adapad_ray.sweep.planning.tune_cells import TuneCells

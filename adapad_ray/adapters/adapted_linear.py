@@ -162,7 +162,7 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[…, d_in]` to `[…, d_out]` through what acts in the selected lane."""
-        columns, frozen = self._columns()
+        columns, frozen = self._predecessors_and_learning()
         if not columns:
             return self.linear.forward(x)
         a = columns[0][0] if len(columns) == 1 else torch.cat([c[0] for c in columns])
@@ -176,7 +176,7 @@ class AdaptedLinear(nn.Module):
         )
         return y
 
-    def _columns(self) -> tuple[list[tuple[Tensor, Tensor]], int]:
+    def _predecessors_and_learning(self) -> tuple[list[tuple[Tensor, Tensor]], int]:
         """Return the vectors of the acting blocks, and the number of leading columns that are constants."""
         lane = self._lane
         constants = self.active()[: lane.frozen]

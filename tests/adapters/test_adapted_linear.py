@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from adapad_ray.adapters.adapted_linear import AdaptedLinear
 from adapad_ray.adapters.families import PlainBlock
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.adapters.linear import AdaptedLinear
 from adapad_ray.budget import ModuleShape
 
 SHAPE = ModuleShape("m", 7, 5)
@@ -55,10 +55,10 @@ def gradients(layer, x, y, weights):
 @pytest.mark.parametrize(
     "lane",
     [
-        Lane.component(1),
-        Lane.component(2),
-        Lane.component(3),
-        Lane.component(5),
+        Lane.deflation(1),
+        Lane.deflation(2),
+        Lane.deflation(3),
+        Lane.deflation(5),
         Lane.reserves(3),
         Lane.joint(3),
         Lane.prefix(2),
@@ -81,7 +81,7 @@ def test_a_lane_equals_autograd_with_detached_predecessors(layer, lane, tokens):
 
 
 def test_predecessors_act_through_their_published_values_and_get_no_gradient(layer):
-    layer.use(Lane.component(3))
+    layer.use(Lane.deflation(3))
     x = torch.randn(2, 7, dtype=torch.float64)
     before = layer(x)
     with torch.no_grad():
@@ -93,7 +93,7 @@ def test_predecessors_act_through_their_published_values_and_get_no_gradient(lay
 
 
 def test_successors_and_the_reserve_do_not_act_in_a_component_lane(layer):
-    layer.use(Lane.component(2))
+    layer.use(Lane.deflation(2))
     x = torch.randn(2, 7, dtype=torch.float64)
     before = layer(x)
     with torch.no_grad():
