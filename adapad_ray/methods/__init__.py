@@ -22,7 +22,21 @@ from adapad_ray.methods.para import Para
 from adapad_ray.methods.plan import CellContext, Deployable, Plan, RoundReport
 from adapad_ray.methods.sequential import Sequential
 
-BUILT_IN = (Lora, Adapad, Sequential, Increlora, Dylora, CpMethod, Melora, Ard, Para, Adalora, Dora, HeadOnly, Full)
+BUILT_IN = (
+    Lora,
+    Adapad,
+    Sequential,
+    Increlora,
+    Dylora,
+    CpMethod,
+    Melora,
+    Ard,
+    Para,
+    Adalora,
+    Dora,
+    HeadOnly,
+    Full,
+)
 METHODS: dict[str, type[Method]]  # type: ignore[type-arg]
 """Name → method: the built-in ones and those of installed packages (entry point group `adapad_ray.methods`)."""
 

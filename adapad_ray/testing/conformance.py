@@ -71,7 +71,8 @@ class MethodConformance:
                 deployed = trainer.adapted.deployed_parameters(deployable.lane)
                 assert deployed <= limit, f"{deployed} parameters after step {step}"
         assert trainer.adapted.deployed_parameters(trainer.method.deployables()[0].lane) <= plan.parameters
-        assert trainer.record.peak_parameters <= plan.peak_parameters
+        peak = trainer.record.peak_parameters
+        assert peak <= plan.peak_parameters, f"{peak} parameters in training, {plan.peak_parameters} planned"
         assert plan.ranks is None or trainer.adapted.ranks == dict.fromkeys(trainer.adapted.ranks, 0) | plan.ranks
         method.check_rank("rank", plan.ranks)
 
