@@ -1,4 +1,4 @@
-# `make sweep` and `make test` need Python 3.11 or newer, make and a package index; nothing else.
+# `make sweep` and `make test` need Python 3.11 or newer, make and access to a Python package index.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -30,7 +30,7 @@ $(VENV)/.test: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
 	touch $@
 
-# Known vulnerabilities of what is installed; needs the network.
+# Checks the installed packages for known vulnerabilities; needs the network.
 audit: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/pip-audit --skip-editable

@@ -2,9 +2,9 @@
 
     python benchmarks/compare_sweeps.py runs/before runs/after
 
-Cells are matched by stage, label, budget and seed, because ids change when the content of an identity does. Exit code
-0 if everything that both versions record is equal, 1 otherwise. Reads the files only, so the two folders may come from
-different versions of the project.
+Cells are matched by stage, label, budget and seed, because ids may differ between versions. The exit code is 0 if all
+compared values are equal, else 1. Only files are read, so the two folders may come from different versions of the
+project.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ POINT_FIELDS = ("parameters", "head_parameters", "ranks", "validation", "test")
 
 
 def cells(sweep: Path) -> dict[Key, tuple[dict[str, Any], Path]]:
-    """Stage, label, budget and seed → record and folder of every finished cell."""
+    """Returns record and folder of every finished cell, by stage, label, budget and seed."""
     found = {}
     for path in sorted(sweep.glob("cells/*/result.json")):
         record = json.loads(path.read_text())
@@ -34,7 +34,7 @@ def cells(sweep: Path) -> dict[Key, tuple[dict[str, Any], Path]]:
 
 
 def differences(old: tuple[dict[str, Any], Path], new: tuple[dict[str, Any], Path]) -> Iterator[str]:
-    """One line for everything that is not bitwise equal between two records of a cell."""
+    """Yields one line per value of a cell that is not bitwise equal in the two sweeps."""
     (before, old_folder), (after, new_folder) = old, new
     if before["train_loss"] != after["train_loss"]:
         yield "training losses"
@@ -59,7 +59,7 @@ def differences(old: tuple[dict[str, Any], Path], new: tuple[dict[str, Any], Pat
 
 
 def tensor_differences(old: Path, new: Path) -> Iterator[str]:
-    """Tensors of two safetensors files that are missing in one, or not bitwise equal."""
+    """Yields one line per tensor that is missing in one of two safetensors files, or not bitwise equal."""
     if not (old.exists() and new.exists()):
         yield f"{old.name} is missing in one folder"
         return

@@ -1,10 +1,10 @@
-"""PARA against PEFT's own conversion, on the parents of a finished sweep: accuracy at equal rank, and seconds.
+"""Compares PARA with PEFT's conversion on the parents of a finished sweep: accuracy at equal rank, and seconds.
 
-    python benchmarks/conversion.py runs/glue-sst2 benchmarks/glue.yaml name=glue-sst2 task.train=… (as it was swept)
+    python benchmarks/conversion.py runs/glue-sst2 benchmarks/glue.yaml name=glue-sst2 task.train=… (as in the sweep)
 
-For every seed whose budget was cut by `para` the trained parent is loaded by PEFT, cut by `peft.convert_to_lora` to the
-same rank on every module, as `para` with `cut: uniform` does it, saved, loaded again and evaluated on the sweep's test
-split. PEFT's route takes the SVD of every dense update; ours, that of the factors. One thread.
+For every budget and seed that `para` cut, PEFT loads the trained parent, and `peft.convert_to_lora` cuts it to one rank
+for all modules, as `para` with `cut: uniform` does. The result is saved, loaded again and evaluated on the sweep's test
+split. PEFT computes the SVD of every dense update, `para` that of the factors. One thread.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def convert(backbone: Backbone, parent: Path, rank: int, to: Path) -> float:
-    """Writes PEFT's conversion of the adapter in `parent`, its head included, and returns the seconds it took."""
+    """Writes PEFT's conversion of the adapter in `parent`, including its head, and returns the seconds it took."""
     model = peft.PeftModel.from_pretrained(backbone.model, parent)
     start = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # for each module, that a LoRA need not be converted
+        warnings.simplefilter("ignore")  # one per module: LoRA needs no conversion
         config, weights = peft.convert_to_lora(model, rank=rank)
     seconds = time.perf_counter() - start
     head = {name: value for name, value in load_file(parent / WEIGHTS).items() if ".lora_" not in name}
@@ -52,14 +52,14 @@ def convert(backbone: Backbone, parent: Path, rank: int, to: Path) -> float:
 
 
 def score(backbone: Backbone, adapter: Path, split: Split, metric: str) -> float:
-    """The adapter's metric on `split`, through PEFT."""
+    """Returns the metric of an adapter on `split`, loaded with PEFT."""
     model = peft.PeftModel.from_pretrained(backbone.model, adapter).eval()
     logits = predict(model, split, batch_size=64, pad_token_id=backbone.tokenizer.pad_token_id)
     return find_metric(metric).scores(logits, split.labels)[metric]
 
 
 def main() -> None:
-    """Prints one row per budget: the mean over seeds."""
+    """Prints one row per budget with means over seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("spec", type=Path)
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def is_cut(result: CellResult) -> bool:
-    """Whether it is a point of the curve that was cut from a parent."""
+    """Whether a result is a point of the curve that was cut from a parent."""
     return result.identity.method == "para" and result.identity.stage == "curve"
 
 

@@ -1,11 +1,10 @@
-"""Component-parallel AdaPaD: the time of a round with one worker and with two, one thread each, paired in one run.
+"""Measures a round of component-parallel AdaPaD with one worker and with two, one thread each, paired in one run.
 
     python benchmarks/distributed.py --repeats 3 --rounds 4
 
-MiniLM-L6, exact mode, 8 lanes, rounds of 10 steps. The first and the last round of a cell are left out: the first warms
-up, and after the last the workers bring their whole state together. A third set-up runs the one-worker cell twice side
-by side, as two cells that have nothing to do with each other: what two processes cost each other on this machine bounds
-any speed-up from above.
+MiniLM-L6, exact AdaPaD, 8 lanes, rounds of 10 steps. The first and the last round of a cell do not count: the first
+warms up, and after the last the workers gather their state. A third set-up runs two independent copies of the
+one-worker cell at the same time. They slow each other down on this machine, and that limits any speed-up.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ Rounds = list[dict[str, float]]
 
 
 def specification(rounds: int, batch_size: int, max_length: int) -> SweepSpec:
-    """One exact AdaPaD cell of `LANES` lanes on all 36 linears, without growth."""
+    """One exact AdaPaD cell with `LANES` lanes on all 36 linear layers, without growth."""
     adapad = {"initial_rank": LANES, "r_max": LANES, "local_steps": LOCAL_STEPS}
     return parse_spec(
         {
@@ -63,7 +62,7 @@ def specification(rounds: int, batch_size: int, max_length: int) -> SweepSpec:
 def run(
     name: str, cell: dict[str, Any], shared: dict[str, Any], groups: int, workers: int
 ) -> tuple[list[list[Rounds]], set[str]]:
-    """Rounds by cell and rank, and the digests of the adapters; `groups` copies of the cell run side by side."""
+    """Runs `groups` copies of a cell at the same time; returns rounds by cell and rank, and digests of the adapters."""
     ready = tempfile.mkdtemp()
     shared = {**shared, "ready": ray.put(ready)}
     with WorkerPool(
@@ -86,12 +85,12 @@ def run(
 
 
 def inner(rounds: Rounds) -> Rounds:
-    """The rounds that count."""
+    """The rounds without the first and the last."""
     return rounds[1:-1]
 
 
 def mean(rounds: Rounds, key: str) -> float:
-    """Mean of one figure over rounds."""
+    """Mean of one value over rounds."""
     return statistics.fmean(r[key] for r in rounds)
 
 

@@ -1,9 +1,9 @@
-"""Table, figure and verdicts of the study in `glue.yaml`, from the folders of its sweeps.
+"""Tables, figure and conclusions of the study in `glue.yaml`, from the folders of its sweeps.
 
     python benchmarks/glue.py runs/glue-cola runs/glue-rte runs/glue-sst2 runs/glue-mrpc --figure docs/glue-study
 
-Prints one Markdown table per task and what the comparisons of all tasks show: every task is a family of its own at 5 %.
-Draws one panel per task, of the height of its means.
+Prints one Markdown table per task and the conclusions of its comparisons, which are corrected within the task at 5 %.
+Draws one panel per task; the range of a panel is that of the task's means.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from adapad_ray.results import CellResult
 from adapad_ray.sweep.manifest import Manifest
 
 SHOWN = dict(zip(("lora", "adapad/exact", "para", "adapad/joint"), PALETTE, strict=False))
-"""Labels with a colour of their own; the others are grey."""
+"""Labels drawn in colour; the others are grey."""
 
 
 def main() -> None:
-    """Prints the tables and verdicts; writes the figure."""
+    """Prints the tables and conclusions; writes the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--figure", type=Path, help="stem of the figure's files")
@@ -83,7 +83,7 @@ def figure(points: dict[str, pd.DataFrame]) -> Figure:
 
 
 def draw_task(axes: Axes, task: str, rows: pd.DataFrame) -> None:
-    """The curves of one task."""
+    """Draws the curves of one task."""
     adapted = rows[rows["budget"].notna()]
     for label, of in sorted(adapted.groupby("label"), key=lambda group: group[0] in SHOWN):
         curve, colour = of.sort_values("parameters"), SHOWN.get(label)
@@ -105,7 +105,7 @@ def draw_task(axes: Axes, task: str, rows: pd.DataFrame) -> None:
 
 
 def _percent(share: float) -> str:
-    return f"{round(100 * share, 1) + 0:.1f}"  # without it a tiny negative number is -0.0
+    return f"{round(100 * share, 1) + 0:.1f}"  # + 0 turns -0.0 into 0.0
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -1,12 +1,12 @@
-"""Does the report claim what is true? Synthetic sweeps with known curves, judged by the report's own functions.
+"""Checks the claims of the report on synthetic sweeps whose true curves are known.
 
     python benchmarks/known_truth.py [--repetitions 1000] [--draws 400] [--only claims|seeds]
 
-An item is answered right when a latent value is positive. The value holds the true accuracy, the item's difficulty
-(shared by all methods), what the method makes of the item (shared by its budgets and seeds), the seed's luck (its own
-for every method and budget, and a part that all share, as the order of the data is), and noise; all are normal, so
-that the expected accuracy over seeds and items is exact. Sizes are those of `RESULTS.md`: seeds scatter by 1 to 2.2
-points, items split as in its Rotten Tomatoes study.
+An item is answered correctly if a latent value is positive. The value is the sum of the true accuracy (on the probit
+scale), the difficulty of the item (shared by all methods), an effect of method and item (shared by budgets and seeds of
+the method), an effect of the seed (one part per method and budget, one part shared by all, like the order of the data),
+and noise. All effects are normal, so the expected accuracy over seeds and items is exact. Their sizes are measured, see
+`RESULTS.md`: a standard deviation of 1 to 2.2 points over seeds; effects of items as in the Rotten Tomatoes study.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from adapad_ray.results import CellIdentity, CellResult, Cost, Point
 
 BUDGETS = (10_368, 31_104, 93_312, 279_936)
 PLATEAU = (0.738, 0.759, 0.765, 0.770)
-"""A curve that saturates; its first point is just too bad to be recommended at the margin below."""
+"""A curve that saturates; its first point misses the margin below by little and must not be recommended."""
 MARGIN = 0.03
-"""What a recommendation may cost."""
+"""How much worse than the best a recommendation may be, in accuracy."""
 NOISE = 0.13
-"""Share of the latent variance that is neither the item's nor the method's: two seeds disagree on 13 % of items."""
+"""Share of the latent variance that is noise: two seeds disagree on 13 % of items."""
 APART = {0.005: 0.05, 0.04: 0.13}
-"""By share of the latent variance: how far two methods' chances on one item lie apart (standard deviation)."""
+"""By share of the latent variance: standard deviation of the difference of two methods' accuracies on one item."""
 COMMON_SEED_SD = 0.005
-"""Luck that all methods share at a seed, in accuracy."""
+"""Standard deviation of the seed effect that all methods share, in accuracy."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Truth:
     curves: Mapping[str, tuple[float, ...]]
     budgets: tuple[int, ...] = BUDGETS
     seed_sd: Mapping[str, float] = field(default_factory=lambda: {"lora": 0.01, "adapad": 0.02, "para": 0.01})
-    """Standard deviation over seeds that items do not explain, in accuracy."""
+    """Standard deviation of the seed effect of each label, in accuracy."""
     of_method: float = 0.04
-    """Share of the latent variance that a method makes of an item, as in `APART`."""
+    """Share of the latent variance that is the effect of method and item; a key of `APART`."""
 
     def at(self, label: str, budget: int | None) -> float:
         """Expected accuracy."""
@@ -60,11 +60,11 @@ class Truth:
         return self.curves[label][self.budgets.index(budget)]
 
     def area(self, label: str) -> float:
-        """Of the true curve."""
+        """Area under the true curve."""
         return float(aurac(self.budgets, self.curves[label], self.budgets[0], self.budgets[-1]))
 
     def difference(self, found: LabelDifference) -> float:
-        """What `found` estimates."""
+        """The true value of the difference that `found` estimates."""
         if found.budget is None:
             return self.area(found.first) - self.area(found.second)
         return self.at(found.first, found.budget) - self.at(found.second, found.budget)
@@ -86,7 +86,7 @@ TRUTHS = (
 
 
 class Experiment:
-    """One user's sweep: fixed items, and as many seeds as are asked for."""
+    """A synthetic sweep with fixed items and any number of seeds."""
 
     def __init__(self, truth: Truth, test: int, validation: int, generator: np.random.Generator) -> None:
         self.truth, self.generator = truth, generator
@@ -104,11 +104,11 @@ class Experiment:
         own = np.array([[truth.seed_sd[label]] for label in truth.curves]) / norm.pdf(norm.ppf(accuracy))
         common = COMMON_SEED_SD / norm.pdf(norm.ppf(accuracy))
         self.own, self.common = own, common
-        # What luck adds to the variance would pull the expected accuracy towards one half.
+        # Without this factor, the variance of the seed effects would pull the expected accuracy towards one half.
         self.level = norm.ppf(accuracy) * np.sqrt(1 + own**2 + common**2)  # [labels, budgets]
 
     def extend(self, seeds: int) -> None:
-        """Trains what is missing for this many seeds in all."""
+        """Adds seeds until there are this many."""
         start = len(self.results) // self.level.size
         for seed in range(start, seeds):
             luck = self.own * self.generator.standard_normal(self.level.shape)
@@ -138,13 +138,13 @@ class Experiment:
         self.predictions[cell] = {**self.labels, **logits}
 
     def curves(self, draws: int) -> Curves:
-        """What the report computes of the sweep's cells."""
+        """The curves that the report computes from the cells."""
         folder = Path("known-truth")
         return Curves(self.results, folder, generator=self.generator, draws=draws, predictions=self.predictions)
 
 
 def claims(truth: Truth, items: int, seeds: int, repetitions: int, draws: int = 400) -> dict[str, float]:
-    """Shares of repetitions (or of points) in which the report says this or that."""
+    """Rates of correct and false claims of the report, as shares of repetitions, points, areas or differences."""
     counts: Counter[str] = Counter()
     for repetition in range(repetitions):
         experiment = Experiment(truth, items, items // 2, np.random.default_rng([repetition, items, seeds]))
@@ -198,7 +198,7 @@ def claims(truth: Truth, items: int, seeds: int, repetitions: int, draws: int = 
 
 
 def _percentiles_cover(a: SeedScores, b: SeedScores, truth: float, generator: np.random.Generator) -> bool:
-    """Whether the percentile bootstrap over seeds × items, which the report does not use, would cover the truth."""
+    """Whether a percentile bootstrap over seeds × items covers the truth. The report does not use it."""
     draws = a.draws - b.draws
     chosen = generator.integers(draws.shape[1], size=draws.shape)
     low, high = np.quantile(np.take_along_axis(draws, chosen, axis=1).mean(axis=1), [0.025, 0.975])
@@ -206,7 +206,7 @@ def _percentiles_cover(a: SeedScores, b: SeedScores, truth: float, generator: np
 
 
 def planned(truth: Truth, items: int, pilot: int, repetitions: int, draws: int = 400) -> dict[str, float]:
-    """A pilot of few seeds, the report's number of seeds for 1 point, and the same sweep extended to that number."""
+    """Runs pilots of few seeds and extends them to the number of seeds that the report plans for 1 point."""
     numbers, found, wrong = [], 0, 0
     for repetition in range(repetitions):
         experiment = Experiment(truth, items, 1, np.random.default_rng([repetition, items, pilot]))

@@ -1,10 +1,10 @@
-"""How often a node holds the frozen backbone when several groups compute with it, on the CPU.
+"""Measures how many copies of the frozen backbone a node holds when several groups use it on the CPU.
 
     python benchmarks/memory.py [--groups 2] [--model minilm-l6]
 
-Prints, process by process, the proportional set size (PSS) of the mapped object store, and how far the private memory
-of a worker has grown while it set itself up and read every weight. The tokenizer, some 10 MB of objects in each worker,
-is left out. Linux only.
+Prints for every process the proportional set size (PSS) of the mapped object store, and for every worker the growth of
+its private memory while it sets up and reads every weight. The tokenizer, about 10 MB of objects in each worker, is not
+included. Linux only.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ STORE = "/dev/shm/plasma"
 
 
 def set_up(context: SetupContext) -> Workspace:
-    """Opens the workspace as a worker of a sweep does, reads every weight, and notes by how many bytes it has grown."""
+    """Opens the workspace as in a sweep, reads every weight, and writes the growth of private memory to a file."""
     for name in ray.get(context.shared["modules"]):
-        with suppress(ImportError):  # an alias that transformers makes
-            importlib.import_module(name)  # code is no copy of the backbone
+        with suppress(ImportError):  # an alias created by transformers
+            importlib.import_module(name)  # so that imported code does not count as growth
     before = private_bytes()
     workspace = open_workspace(context)
     for parameter in workspace.backbone.model.parameters():
@@ -47,18 +47,18 @@ def set_up(context: SetupContext) -> Workspace:
 
 
 def run(workspace: Workspace, payload: dict[str, object], context: JobContext) -> dict[str, object]:
-    """No job is submitted."""
+    """Does nothing; no job is submitted."""
     return {}
 
 
 def private_bytes() -> int:
-    """Bytes that this process shares with no other, the object store apart."""
+    """Private bytes of this process, without the object store."""
     maps = psutil.Process().memory_maps(grouped=True)
     return sum(m.private_clean + m.private_dirty for m in maps if not m.path.startswith(STORE))
 
 
 def store_pss() -> dict[psutil.Process, int]:
-    """PSS of the object store in bytes, by process, for this one and all that it has started."""
+    """PSS of the object store in bytes, for this process and all its descendants."""
     found = {}
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
         with suppress(psutil.Error):
@@ -86,7 +86,7 @@ def main() -> None:
         shared = {"data": ray.put(data), "modules": ray.put(modules), "folder": ray.put(folder)}
         before = sum(store_pss().values())
         shared["backbone"] = ray.put(share_backbone(replace(backbone, tokenizer=None)))
-        backbone.model.to("meta")  # as the driver of a sweep does
+        backbone.model.to("meta")  # as in the driver of a sweep
         with WorkerPool("memory:set_up", "memory:run", groups=arguments.groups, shared=shared, name="memory") as pool:
             while len(list(Path(folder).iterdir())) < arguments.groups:  # every set-up writes a file
                 pool.poll(0.1)

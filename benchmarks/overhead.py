@@ -1,10 +1,10 @@
-"""What a sweep costs beside its training: 200 light cells of one tiny model, in a process of its own.
+"""Measures the overhead of a sweep beyond training: 200 light cells of one tiny model, in a separate process.
 
     python benchmarks/overhead.py --cells 200
 
-Overhead is the wall time of `adapad sweep`, from the command to its exit with report and MLflow, minus the seconds that
-cells trained and evaluated, divided by the groups that did so side by side. Memory is the resident set of the driver
-and the total over it and all its descendants (shared pages counted once for each: PSS), sampled while cells finish.
+Overhead per cell is the wall time of `adapad sweep`, from start to exit with report and MLflow, minus the seconds of
+training and evaluation divided by the number of groups, divided by the number of cells. Memory is sampled while cells
+finish: the resident set of the driver, and the PSS of the driver and all its descendants (shared pages count once).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 WORDS = ["good", "fine", "bad", "poor", "film", "plot", "actor", "scene", "music", "story", "the", "a"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 PER_SEED = 4
-"""Cells of one seed: two methods at two budgets."""
+"""Cells per seed: two methods at two budgets."""
 
 
 def write_inputs(folder: Path, cells: int) -> Path:
-    """A tiny BERT, 400 reviews and the sweep's file."""
+    """Writes a tiny BERT, 400 reviews and the sweep's file; returns the path of the file."""
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
@@ -68,7 +68,7 @@ def write_inputs(folder: Path, cells: int) -> Path:
 
 
 def memory(process: psutil.Process) -> tuple[float, float]:
-    """MB of the driver, and of it with all its descendants."""
+    """Memory in MB of the driver, and of the driver with all its descendants."""
     total = 0.0
     for one in [process, *process.children(recursive=True)]:
         with suppress(psutil.Error):
@@ -110,7 +110,7 @@ def main() -> None:
     )
     print(f"overhead {overhead:.2f} s a cell")
     for name, column in (("driver", 1), ("all processes", 2)):
-        meanwhile = [s for s in samples if s[0] < len(costs)]  # afterwards the pool is closed and the report is drawn
+        meanwhile = [s for s in samples if s[0] < len(costs)]  # afterwards the pool closes and the report is written
         near = {n: [s[column] for s in meanwhile if abs(s[0] - n) <= 10] for n in (20, 100, len(costs) - 10)}
         at = {n: np.median(values) for n, values in near.items() if values}
         print(f"memory of {name}: " + ", ".join(f"{value:.0f} MB around cell {n}" for n, value in at.items()))

@@ -1,11 +1,11 @@
-"""What `adapad plan` expects of a component-parallel cell against what the cell takes, with one worker and with two.
+"""Compares the time that `adapad plan` predicts for a component-parallel cell with the measured time.
 
     python benchmarks/plan_check.py [--rounds 4] [--repeats 3]
 
-MiniLM-L6 on Rotten Tomatoes, exact AdaPaD with 8 lanes and no growth, one thread a worker. A training pass is timed
-right before each cell, so that a machine whose load changes is compared with itself. Both workers are on one machine,
-so the link hardly matters: what is checked is the compute per lane, its division among the workers, and what a round
-costs besides.
+MiniLM-L6 on Rotten Tomatoes, exact AdaPaD with 8 lanes and no growth, one and two workers, one thread each. A training
+pass is timed right before each cell, so that changes of the machine's load matter less. Both workers are on one
+machine, so the link hardly matters: the check covers the compute per lane, its split over the workers, and the other
+costs of a round.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LINK_GBPS = 100.0
 
 
 def specification(rounds: int) -> SweepSpec:
-    """One cell of `LANES` lanes on all 36 linears."""
+    """One cell with `LANES` lanes on all 36 linear layers."""
     return parse_spec(
         {
             "name": "plan-check",
@@ -74,7 +74,7 @@ def run(pool: WorkerPool, cell: dict[str, Any], name: str) -> tuple[CellResult, 
 
 
 def main() -> None:
-    """Prints a Markdown table: a row for each repeat and number of workers."""
+    """Prints a Markdown table with one row per repeat and number of workers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
@@ -87,7 +87,7 @@ def main() -> None:
     columns = ("W", "expected s", "measured s", "measured / expected", "exchange s a round", "idle", "load")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     ratios: dict[int, list[float]] = {1: [], 2: []}
-    with connect(num_cpus=3), ExitStack() as pools:  # a group that waits for its turn uses none of its CPUs
+    with connect(num_cpus=3), ExitStack() as pools:  # an idle group uses none of its CPUs
         shared = {"backbone": ray.put(share_backbone(loaded.backbone)), "data": ray.put(loaded.inputs.data)}
         groups = {
             workers: pools.enter_context(

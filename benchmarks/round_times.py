@@ -1,4 +1,4 @@
-"""The set-up and the job of `distributed.py`, importable by its workers: one cell, with the times of every round."""
+"""Set-up and job of `distributed.py` in a module that its workers can import: one cell, with times of its rounds."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from adapad_ray.training.record import RoundStats
 
 
 def set_up(context: SetupContext) -> Workspace:
-    """Opens the workspace, and leaves a file that tells that this worker is ready."""
+    """Opens the workspace and creates a file that marks this worker as ready."""
     workspace = open_workspace(context)
     (Path(ray.get(context.shared["ready"])) / f"{context.group}-{context.rank}").touch()
     return workspace
 
 
 def measure(workspace: Workspace, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
-    """Computes the cell and writes this worker's rounds to `<folder>.rank-<rank>.json`."""
+    """Runs the cell and writes this worker's rounds to `<folder>.rank-<rank>.json`."""
     rounds: list[dict[str, Any]] = []
     last = time.perf_counter(), time.process_time()
 

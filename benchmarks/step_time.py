@@ -1,10 +1,10 @@
-"""Step time of PEFT's LoRA, our LoRA and AdaPaD, paired in one process on one thread.
+"""Compares the step time of PEFT's LoRA with this project's LoRA and AdaPaD, paired in one process on one thread.
 
     python benchmarks/step_time.py [--runs 25] [--ranks 2 8]
 
-Every run times one optimizer step (forward, backward, clipping, AdamW) of every candidate in a rotating order on the
-same batch of real reviews, in process CPU time; ratios are taken pair by pair within a run. Prints the median ratio and
-a 95 % bootstrap interval of the median.
+Every run times one optimizer step (forward, backward, clipping, AdamW) of every candidate on the same batch of real
+reviews, in process CPU time and in rotating order. Ratios are computed within a run. Prints the median ratio and a 95 %
+bootstrap interval of the median.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ SETTINGS = TrainingSettings(batch_size=BATCH, epochs=STEPS, learning_rate=1e-4)
 
 
 def one_batch(backbone: Backbone) -> EncodedSplit:
-    """The first 16 training reviews: 16 examples are one epoch, so every step sees the same batch."""
+    """The first 16 training reviews. They are a whole epoch, so every step sees the same batch."""
     raw = load_task("rotten-tomatoes")
     data = encode(raw, backbone.tokenizer, max_length=64, max_train_examples=BATCH)
     return data.splits["train"]
 
 
 def ours(method: str, config: dict[str, object], rank: int, split: EncodedSplit) -> Callable[[], None]:
-    """A step of one of our methods at `rank` components on every module, on a backbone of its own."""
+    """A step of one of this project's methods with `rank` components on every module of a fresh backbone."""
     backbone = load_backbone("minilm-l6", 2)
     modules = target_modules(backbone.model, "all-linear")
     cls = METHODS[method]

@@ -1,9 +1,9 @@
-"""Seconds to cut one LoRA update: thin QR and a small SVD (`adapad compress`) against PEFT's conversion (dense SVD).
+"""Times the cut of one LoRA update: thin QR and a small SVD (`adapad compress`) against PEFT's dense SVD.
 
     python benchmarks/truncation.py [--widths 768 4096] [--rank 16] [--keep 4] [--repeats 3]
 
-PEFT's route is its own `_convert_module_to_lora` on one of its LoRA layers: it forms ΔW and takes the full SVD. Both
-cut to the same rank; the difference of their results is printed relative to the update. Medians, one thread.
+PEFT's `_convert_module_to_lora` forms ΔW of a LoRA layer and computes its full SVD. Both cut to the same rank; the
+difference of their results is printed relative to the update. Medians, one thread.
 """
 
 from __future__ import annotations
