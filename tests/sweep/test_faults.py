@@ -18,7 +18,7 @@ from sweep_helpers import COMMAND, adapad, assert_logged_once, lasting, launch
 
 from adapad_ray.sweep.lock import HOLDER
 
-pytestmark = [pytest.mark.xdist_group("clusters"), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.xdist_group("more-clusters"), pytest.mark.usefixtures("cluster")]
 
 RANK_1 = 2 * (4 * 64 + 2 * 96)
 """One component on each of the tiny model's 12 linear layers."""
