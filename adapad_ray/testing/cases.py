@@ -14,10 +14,18 @@ import torch
 from adapad_ray.adapters.load import load_adapter
 from adapad_ray.budget import ModuleShape
 from adapad_ray.methods import METHODS, Method
-from adapad_ray.models import Pooling, initialise_head
+from adapad_ray.models import Backbone, Pooling, initialise_head
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity, CellResult
-from adapad_ray.testing.tiny import COST_PER_RANK, TRAINING, shared_backbone, tiny_backbone, tiny_task, tiny_workspace
+from adapad_ray.testing.tiny import (
+    COST_PER_RANK,
+    TRAINING,
+    Architecture,
+    shared_backbone,
+    tiny_backbone,
+    tiny_task,
+    tiny_workspace,
+)
 from adapad_ray.training.batches import Batches
 from adapad_ray.training.cell import CellRequest, Workspace, make_method, parent_identity, run_cell
 from adapad_ray.training.randomness import derive_seed
@@ -35,12 +43,26 @@ class MethodCase:
     impossible: Mapping[str, Any] | None = None
     """Settings that request a rank above a dimension (32 here), where the method has such settings."""
     pooling: Pooling = "mean"
+    architecture: Architecture = "bert"
     training: Mapping[str, Any] = field(default_factory=dict)
     """Training settings that differ from `TRAINING`."""
 
     def __str__(self) -> str:
         settings = [f"{key}={value}" for key, value in {**self.config, **self.training}.items()]
-        return " ".join([self.method, str(self.budget), self.pooling, *settings])
+        return " ".join([self.method, str(self.budget), self.tiny_model, *settings])
+
+    @property
+    def tiny_model(self) -> str:
+        """The model's architecture, or BERT's pooling."""
+        return self.pooling if self.architecture == "bert" else self.architecture
+
+    def backbone(self) -> Backbone:
+        """A new backbone."""
+        return tiny_backbone(self.pooling, self.architecture)
+
+    def workspace(self) -> Workspace:
+        """A new backbone with `tiny_task`."""
+        return tiny_workspace(self.pooling, self.architecture)
 
     @property
     def limit(self) -> int:
@@ -49,7 +71,7 @@ class MethodCase:
 
     def identity(self, seed: int = 0, **changes: Any) -> CellIdentity:
         """The identity of this case's cell; `changes` replace fields of it."""
-        names = tuple(m.name for m in _shapes(self.pooling))
+        names = tuple(m.name for m in _shapes(self.pooling, self.architecture))
         fields: dict[str, Any] = {
             "stage": "curve",
             "label": self.method,
@@ -71,11 +93,11 @@ class MethodCase:
 
     def make(self, **changes: Any) -> Method[Any]:
         """The method of this case; `changes` replace fields of its identity."""
-        return _method(self.identity(**changes), self.pooling)
+        return self._method(self.identity(**changes))
 
     def trainer(self, seed: int = 0, **options: Any) -> Trainer:
         """A trainer on a new backbone, set up as in `run_cell` but not started; `options` are passed on to it."""
-        backbone, method = tiny_backbone(self.pooling), self.make(seed=seed)
+        backbone, method = self.backbone(), self.make(seed=seed)
         parent = self.parent(self.identity(seed))
         if parent is not None:
             method.inherit(load_adapter(parent / "adapter"))
@@ -87,7 +109,7 @@ class MethodCase:
 
     def run(self, folder: Path, workspace: Workspace | None = None, seed: int = 0, **changes: Any) -> CellResult:
         """Computes this case's cell in `folder`."""
-        workspace, identity = workspace or tiny_workspace(self.pooling), self.identity(seed, **changes)
+        workspace, identity = workspace or self.workspace(), self.identity(seed, **changes)
         parent = self.parent(identity)
         result = run_cell(CellRequest("cell", identity, folder, "tiny", parent), workspace)
         assert result is not None
@@ -95,8 +117,16 @@ class MethodCase:
 
     def parent(self, identity: CellIdentity) -> Path | None:
         """Folder of the trained parent that a post-hoc method cuts; None where the method trains its own adapter."""
-        trained = parent_identity(identity, _method(identity, self.pooling))
-        return None if trained is None else Path(_trained_parent(trained.model_dump_json(), self.pooling).name)
+        trained = parent_identity(identity, self._method(identity))
+        if trained is None:
+            return None
+        return Path(_trained_parent(trained.model_dump_json(), self.pooling, self.architecture).name)
+
+    def _method(self, identity: CellIdentity) -> Method[Any]:
+        shapes = {shape.name: shape for shape in _shapes(self.pooling, self.architecture)}
+        modules = tuple(shapes[name] for name in identity.target_modules)
+        parameters = shared_backbone(self.pooling, self.architecture).parameters
+        return make_method(identity, modules, len(tiny_task().splits["train"]), parameters)
 
 
 @functools.cache
@@ -121,20 +151,14 @@ def _finished(case: MethodCase) -> tuple[CellResult, tempfile.TemporaryDirectory
 
 
 @functools.cache
-def _trained_parent(identity: str, pooling: Pooling) -> tempfile.TemporaryDirectory[str]:
+def _trained_parent(identity: str, pooling: Pooling, architecture: Architecture) -> tempfile.TemporaryDirectory[str]:
     """The finished cell with this identity (as JSON)."""
     folder = tempfile.TemporaryDirectory(prefix="adapad-parent-")
     parent = CellIdentity.model_validate_json(identity)
-    run_cell(CellRequest("parent", parent, Path(folder.name), "tiny"), tiny_workspace(pooling))
+    run_cell(CellRequest("parent", parent, Path(folder.name), "tiny"), tiny_workspace(pooling, architecture))
     return folder
 
 
-def _method(identity: CellIdentity, pooling: Pooling) -> Method[Any]:
-    shapes = {shape.name: shape for shape in _shapes(pooling)}
-    modules = tuple(shapes[name] for name in identity.target_modules)
-    return make_method(identity, modules, len(tiny_task().splits["train"]), shared_backbone(pooling).parameters)
-
-
 @functools.cache
-def _shapes(pooling: Pooling) -> tuple[ModuleShape, ...]:
-    return target_modules(shared_backbone(pooling).model, "all-linear")
+def _shapes(pooling: Pooling, architecture: Architecture) -> tuple[ModuleShape, ...]:
+    return target_modules(shared_backbone(pooling, architecture).model, "all-linear")

@@ -18,7 +18,7 @@ from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.models import Backbone, Pooling, initialise_head
 from adapad_ray.results import CellResult, Point
 from adapad_ray.storage import RECORD
-from adapad_ray.testing.tiny import tiny_backbone, tiny_task
+from adapad_ray.testing.tiny import Architecture, tiny_backbone, tiny_task
 from adapad_ray.training.cell.evaluation import predict
 from adapad_ray.training.randomness import derive_seed
 from adapad_ray.training.trainer import Trainer
@@ -41,9 +41,9 @@ def logits(model: Any) -> np.ndarray:
 
 
 @functools.cache
-def untouched_logits(pooling: Pooling) -> np.ndarray:
+def untouched_logits(pooling: Pooling, architecture: Architecture = "bert") -> np.ndarray:
     """Logits of the bare backbone with the head as a cell of seed 0 initialises it."""
-    plain = tiny_backbone(pooling)
+    plain = tiny_backbone(pooling, architecture)
     initialise_head(plain.model, plain.head_modules, derive_seed(0, "head"))
     return logits(plain.model)
 

@@ -39,7 +39,6 @@ from adapad_ray.testing.comparison import (
     untouched_logits,
     zeroed,
 )
-from adapad_ray.testing.tiny import tiny_backbone, tiny_workspace
 from adapad_ray.training.checkpoint import Checkpoint
 from adapad_ray.training.trainer import DivergedError
 
@@ -52,7 +51,7 @@ class MethodConformance:
     def test_attached_and_untouched_the_outputs_are_the_backbones(self, case: MethodCase) -> None:
         if case.make().parent() is not None:
             pytest.skip("a post-hoc method attaches the parent's trained adapter")
-        trainer, expected = case.trainer(), untouched_logits(case.pooling)
+        trainer, expected = case.trainer(), untouched_logits(case.pooling, case.architecture)
         trainer.start()
         for lane in [*trainer.method.lanes(0), *(d.lane for d in trainer.method.deployables())]:
             trainer.adapted.use(lane)
@@ -103,7 +102,7 @@ class MethodConformance:
                 assert final.acts(k) and live
         trainer.adapted.use(final)
         trained = logits(trainer.adapted.model)
-        assert not np.array_equal(trained, untouched_logits(case.pooling))
+        assert not np.array_equal(trained, untouched_logits(case.pooling, case.architecture))
         adapted = copy.deepcopy(trainer.adapted)
         groups, ranks = trained_groups(adapted), adapted.ranks
         assert groups.keys() >= {name for name, rank in ranks.items() if rank} | adapted.heads.keys()
@@ -121,7 +120,7 @@ class MethodConformance:
         for point in (p for p in result.points if p.adapter is not None):
             trained = predicted[f"test/{point.key}"].numpy()
             for merged in (False, True):
-                model = peft.PeftModel.from_pretrained(tiny_backbone(case.pooling).model, folder / str(point.adapter))
+                model = peft.PeftModel.from_pretrained(case.backbone().model, folder / str(point.adapter))
                 loaded = logits(model.merge_and_unload() if merged else model)
                 np.testing.assert_allclose(loaded, trained, rtol=0, atol=1e-5)
 
@@ -171,7 +170,7 @@ class MethodConformance:
         self, case: MethodCase, tmp_path: Path
     ) -> None:
         expected, alone = finished(case)
-        workspace = tiny_workspace(case.pooling)
+        workspace = case.workspace()
         before = backbone_weights(workspace.backbone)
         case.run(tmp_path / "before", workspace, seed=1)
         torch.rand(3)  # nothing depends on the global generator
@@ -198,7 +197,7 @@ class MethodConformance:
     # 6. Divergence is reported, ends its cell alone, and affects no other.
 
     def test_divergence_names_lane_and_step_and_affects_no_later_cell(self, case: MethodCase, tmp_path: Path) -> None:
-        workspace = tiny_workspace(case.pooling)
+        workspace = case.workspace()
         training = {**case.identity().training, "learning_rate": 3e38}
         with pytest.raises(DivergedError, match=r"^lane .+, step \d+: "):
             case.run(tmp_path / "diverged", workspace, training=training)

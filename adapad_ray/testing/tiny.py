@@ -1,11 +1,11 @@
-"""A two-layer BERT with random weights and a task of 48 sentences, on which a cell takes about a second."""
+"""Two-layer models with random weights and a task of 48 sentences, on which a cell takes about a second."""
 
 from __future__ import annotations
 
 import copy
 import functools
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,15 +22,32 @@ COST_PER_RANK = 896
 TRAINING = {"epochs": 2.5, "batch_size": 8, "max_length": 10, "learning_rate": 1e-2}
 """15 optimizer steps on `tiny_task`."""
 
+Architecture = Literal["bert", "gpt2", "falcon"]
+"""GPT-2 stores its weights transposed (`Conv1D`); Falcon has a linear class of its own."""
 
-def tiny_backbone(pooling: Pooling = "mean") -> Backbone:
-    """A frozen BERT of 2 layers and width 32 for two classes; every call returns a new copy with the same weights."""
-    return copy.deepcopy(shared_backbone(pooling))
+
+def tiny_backbone(pooling: Pooling = "mean", architecture: Architecture = "bert") -> Backbone:
+    """A frozen model of 2 layers and width 32 for two classes; every call returns a new copy with the same weights.
+
+    Args:
+        pooling: of BERT; the others read the last token.
+    """
+    return copy.deepcopy(shared_backbone(pooling, architecture))
 
 
 @functools.cache
-def shared_backbone(pooling: Pooling = "mean") -> Backbone:
+def shared_backbone(pooling: Pooling = "mean", architecture: Architecture = "bert") -> Backbone:
     """The original of `tiny_backbone`, for reading shapes only."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, head = _decoder(architecture) if architecture != "bert" else _bert(pooling)
+    model.requires_grad_(False).eval()
+    tokenizer = SimpleNamespace(pad_token_id=0)  # training reads nothing else of a tokenizer
+    return Backbone("tiny", model, tokenizer, head, pooling, "", backbone_parameters(model, head))
+
+
+def _bert(pooling: Pooling) -> tuple[Any, tuple[str, ...]]:
+    """A model and the paths of its head."""
     config = transformers.BertConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
@@ -41,18 +58,22 @@ def shared_backbone(pooling: Pooling = "mean") -> Backbone:
         initializer_range=0.2,
         num_labels=2,
     )
-    model: Any
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        if pooling == "mean":
-            model = MeanPooledClassifier(transformers.BertModel(config, add_pooling_layer=False), 2)
-            head: tuple[str, ...] = ("classifier",)
-        else:
-            model = transformers.BertForSequenceClassification(config)
-            head = ("bert.pooler.dense", "classifier")
-    model.requires_grad_(False).eval()
-    tokenizer = SimpleNamespace(pad_token_id=0)  # training reads nothing else of a tokenizer
-    return Backbone("tiny", model, tokenizer, head, pooling, "", backbone_parameters(model, head))
+    if pooling == "mean":
+        return MeanPooledClassifier(transformers.BertModel(config, add_pooling_layer=False), 2), ("classifier",)
+    return transformers.BertForSequenceClassification(config), ("bert.pooler.dense", "classifier")
+
+
+def _decoder(architecture: Architecture) -> tuple[Any, tuple[str, ...]]:
+    """A model and the paths of its head."""
+    common: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    common |= {"initializer_range": 0.2, "num_labels": 2}
+    if architecture == "gpt2":
+        gpt2 = transformers.GPT2Config(n_embd=32, n_inner=48, n_layer=2, n_head=2, n_positions=16, **common)
+        return transformers.GPT2ForSequenceClassification(gpt2), ("score",)
+    falcon = transformers.FalconConfig(
+        hidden_size=32, ffn_hidden_size=48, num_hidden_layers=2, num_attention_heads=2, **common
+    )
+    return transformers.FalconForSequenceClassification(falcon), ("score",)
 
 
 @functools.cache
@@ -71,6 +92,6 @@ def tiny_task() -> TaskData:
     return TaskData("tiny", ("without", "with"), "accuracy", splits, "")
 
 
-def tiny_workspace(pooling: Pooling = "mean") -> Workspace:
+def tiny_workspace(pooling: Pooling = "mean", architecture: Architecture = "bert") -> Workspace:
     """A new `tiny_backbone` with `tiny_task`."""
-    return Workspace(tiny_backbone(pooling), tiny_task())
+    return Workspace(tiny_backbone(pooling, architecture), tiny_task())

@@ -198,3 +198,24 @@ class TestMelora(MethodConformance):
     )
     def case(self, request):
         return request.param
+
+
+class TestOtherLinearLayers(MethodConformance):
+    """GPT-2's transposed layers and Falcon's subclass: one method for each way to adapt a layer."""
+
+    @pytest.fixture(
+        params=[
+            MethodCase(method, 2 * 704, config, architecture=architecture)
+            for architecture in ("gpt2", "falcon")
+            for method, config in (
+                ("lora", {}),
+                ("adapad", {"initial_rank": 0, "local_steps": 2}),
+                ("ard", {}),
+                ("adalora", {}),
+                ("dora", {}),
+            )
+        ],
+        ids=str,
+    )
+    def case(self, request):
+        return request.param
