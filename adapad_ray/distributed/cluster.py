@@ -16,6 +16,7 @@ from adapad_ray.distributed.ray_internals import (
     LOCAL_CLUSTER,
     autoscaling_limit,
     bound_to_loopback,
+    init_local,
     silence_authentication,
 )
 from adapad_ray.errors import BadRequestError
@@ -38,7 +39,7 @@ def connect(
         object_store_memory: bytes of a local cluster's object store; default: Ray's own.
 
     Raises:
-        BadRequestError: there is no cluster at the address.
+        BadRequestError: there is no cluster at the address, or a local one does not start.
     """
     if ray.is_initialized():
         yield
@@ -62,15 +63,16 @@ def _start(address: str | None, num_cpus: int | None, object_store_memory: int |
         if address:
             ray.init(address=address, **quiet)
         else:
+            arguments = {
+                "address": "local",
+                "num_cpus": len(os.sched_getaffinity(0)) if num_cpus is None else num_cpus,
+                "object_store_memory": object_store_memory,
+                "dashboard_host": "127.0.0.1",
+                **LOCAL_CLUSTER,
+                **quiet,
+            }
             with bound_to_loopback():
-                ray.init(
-                    address="local",
-                    num_cpus=len(os.sched_getaffinity(0)) if num_cpus is None else num_cpus,
-                    object_store_memory=object_store_memory,
-                    dashboard_host="127.0.0.1",
-                    **LOCAL_CLUSTER,
-                    **quiet,
-                )
+                init_local(arguments)
     except ConnectionError as error:
         raise BadRequestError(f"no Ray cluster answers at {address!r}: {error}") from error
 

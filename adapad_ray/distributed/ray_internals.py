@@ -17,6 +17,8 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from adapad_ray.errors import BadRequestError
+
 TRAIN_ENVIRONMENT: Mapping[str, str] = {
     # How often a controller checks its workers. Ray's default of 2 s delays every start, death and end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -73,6 +75,29 @@ def bound_to_loopback() -> Iterator[None]:
             del os.environ[variable]
         else:
             os.environ[variable] = inherited
+
+
+def init_local(arguments: Mapping[str, Any]) -> None:
+    """Call `ray.init` for a local cluster; try again once if its processes are not up within Ray's 30 seconds.
+
+    Ray waits no longer, and a busy machine may need more. It raises a plain `Exception` then.
+
+    Raises:
+        BadRequestError: the second attempt took too long as well.
+    """
+    for attempt in (1, 2):
+        try:
+            ray.init(**arguments)
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if attempt == 2:
+                raise BadRequestError(
+                    "Ray could not start a local cluster, twice within 30 seconds: this machine is overloaded, or a "
+                    "firewall blocks 127.0.0.1; the logs are in /tmp/ray/session_latest/logs"
+                ) from error
 
 
 def silence_authentication() -> None:
