@@ -123,8 +123,9 @@ class Console(SweepObserver):
 
     def links(self, links: Mapping[str, str | Path]) -> None:
         """Prints where to look, one line each."""
+        width = max(map(len, links), default=0) + 2
         for name, link in links.items():
-            self._rich.print(f"{name:<15}{link}", markup=False, highlight=False, soft_wrap=True)
+            self._rich.print(f"{name:<{width}}{link}", markup=False, highlight=False, soft_wrap=True)
 
     def _curve(self, table: pd.DataFrame, metric: str) -> None:
         """The final models; the number of prefixes."""

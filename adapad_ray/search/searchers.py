@@ -16,6 +16,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.quiet import quiet_optuna
 from adapad_ray.results import CellResult
 from adapad_ray.search.pool_events import PoolEvents
 from adapad_ray.search.space import Space, parse_space, quasi_random_sampler
@@ -95,18 +96,19 @@ class FixedPointsSearcher(_CellSearcher):
         self._waiting: dict[str, deque[TuneCell]] = {}
         for cell in cells:
             self._waiting.setdefault(cell.study, deque()).append(cell)
-        self._searches = {
-            study: OptunaSearch(
-                parse_space(spaces[study]),
-                metric=SCORE,
-                mode="max",
-                points_to_evaluate=[dict(cell.point) for cell in queue],
-                sampler=quasi_random_sampler(seed),
-                study_name=f"{name}/{study}",
-                storage=storage,
-            )
-            for study, queue in self._waiting.items()
-        }
+        with quiet_optuna():
+            self._searches = {
+                study: OptunaSearch(
+                    parse_space(spaces[study]),
+                    metric=SCORE,
+                    mode="max",
+                    points_to_evaluate=[dict(cell.point) for cell in queue],
+                    sampler=quasi_random_sampler(seed),
+                    study_name=f"{name}/{study}",
+                    storage=storage,
+                )
+                for study, queue in self._waiting.items()
+            }
         self._turns = deque(self._searches)
         self._study_of: dict[str, str] = {}
 
