@@ -43,7 +43,7 @@ class CellIdentity(Record):
     seed: int
     dtype: str
     precision: Literal["full", "mixed"] = "full"
-    """`mixed`: the products with frozen weights are in bf16."""
+    """`mixed`: in training, the products with frozen weights are in bf16."""
     threads: int
     parent: str | None = None
     """Id of the cell whose adapter a post-hoc method cuts."""

@@ -14,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from adapad_ray.frozen_linear.mixed import hold_in_bf16
+from adapad_ray.frozen_linear.mixed import use_bf16_products
 from adapad_ray.methods import METHODS, CellContext
 from adapad_ray.models.backbone import parse_dtype
 from adapad_ray.models.target_modules import target_modules
@@ -124,7 +124,7 @@ def _with_random_weights(spec: SweepSpec, inputs: SweepInputs) -> nn.Module:
     model = kind.skeleton(spec.model, inputs.data, pooling=spec.pooling, device="cpu")
     model = model.to(parse_dtype(spec.dtype))
     if inputs.precision == "mixed":
-        hold_in_bf16(model)
+        use_bf16_products(model)
     return model
 
 

@@ -1,4 +1,8 @@
-"""Frozen linear layers whose products are computed in bf16, for activations in fp32."""
+"""Frozen fp32 layers whose products are computed in bf16 while a model trains.
+
+Evaluation and generation, which run in torch's inference mode, use the fp32 weight. So the model that is measured is
+the one that an exported adapter gives on the original backbone.
+"""
 
 from __future__ import annotations
 
@@ -12,50 +16,68 @@ from transformers.pytorch_utils import Conv1D
 
 from adapad_ray.frozen_linear.dense import DenseLinear, TransposedLinear
 
+COPY = "weight_bf16"
+"""Name of the bf16 copy of a layer's weight. It is a parameter, so that workers share it, but part of no count."""
+
 
 class MixedLinear(nn.Linear):
-    """A linear layer that holds its weight in bf16, casts its input for the product, and adds an fp32 bias.
+    """A linear layer with a bf16 copy of its weight; input and product are cast, and the fp32 bias is added.
 
-    A weight in fp32, as full fine-tuning trains it, is cast in every forward pass.
+    A weight that learns, as in full fine-tuning, is cast in every pass instead.
     """
 
+    weight_bf16: nn.Parameter
+
     def forward(self, x: Tensor) -> Tensor:
-        return _product(x, self.weight, self.bias)
+        if torch.is_inference_mode_enabled():
+            return super().forward(x)
+        weight = self.weight.to(torch.bfloat16) if self.weight.requires_grad else self.weight_bf16
+        return _product(x, weight, self.bias)
 
 
 class MixedConv1D(Conv1D):  # type: ignore[misc]
     """The same for GPT-2's layer, whose weight is `[d_in, d_out]`."""
 
+    weight_bf16: nn.Parameter
+
     def forward(self, x: Tensor) -> Tensor:
-        return _product(x, self.weight.T, self.bias)
+        if torch.is_inference_mode_enabled():
+            y: Tensor = super().forward(x)
+            return y
+        weight = self.weight.to(torch.bfloat16) if self.weight.requires_grad else self.weight_bf16
+        return _product(x, weight.T, self.bias)
 
 
 class MixedDense(DenseLinear):
     """The form of `MixedLinear`."""
 
+    module: MixedLinear
+
     @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
+    def parameter_count(self) -> int:
+        return super().parameter_count - self.module.weight_bf16.numel()
 
     def input_gradient(self, grad_y: Tensor) -> Tensor:
-        return (grad_y.to(torch.bfloat16) @ self.module.weight).to(grad_y.dtype)
+        return (grad_y.to(torch.bfloat16) @ self.module.weight_bf16).to(grad_y.dtype)
 
 
 class MixedTransposed(TransposedLinear):
     """The form of `MixedConv1D`."""
 
+    module: MixedConv1D
+
     @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
+    def parameter_count(self) -> int:
+        return super().parameter_count - self.module.weight_bf16.numel()
 
     def input_gradient(self, grad_y: Tensor) -> Tensor:
-        return (grad_y.to(torch.bfloat16) @ self.module.weight.T).to(grad_y.dtype)
+        return (grad_y.to(torch.bfloat16) @ self.module.weight_bf16.T).to(grad_y.dtype)
 
 
 _MIXED: Mapping[type[nn.Module], type[nn.Module]] = {nn.Linear: MixedLinear, Conv1D: MixedConv1D}
 
 
-def hold_in_bf16(model: nn.Module, skip: Collection[str] = ()) -> None:
+def use_bf16_products(model: nn.Module, skip: Collection[str] = ()) -> None:
     """Turn the linear layers of a frozen fp32 model into mixed ones, in place.
 
     Left as they are: the modules in `skip`, and layers that share their weight with another module, such as an output
@@ -65,9 +87,9 @@ def hold_in_bf16(model: nn.Module, skip: Collection[str] = ()) -> None:
     for path, module in model.named_modules():
         mixed = _MIXED.get(type(module))
         if mixed is not None and path not in skip and owners[id(module.weight)] == 1:
+            copy = module.weight.detach().to(torch.bfloat16)  # type: ignore[operator]
             module.__class__ = mixed  # keeps hooks, names and references
-            weight = module.weight.detach().to(torch.bfloat16)  # type: ignore[operator]
-            module.weight = nn.Parameter(weight, requires_grad=False)
+            module.register_parameter(COPY, nn.Parameter(copy, requires_grad=False))
 
 
 def cpu_has_bf16_products() -> bool:
@@ -76,5 +98,5 @@ def cpu_has_bf16_products() -> bool:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    y = F.linear(x.to(torch.bfloat16), weight.to(torch.bfloat16)).to(x.dtype)
+    y = F.linear(x.to(torch.bfloat16), weight).to(x.dtype)
     return y if bias is None else y.add_(bias)

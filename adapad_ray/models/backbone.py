@@ -13,7 +13,7 @@ import transformers
 from torch import nn
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.frozen_linear.mixed import hold_in_bf16
+from adapad_ray.frozen_linear.mixed import use_bf16_products
 from adapad_ray.models.head import find_head_modules, initialise_head
 from adapad_ray.models.reading import reading_model
 from adapad_ray.models.source import ModelSource, Pooling, read_config, resolve_model
@@ -77,7 +77,7 @@ def load_backbone(
         auto_class: the name of one of transformers' auto classes.
         pooling: `mean` or `own`, for sequences only; default: what the model declares.
         dtype: `float32`, `bfloat16`, `float16` or `float64`.
-        precision: `full`, or `mixed`, which computes the products of an fp32 backbone in bf16.
+        precision: `full`, or `mixed`, which trains an fp32 backbone with products in bf16.
         seed: of the head's initialisation.
 
     Raises:
@@ -103,7 +103,7 @@ def load_backbone(
     initialise_head(model, head, seed)
     digest = _digest(resolved, chosen, model, head)
     if precision == "mixed":
-        hold_in_bf16(model, skip=head)
+        use_bf16_products(model, skip=head)
     return Backbone(source, model, tokenizer, head, chosen, digest, backbone_parameters(model, head))
 
 

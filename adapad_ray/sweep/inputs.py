@@ -24,7 +24,7 @@ class SweepInputs:
     """sha256 of the weights; "not loaded" for a skeleton."""
     data: TaskData
     precision: Literal["full", "mixed"] = "full"
-    """`mixed`: the products with frozen weights are in bf16."""
+    """`mixed`: in training, the products with frozen weights are in bf16."""
     tokens_are_words: bool = False
     """Whether lengths are counted in words, because the model's tokenizer is missing."""
     rows_are_assumed: bool = False

@@ -79,7 +79,7 @@ class SweepSpec(_Section):
     """`mean` or `own`; default: what the model declares."""
     dtype: str = "float32"
     precision: Literal["auto", "full", "mixed"] = "auto"
-    """`mixed`: the products with frozen weights are computed in bf16, all else in fp32. `auto`: see `precision.py`."""
+    """`mixed`: products with frozen weights are in bf16 in training, all else in fp32. `auto`: see `precision.py`."""
     target_modules: str | list[str] = "all-linear"
     methods: dict[str, MethodEntry] = Field(min_length=1)
     """Label → settings."""

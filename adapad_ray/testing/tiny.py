@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import transformers
 
-from adapad_ray.frozen_linear.mixed import hold_in_bf16
+from adapad_ray.frozen_linear.mixed import use_bf16_products
 from adapad_ray.models import Backbone, Pooling, backbone_parameters
 from adapad_ray.models.task_models import MeanPooledClassifier
 from adapad_ray.tasks import EncodedSplit, TaskData
@@ -36,7 +36,7 @@ def tiny_backbone(pooling: Pooling = "mean", architecture: Architecture = "bert"
     """
     backbone = copy.deepcopy(shared_backbone(pooling, architecture))
     if precision == "mixed":
-        hold_in_bf16(backbone.model, skip=backbone.head_modules)
+        use_bf16_products(backbone.model, skip=backbone.head_modules)
     return backbone
 
 
