@@ -17,6 +17,7 @@ from adapad_ray.cli.terminal import terminal
 from adapad_ray.report.inputs import FailedCell
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.sweep.observers import SweepObserver, SweepOutcome, SweepState
+from adapad_ray.tasks import SplitSize, sizes_in_words
 
 if TYPE_CHECKING:
     from adapad_ray.distributed import JobProgress
@@ -38,6 +39,10 @@ class Console(SweepObserver):
     def nothing_to_compute(self, cells: int) -> None:
         """Prints one line."""
         self._print(f"All {cells} cells are finished: nothing to compute.")
+
+    def data_read(self, sizes: Mapping[str, SplitSize]) -> None:
+        """Prints the rows of every split and class in one line."""
+        self._print(f"Data: {sizes_in_words(sizes)}.")
 
     def computing_started(self, state: SweepState, expected: int, groups: int) -> None:
         """Shows the bar: cells done, time left, the running cells, the best so far."""

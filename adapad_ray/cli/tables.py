@@ -6,11 +6,13 @@ import re
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from adapad_ray.adapters.compression import CompressionReport, ModuleReport
 from adapad_ray.cost.estimate import SweepEstimate
 from adapad_ray.cost.worker_scaling import WORKERS
+from adapad_ray.tasks import sizes_in_words
 
 
 def estimate_tables(estimate: SweepEstimate) -> list[Table | str]:
@@ -67,7 +69,7 @@ def _workers_table(estimate: SweepEstimate) -> Table:
 
 
 def _notes(estimate: SweepEstimate) -> list[Table | str]:
-    notes: list[Table | str] = []
+    notes: list[Table | str] = [escape(f"Data: {sizes_in_words(estimate.splits)}.")]
     if estimate.sizes_are_packaged:
         notes.append(
             f"The configuration of {estimate.model} cannot be reached: the copy that comes with adapad-ray was used."

@@ -13,7 +13,7 @@ from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep
 from adapad_ray.sweep.planning.rows import GapRow, Row
 from adapad_ray.sweep.spec import SweepSpec
-from adapad_ray.tasks import Split
+from adapad_ray.tasks import Split, SplitSize
 
 LINK_GBPS = 10.0
 """Default rate of the link between workers, in Gbit/s."""
@@ -60,6 +60,10 @@ class SweepEstimate:
     backbone_parameters: int
     examples: dict[str, int]
     """Split → number of examples."""
+    splits: dict[str, SplitSize]
+    """Split → number of rows, per class."""
+    warnings: list[str]
+    """What may not be meant in the data."""
     budgets: list[int]
     rows: list[RowEstimate]
     gaps: list[GapRow]
@@ -123,6 +127,8 @@ def estimate(spec: SweepSpec, inputs: SweepInputs, plan: SweepPlan, link_gbps: f
         model=spec.model,
         backbone_parameters=inputs.backbone_parameters,
         examples={name: len(split) for name, split in inputs.data.splits.items()},
+        splits=dict(inputs.data.sizes),
+        warnings=list(inputs.data.warnings),
         budgets=plan.budgets,
         rows=rows,
         gaps=plan.gaps,

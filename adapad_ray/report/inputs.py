@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from adapad_ray.report.published import PublishedPoint
+from adapad_ray.tasks import SplitSize
 
 
 class Gap(NamedTuple):
@@ -53,6 +54,10 @@ class ReportInputs:
     """The searches of a sweep of `mode: search`."""
     published: Sequence[PublishedPoint] = ()
     """Values from papers to show beside the sweep's own."""
+    splits: Mapping[str, SplitSize] = field(default_factory=dict)
+    """How many rows of the data are used; empty if the sweep has not recorded it."""
+    warnings: Sequence[str] = ()
+    """What may not be meant in the data."""
     mlflow_url: str | None = None
     """Address of the comparison in MLflow, or the command that opens it."""
     delta: float = 0.01

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
 from adapad_ray.report.inputs import FailedCell, Gap, ReportInputs, SearchedLabel
 from adapad_ray.report.published import PublishedPoint
+from adapad_ray.tasks import SplitSize
 
 MANIFEST = "manifest.yaml"
 
@@ -31,12 +32,17 @@ class Manifest:
     """Link to the comparison in MLflow; empty before the first report."""
     searched: list[SearchedLabel] = field(default_factory=list)
     published: list[PublishedPoint] = field(default_factory=list)
+    splits: dict[str, SplitSize] = field(default_factory=dict)
+    """How many rows of the data are used."""
+    warnings: list[str] = field(default_factory=list)
+    """What may not be meant in the data."""
 
     def save(self, folder: Path) -> None:
         """Writes the manifest into the sweep's folder, atomically."""
         rows = {name: [list(row) for row in getattr(self, name)] for name in ("gaps", "failed", "searched")}
         published = [point.model_dump() for point in self.published]
-        content: dict[str, Any] = {**vars(self), **rows, "published": published}
+        splits = {name: asdict(size) for name, size in self.splits.items()}
+        content: dict[str, Any] = {**vars(self), **rows, "published": published, "splits": splits}
         write_text(folder / MANIFEST, yaml.safe_dump(content, sort_keys=False))
 
     def report_inputs(self) -> ReportInputs:
@@ -48,6 +54,8 @@ class Manifest:
             failed=self.failed,
             searched=self.searched,
             published=self.published,
+            splits=self.splits,
+            warnings=self.warnings,
             mlflow_url=self.mlflow or None,
             delta=self.delta,
         )
@@ -71,6 +79,7 @@ class Manifest:
                 "gaps": [Gap(*row) for row in content["gaps"]],
                 "failed": [FailedCell(*row) for row in content["failed"]],
                 "searched": [SearchedLabel(*row) for row in content["searched"]],
+                "splits": {name: SplitSize(**size) for name, size in content.get("splits", {}).items()},
                 "published": [PublishedPoint(**point) for point in content["published"]],
             }
         )

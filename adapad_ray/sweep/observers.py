@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the console is an observer too, and commands that only read
     from adapad_ray.sweep.lock import SweepLock
     from adapad_ray.sweep.planning.cells import Cell, Wave
     from adapad_ray.sweep.planning.tune_cells import Winners
+    from adapad_ray.tasks import SplitSize
     from adapad_ray.tracking import Tracker
 
 P = ParamSpec("P")
@@ -62,6 +63,9 @@ class SweepObserver:
 
     def nothing_to_compute(self, cells: int) -> None:
         """Earlier launches have finished all `cells` cells; `sweep_ended` follows."""
+
+    def data_read(self, sizes: Mapping[str, SplitSize]) -> None:
+        """The data of a launch that has cells to compute: split → its rows; `computing_started` follows."""
 
     def computing_started(self, state: SweepState, expected: int, groups: int) -> None:
         """Worker groups are starting.

@@ -113,6 +113,7 @@ class Sweep:
     def _compute(self, stages: Sequence[Stage], observers: Observers) -> SweepState:
         state = SweepState()
         self._manifest(stages).save(self.folder.path)
+        observers.notify(SweepObserver.data_read, self.cells.inputs.data.sizes)
         with self._open_executor(self.plan.cells) as executor:
             launch = Launch(self.spec, self.folder, state, executor, observers)
             observers.notify(SweepObserver.computing_started, state, self.plan.cells, executor.groups)
@@ -148,7 +149,7 @@ class Sweep:
         failed: Sequence[FailedCell] = (),
         mlflow: str = "",
     ) -> Manifest:
-        cells = {} if state is None else state.cells
+        cells, data = {} if state is None else state.cells, self.cells.inputs.data
         return Manifest(
             title=self.spec.name,
             labels={cell.id: cell.identity.label for cell in cells.values()} or None,
@@ -158,6 +159,8 @@ class Sweep:
             mlflow=mlflow,
             searched=[searched for stage in stages for searched in stage.searched()],
             published=self.spec.published,
+            splits=dict(data.sizes),
+            warnings=list(data.warnings),
         )
 
 

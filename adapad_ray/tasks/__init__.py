@@ -10,6 +10,7 @@ from adapad_ray.tasks.loading import encode, load_task
 from adapad_ray.tasks.metrics import METRICS, find_metric
 from adapad_ray.tasks.registry import TYPES, parse_source
 from adapad_ray.tasks.source import DataSource, Source
+from adapad_ray.tasks.split_sizes import SplitSize, sizes_in_words
 from adapad_ray.tasks.task_data import DataLimits, Evaluated, Passes, RawTask, Split, TaskData
 from adapad_ray.tasks.types.bilinear import BilinearSource, DenseSplit, make_bilinear
 from adapad_ray.tasks.types.classification import ClassificationSource
@@ -28,6 +29,7 @@ __all__ = [
     "RawTask",
     "Source",
     "Split",
+    "SplitSize",
     "TaskData",
     "TaskType",
     "encode",
@@ -37,4 +39,5 @@ __all__ = [
     "make_bilinear",
     "parse_source",
     "resolve_task",
+    "sizes_in_words",
 ]

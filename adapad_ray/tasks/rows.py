@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.base import TaskType
+from adapad_ray.tasks.data.columns import doubtful_classes
 from adapad_ray.tasks.data.splits import SPLITS, carve, carved_counts
 from adapad_ray.tasks.source import DataSource
+from adapad_ray.tasks.split_sizes import SplitSize
 from adapad_ray.tasks.task_data import DataLimits, RawTask, Split, TaskData, digest_of
+
+logger = logging.getLogger(__name__)
 
 DataSourceT = TypeVar("DataSourceT", bound=DataSource)
 
@@ -25,7 +31,8 @@ class RowTask(TaskType[DataSourceT]):
     def select(self, table: pd.DataFrame, source: DataSourceT, split: str) -> pd.DataFrame:
         """The columns `text` and `label` of one split's rows, and what else the type needs.
 
-        `text` decides in which split a row is carved, and with `text_pair` and `label` the order of rows.
+        `text`, and `label` if it is a string, the name of a class, decide in which split a row is carved; `text`,
+        `text_pair` and `label` decide the order of rows.
 
         Raises:
             BadRequestError: a column is missing, or holds an unusable value.
@@ -76,14 +83,24 @@ class RowTask(TaskType[DataSourceT]):
     def read(self, source: DataSourceT) -> RawTask:
         """Three splits, and further tests where the source names some."""
         name, tables, digest = source.read_tables()
-        splits = carve({split: self.select(table, source, split) for split, table in tables.items()})
+        given = {split: self.select(table, source, split) for split, table in tables.items()}
+        splits, carved, dropped, warnings = carve(given, source.shares)
+        for split in source.shares.model_fields_set - set(carved):
+            raise BadRequestError(
+                f"task.shares.{split} is set, but {split} data of task {name!r} are given and not carved: remove it"
+            )
         for split, frame in splits.items():
             if frame.empty:
-                raise BadRequestError(
-                    f"the {split} split of task {name!r} is empty: give it a file of its own or more training data"
-                )
+                raise BadRequestError(_why_empty(split, name, given["train"], split in (*carved, "train")))
         labelled, class_names = self.number_labels(splits, source, name)
-        return RawTask(name, class_names, source.metric, labelled, digest, self.name, source)
+        if dropped:
+            warnings.append(
+                f"{dropped:,} training rows are left out, because their text is in a carved split with another group"
+            )
+        warnings = [f"task {name!r}: {warning}" for warning in (*warnings, *doubtful_classes(class_names))]
+        for warning in warnings:
+            logger.warning(warning)
+        return RawTask(name, class_names, source.metric, labelled, digest, self.name, source, carved, tuple(warnings))
 
     def encode(self, raw: RawTask, reader: Any, limits: DataLimits) -> TaskData:
         """Encode every split.
@@ -95,10 +112,12 @@ class RowTask(TaskType[DataSourceT]):
         for split in SPLITS:
             if (cap := limits.cap(split)) is not None and cap < 1:
                 raise BadRequestError(f"max_{split}_examples is {cap}: use at least 1, or leave it out for all")
-        splits = {}
+        splits: dict[str, Split] = {}
+        sizes: dict[str, SplitSize] = {}
         for split in (*SPLITS, *(name for name in raw.splits if name not in SPLITS)):
             frame = _in_hash_order(raw.splits[split])[: limits.cap(split)]
             splits[split] = self.encode_split(raw, frame, split, reader, limits.max_length)
+            sizes[split] = _size(raw, frame, split)
         settings = self.settings(raw)
         return TaskData(
             name=raw.name,
@@ -109,6 +128,8 @@ class RowTask(TaskType[DataSourceT]):
             loss=self.loss,
             type=raw.type,
             settings=settings,
+            sizes=sizes,
+            warnings=raw.warnings,
         )
 
     def declares_rows(self, source: DataSourceT) -> bool:
@@ -117,13 +138,33 @@ class RowTask(TaskType[DataSourceT]):
 
     def assume(self, source: DataSourceT, reader: Any, limits: DataLimits) -> TaskData:
         """The declared number of rows, each of `max_length` tokens; missing splits take their share of them."""
-        counts = carved_counts({split: count for split, count in source.examples.items()})  # noqa: C416
+        counts = carved_counts({split: count for split, count in source.examples.items()}, source.shares)  # noqa: C416
         splits: dict[str, Split] = {
             split: self.assume_split(source, max(1, min(count, limits.cap(split) or count)), limits.max_length, reader)
             for split, count in counts.items()
         }
         class_names = tuple(map(str, range(source.classes)))
-        return TaskData(source.name, class_names, source.metric, splits, "not loaded", self.loss, type=self.name)
+        sizes = {split: SplitSize(len(rows)) for split, rows in splits.items()}
+        return TaskData(
+            source.name, class_names, source.metric, splits, "not loaded", self.loss, type=self.name, sizes=sizes
+        )
+
+
+def _size(raw: RawTask, frame: pd.DataFrame, split: str) -> SplitSize:
+    """The size of a split of which `frame` is used."""
+    counts = np.bincount(frame["label"], minlength=len(raw.class_names)).tolist() if raw.class_names else []
+    classes = dict(zip(raw.class_names, counts, strict=True))
+    return SplitSize(len(frame), classes, len(raw.splits[split]), split in raw.carved)
+
+
+def _why_empty(split: str, task: str, train: pd.DataFrame, carved: bool) -> str:
+    if not carved:
+        return f"the {split} data of task {task!r} have no usable rows"
+    groups = f" in {train['group'].nunique():,} groups" if "group" in train else ""
+    return (
+        f"the training data of task {task!r} are too few to carve splits from ({len(train):,} rows{groups}): the "
+        f"{split} split would be empty; give more rows or files for all three splits"
+    )
 
 
 def _in_hash_order(frame: pd.DataFrame) -> pd.DataFrame:

@@ -9,8 +9,10 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.data.splits import SPLITS
-from adapad_ray.tasks.data.tables import Tables, read_files, read_hub
+from adapad_ray.tasks.data.files import read_files
+from adapad_ray.tasks.data.hub import read_hub
+from adapad_ray.tasks.data.splits import SPLITS, Shares
+from adapad_ray.tasks.data.tables import Columns, Tables
 
 
 class SourceFile(NamedTuple):
@@ -66,6 +68,8 @@ class DataSource(Source):
     """Number of rows of the data set: `adapad plan` uses it where the data are missing."""
     classes: Annotated[int, Field(ge=1)] = 2
     """Number of classes, for the same purpose; otherwise they are counted."""
+    shares: Shares = Shares()
+    """How much of the training data carving takes."""
     metric: str
     """Name of the deciding metric. A type restricts it to the metrics that it accepts, and gives a default."""
 
@@ -103,6 +107,14 @@ class DataSource(Source):
         further = self.further_tests.items()
         return splits + [SourceFile(f"task.further_tests.{name}", path, False) for name, path in further]
 
+    def columns(self) -> Columns:
+        """Field → the column that it names; files are read for these columns alone. Types add theirs.
+
+        Raises:
+            BadRequestError: a field names its columns in an unusable way.
+        """
+        return {"group": self.group}
+
     def read_tables(self) -> Tables:
         """The rows of every split.
 
@@ -115,7 +127,8 @@ class DataSource(Source):
         if self.dataset is not None:
             return read_hub(self.dataset, self.subset, splits | further, getattr(self, "label", None))
         there = {split: path for split, path in further.items() if os.path.isfile(Path(path).expanduser())}
-        return read_files(self.name, {split: path for split, path in splits.items() if path is not None} | there)
+        given = {split: path for split, path in splits.items() if path is not None}
+        return read_files(self.name, given | there, self.columns())
 
 
 class TextSource(DataSource):
@@ -124,3 +137,7 @@ class TextSource(DataSource):
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
+
+    def columns(self) -> Columns:
+        """Texts, label and group."""
+        return {"text": self.text, "text_pair": self.text_pair, "label": self.label} | super().columns()

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from adapad_ray.tasks.losses import Loss, cross_entropy
+from adapad_ray.tasks.split_sizes import SplitSize
 from adapad_ray.tasks.true_components import TrueComponents
 
 if TYPE_CHECKING:
@@ -105,6 +106,10 @@ class RawTask:
     type: str = "classification"
     source: Any = None
     """What the user wrote."""
+    carved: tuple[str, ...] = ()
+    """The splits that were carved from the training data."""
+    warnings: tuple[str, ...] = ()
+    """What may not be meant; each is logged once."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,10 @@ class TaskData:
     type: str = "classification"
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What the type needs when it evaluates."""
+    sizes: Mapping[str, SplitSize] = field(default_factory=dict)
+    """Of every split."""
+    warnings: tuple[str, ...] = ()
+    """What may not be meant."""
 
 
 def digest_of(splits: Mapping[str, Split], *about: str) -> str:

@@ -235,7 +235,7 @@ def test_an_unreachable_hub_is_named(monkeypatch):
 
 def glue_like(monkeypatch, **splits):
     found = datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
-    monkeypatch.setattr("adapad_ray.tasks.data.tables.require_hub", lambda what: None)
+    monkeypatch.setattr("adapad_ray.tasks.data.hub.require_hub", lambda what: None)
     monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: found)
 
 

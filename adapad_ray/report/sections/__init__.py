@@ -5,6 +5,7 @@ from adapad_ray.report.sections.convergence import Convergence
 from adapad_ray.report.sections.cost import Costs
 from adapad_ray.report.sections.curve import Curve
 from adapad_ray.report.sections.curve_table import CurveTable
+from adapad_ray.report.sections.data import Data
 from adapad_ray.report.sections.differences import Differences
 from adapad_ray.report.sections.growth import Growth
 from adapad_ray.report.sections.missing import Missing
@@ -27,6 +28,7 @@ SECTIONS: tuple[type[Section], ...] = (
     Convergence,
     Missing,
     Costs,
+    Data,
     Settings,
     Tuning,
 )

@@ -16,6 +16,7 @@ from adapad_ray.tasks.encoding.assumed import batches_in_order
 from adapad_ray.tasks.logits import evaluate_logits
 from adapad_ray.tasks.losses import half_squared_error
 from adapad_ray.tasks.source import Source
+from adapad_ray.tasks.split_sizes import SplitSize
 from adapad_ray.tasks.task_data import DataLimits, Evaluated, Passes, RawTask, TaskData, digest_of
 from adapad_ray.tasks.true_components import TrueComponents
 
@@ -180,6 +181,7 @@ def make_bilinear(source: BilinearSource) -> TaskData:
         loss=Bilinear.loss,
         type=Bilinear.name,
         components=TrueComponents.of(train.inputs.T, train.labels.T),
+        sizes={name: SplitSize(len(split)) for name, split in splits.items()},
     )
 
 

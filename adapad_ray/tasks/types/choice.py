@@ -10,7 +10,8 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.data.columns import classes_as_text, encode_classes, sort_classes
+from adapad_ray.tasks.data.columns import classes_as_text, encode_classes, sort_classes, spelling_hint
+from adapad_ray.tasks.data.tables import Columns
 from adapad_ray.tasks.encoding.prompts import PromptedSplit, check_room, prompted, sequences
 from adapad_ray.tasks.losses import IGNORED
 from adapad_ray.tasks.metrics import ClassMetricName, check_classes, find_metric
@@ -31,6 +32,10 @@ class ChoiceSource(PromptSource):
     score: Literal["sum", "mean"] = "sum"
     """Over the log-probabilities of a choice's tokens; the mean does not favour short choices."""
 
+    def columns(self) -> Columns:
+        """Those of the prompt, and the label."""
+        return super().columns() | {"label": self.label}
+
     @field_validator("words", mode="before")
     @classmethod
     def _classes_are_text(cls, words: Any) -> Any:
@@ -48,11 +53,9 @@ class Choice(PromptTask[ChoiceSource]):
 
     def select(self, table: pd.DataFrame, source: ChoiceSource, split: str) -> pd.DataFrame:
         """Prompts, and classes as text."""
-        frame = fill_prompts(table, source, split, label=source.label)
-        labels = table[source.label]
-        if pd.api.types.is_bool_dtype(labels):
-            labels = labels.map({True: "true", False: "false"})
-        return frame.assign(label=classes_as_text(labels, source.label, split).to_numpy())
+        frame = fill_prompts(table, source, split)
+        labels = classes_as_text(table[source.label], source.label, split)
+        return frame.assign(label=[_as_in_words(label, source.words) for label in labels])
 
     def number_labels(
         self, splits: Mapping[str, pd.DataFrame], source: ChoiceSource, task: str
@@ -64,7 +67,7 @@ class Choice(PromptTask[ChoiceSource]):
             if unknown:
                 raise BadRequestError(
                     f"the {split} split of task {task!r} holds labels without a word ({', '.join(unknown[:5])}): "
-                    f"task.words has {', '.join(names)}"
+                    f"task.words has {', '.join(names)}{spelling_hint(unknown, names)}"
                 )
         check_classes(source.metric, len(names), task)
         return {split: encode_classes(frame, names, split) for split, frame in splits.items()}, names
@@ -96,6 +99,11 @@ class Choice(PromptTask[ChoiceSource]):
             choices = scores.reshape(-1, data.settings["choices"])
             results[name] = Evaluated(choices, find_metric(data.metric).scores(choices, split.labels))
         return results
+
+
+def _as_in_words(label: str, words: Mapping[str, str]) -> str:
+    """The label, or True and False in lower case, as YAML's booleans are spelled here."""
+    return label.lower() if label not in words and label.lower() in ("true", "false") else label
 
 
 def _choices(raw: RawTask, tokenizer: Any) -> list[list[int]]:

@@ -33,12 +33,12 @@ class Classification(TextTask[ClassificationSource]):
         """Texts as strings, and classes as text."""
         frame = select_texts(table, source, split)
         frame["label"] = classes_as_text(table[source.label], source.label, split)
-        return with_group(frame, table, source.group)
+        return with_group(frame, table, source.group, split)
 
     def number_labels(
         self, splits: Mapping[str, pd.DataFrame], source: ClassificationSource, task: str
     ) -> tuple[dict[str, pd.DataFrame], tuple[str, ...]]:
         """Numbers of the classes, which are those of the training split."""
-        numbered, class_names = number_classes(splits, task)
+        numbered, class_names = number_classes(splits, task, source.label)
         check_classes(source.metric, len(class_names), task)
         return numbered, class_names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +11,8 @@ import pandas as pd
 from pydantic import Field
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.tasks.data.columns import text_of
+from adapad_ray.tasks.data.tables import Columns
 from adapad_ray.tasks.encoding.prompts import PromptedSplit, check_room, prompted, sequences
 from adapad_ray.tasks.metrics import AnswerMetricName, find_metric
 from adapad_ray.tasks.squad_scores import exact_match, token_f1
@@ -38,6 +40,10 @@ class GenerationSource(PromptSource):
     """`text`: SQuAD's normalisation. `number`: the last number of both, as for GSM8K; F1 is then the same."""
     metric: AnswerMetricName = "exact_match"
 
+    def columns(self) -> Columns:
+        """Those of the prompt, and the answer."""
+        return super().columns() | {"answer": self.answer}
+
 
 class Generation(PromptTask[GenerationSource]):
     """Prompts and answers; the loss is on the answer's tokens and the end-of-text token only."""
@@ -47,8 +53,10 @@ class Generation(PromptTask[GenerationSource]):
 
     def select(self, table: pd.DataFrame, source: GenerationSource, split: str) -> pd.DataFrame:
         """Prompts, and `label`, the acceptable answers."""
-        frame = fill_prompts(table, source, split, answer=source.answer)
-        frame["label"] = pd.Series([_answers(value, source, split) for value in table[source.answer]], dtype=object)
+        frame = fill_prompts(table, source, split)
+        frame["label"] = pd.Series(
+            [_answers(value, source, split, row) for row, value in enumerate(table[source.answer], 1)], dtype=object
+        )
         return frame
 
     def settings(self, raw: RawTask) -> dict[str, Any]:
@@ -111,11 +119,13 @@ def _scores(answer: str, gold: tuple[str, ...], match: str) -> tuple[float, floa
     return exact_match(answer, gold), token_f1(answer, gold)
 
 
-def _answers(value: Any, source: GenerationSource, split: str) -> tuple[str, ...]:
+def _answers(value: Any, source: GenerationSource, split: str, row: int) -> tuple[str, ...]:
     texts = value.get("text") if isinstance(value, Mapping) else value
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
+    if not isinstance(texts, (list, tuple, np.ndarray)):
         texts = [texts]
-    answers = tuple(str(text) for text in texts)
+    answers = tuple(text_of(text, source.answer, split, row) for text in texts)
     if isinstance(value, str) and not value.strip():
-        raise BadRequestError(f"column {source.answer!r} of the {split} data holds an empty answer: drop such rows")
+        raise BadRequestError(
+            f"column {source.answer!r} of the {split} data holds an empty answer in row {row:,}: drop such rows"
+        )
     return answers or (source.no_answer,)

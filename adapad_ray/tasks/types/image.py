@@ -14,6 +14,7 @@ import pandas as pd
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.data.columns import classes_as_text, number_classes, require_columns, with_group
+from adapad_ray.tasks.data.tables import Columns
 from adapad_ray.tasks.encoding.assumed import AssumedSplit, batches_in_order
 from adapad_ray.tasks.logits import evaluate_logits
 from adapad_ray.tasks.metrics import ClassMetricName, check_classes
@@ -34,6 +35,10 @@ class ImageSource(DataSource):
     """Column with the path of an image, relative to the table's folder, or with the image as the Hub stores it."""
     label: str = "label"
     metric: ClassMetricName = "accuracy"
+
+    def columns(self) -> Columns:
+        """Image, label and group."""
+        return {"image": self.image, "label": self.label} | super().columns()
 
 
 @dataclass(frozen=True)
@@ -96,18 +101,18 @@ class Image(RowTask[ImageSource]):
 
     def select(self, table: pd.DataFrame, source: ImageSource, split: str) -> pd.DataFrame:
         """`image` is a path or the content; `text` is the file's name, or a hash of the content."""
-        require_columns(table, {"image": source.image, "label": source.label, "group": source.group}, split)
+        require_columns(table, source.columns(), split)
         base = Path(getattr(source, split, None) or ".").expanduser().parent
         images = [base / value if isinstance(value, str) else value for value in table[source.image]]
         labels = classes_as_text(table[source.label], source.label, split)
-        frame = pd.DataFrame({"text": [_name(image) for image in images], "image": images, "label": labels.to_numpy()})
-        return with_group(frame, table, source.group)
+        frame = pd.DataFrame({"text": [_name(image) for image in images], "image": images, "label": labels})
+        return with_group(frame, table, source.group, split)
 
     def number_labels(
         self, splits: Mapping[str, pd.DataFrame], source: ImageSource, task: str
     ) -> tuple[dict[str, pd.DataFrame], tuple[str, ...]]:
         """Numbers of the classes, which are those of the training split."""
-        numbered, class_names = number_classes(splits, task)
+        numbered, class_names = number_classes(splits, task, source.label)
         check_classes(source.metric, len(class_names), task)
         return numbered, class_names
 

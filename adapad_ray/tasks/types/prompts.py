@@ -8,7 +8,8 @@ from typing import Any, ClassVar, TypeVar
 import pandas as pd
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.data.columns import require_columns, with_group
+from adapad_ray.tasks.data.columns import as_text, require_columns, with_group
+from adapad_ray.tasks.data.tables import Columns
 from adapad_ray.tasks.encoding.assumed import AssumedSplit
 from adapad_ray.tasks.encoding.prompts import assumed_prompts
 from adapad_ray.tasks.losses import answer_cross_entropy
@@ -21,6 +22,22 @@ class PromptSource(DataSource):
 
     prompt: str
     """What the model reads, with columns in braces: `"{passage}\\nQuestion: {question}\\nAnswer:"`."""
+
+    def columns(self) -> Columns:
+        """The columns in braces, and the group.
+
+        Raises:
+            BadRequestError: the prompt is no template, or names no column.
+        """
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(self.prompt) if name is not None]
+        except ValueError as error:
+            raise BadRequestError(f"task.prompt {self.prompt!r} is no template: {error}") from error
+        if not names:
+            raise BadRequestError(
+                f"task.prompt {self.prompt!r} names no column: put columns in braces, as {{question}}"
+            )
+        return {name: name for name in names} | super().columns()
 
 
 PromptSourceT = TypeVar("PromptSourceT", bound=PromptSource)
@@ -41,24 +58,20 @@ class PromptTask(RowTask[PromptSourceT]):
         return assumed_prompts(count, max_length)
 
 
-def fill_prompts(table: pd.DataFrame, source: PromptSource, split: str, **columns: str) -> pd.DataFrame:
+def fill_prompts(table: pd.DataFrame, source: PromptSource, split: str) -> pd.DataFrame:
     """The prompts, as `text`.
 
-    Args:
-        table: the rows of one split.
-        source: the user's description.
-        split: for messages.
-        columns: further columns that are needed, by the field that names them.
-
     Raises:
-        BadRequestError: the prompt is no template, or a column is missing or empty in some rows.
+        BadRequestError: the prompt is no template for texts, or a column is missing, empty in some rows or holds none.
     """
+    require_columns(table, source.columns(), split)
+    names = list(PromptSource.columns(source).values())
+    columns = {name: as_text(table[name], name, split) for name in names if name is not None}
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(source.prompt) if name is not None]
-    except ValueError as error:
-        raise BadRequestError(f"task.prompt {source.prompt!r} is no template: {error}") from error
-    if not names:
-        raise BadRequestError(f"task.prompt {source.prompt!r} names no column: put columns in braces, as {{question}}")
-    require_columns(table, {name: name for name in names} | columns | {"group": source.group}, split)
-    filled = [source.prompt.format_map(row) for row in table[list(dict.fromkeys(names))].to_dict("records")]
-    return with_group(pd.DataFrame({"text": filled}), table, source.group)
+        filled = [
+            source.prompt.format_map(dict(zip(columns, row, strict=True)))
+            for row in zip(*columns.values(), strict=True)
+        ]
+    except (ValueError, LookupError, AttributeError) as error:
+        raise BadRequestError(f"task.prompt {source.prompt!r} cannot be filled with texts: {error}") from error
+    return with_group(pd.DataFrame({"text": filled}), table, source.group, split)

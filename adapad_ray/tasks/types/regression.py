@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.data.columns import with_group
+from adapad_ray.tasks.data.columns import as_text, number_of, with_group
 from adapad_ray.tasks.losses import squared_error
 from adapad_ray.tasks.metrics import NumberMetricName
 from adapad_ray.tasks.source import TextSource
@@ -34,14 +34,15 @@ class Regression(TextTask[RegressionSource]):
     def select(self, table: pd.DataFrame, source: RegressionSource, split: str) -> pd.DataFrame:
         """Texts as strings, labels as finite numbers."""
         frame = select_texts(table, source, split)
-        numbers = pd.to_numeric(table[source.label], errors="coerce")
-        broken = table[source.label][~np.isfinite(numbers)]
-        if len(broken):
-            raise BadRequestError(
-                f"column {source.label!r} of the {split} data holds {broken.iloc[0]!r}: labels of a regression are "
-                "finite numbers"
-            )
-        return with_group(frame.assign(label=numbers.astype(float)), table, source.group)
+        labels = as_text(table[source.label], source.label, split)
+        numbers = [number_of(label) for label in labels]
+        for row, (label, number) in enumerate(zip(labels, numbers, strict=True), 1):
+            if number is None:
+                raise BadRequestError(
+                    f"column {source.label!r} of the {split} data holds {label!r}: labels of a regression are "
+                    f"finite numbers (row {row:,})"
+                )
+        return with_group(frame.assign(label=np.array(numbers, dtype=float)), table, source.group, split)
 
     def outputs(self, class_names: tuple[str, ...]) -> int:
         """One."""

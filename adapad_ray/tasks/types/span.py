@@ -15,7 +15,8 @@ import pandas as pd
 from pydantic import Field
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.data.columns import require_columns, with_group
+from adapad_ray.tasks.data.columns import as_text, require_columns, with_group
+from adapad_ray.tasks.data.tables import Columns
 from adapad_ray.tasks.encoding.assumed import AssumedSplit
 from adapad_ray.tasks.encoding.texts import assumed_texts, check_length
 from adapad_ray.tasks.encoding.windows import SpanSplit, make_windows
@@ -47,6 +48,11 @@ class SpanSource(DataSource):
     n_best: int = Field(default=20, ge=1)
     """Starts and ends of each window that are combined into spans."""
 
+    def columns(self) -> Columns:
+        """Question, context, answers and group."""
+        named = {"question": self.question, "context": self.context, "answers": self.answers}
+        return named | super().columns()
+
 
 class Span(RowTask[SpanSource]):
     """Questions, contexts and spans."""
@@ -58,16 +64,17 @@ class Span(RowTask[SpanSource]):
 
     def select(self, table: pd.DataFrame, source: SpanSource, split: str) -> pd.DataFrame:
         """`text` is the context, `text_pair` the question, `label` the answers' texts and first characters."""
-        columns = {"question": source.question, "context": source.context, "answers": source.answers}
-        require_columns(table, columns | {"group": source.group}, split)
+        require_columns(table, source.columns(), split)
         frame = pd.DataFrame(
             {
-                "text": table[source.context].astype(str),
-                "text_pair": table[source.question].astype(str),
-                "label": [_answers(value, source.answers, split) for value in table[source.answers]],
+                "text": as_text(table[source.context], source.context, split),
+                "text_pair": as_text(table[source.question], source.question, split),
+                "label": [
+                    _answers(value, source.answers, split, row) for row, value in enumerate(table[source.answers], 1)
+                ],
             }
         )
-        frame = with_group(frame, table, source.group)
+        frame = with_group(frame, table, source.group, split)
         if source.answerable_only:
             frame = frame[[len(texts) > 0 for texts, _ in frame["label"]]].reset_index(drop=True)
         _check_starts(frame, split)
@@ -189,13 +196,18 @@ def _by_kind(judged: np.ndarray, scores: np.ndarray, has_answer: np.ndarray, thr
     return {name: float(value) for name, value in values.items()}
 
 
-def _answers(value: Any, column: str, split: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _answers(value: Any, column: str, split: str, row: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
     try:
-        texts, starts = tuple(map(str, value["text"])), tuple(map(int, value["answer_start"]))
+        texts, starts = value["text"], value["answer_start"]
+        if not all(isinstance(part, (list, tuple, np.ndarray)) for part in (texts, starts)) or len(texts) != len(
+            starts
+        ):
+            raise TypeError("no lists of equal length")
+        texts, starts = tuple(map(str, texts)), tuple(map(int, starts))
     except (TypeError, KeyError, ValueError, IndexError) as error:
         raise BadRequestError(
             f"column {column!r} of the {split} data holds {str(value)[:80]!r}: answers are "
-            "{text: [...], answer_start: [...]}, with empty lists where there is none"
+            f"{{text: [...], answer_start: [...]}}, with empty lists where there is none (row {row:,})"
         ) from error
     return texts, starts
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import pandas as pd
 
-from adapad_ray.tasks.data.columns import require_columns
+from adapad_ray.tasks.data.columns import as_text, require_columns
 from adapad_ray.tasks.encoding.assumed import AssumedSplit
 from adapad_ray.tasks.encoding.texts import assumed_texts, check_length, encode_texts
 from adapad_ray.tasks.logits import evaluate_logits
@@ -45,8 +45,8 @@ def select_texts(table: pd.DataFrame, source: TextSource, split: str) -> pd.Data
     """`text` and `text_pair` as strings.
 
     Raises:
-        BadRequestError: a column that the source names is missing, or empty in some rows.
+        BadRequestError: a column that the source names is missing, empty in some rows, or holds no texts.
     """
+    require_columns(table, source.columns(), split)
     columns = {"text": source.text, "text_pair": source.text_pair}
-    require_columns(table, columns | {"label": source.label, "group": source.group}, split)
-    return pd.DataFrame({name: table[column].astype(str) for name, column in columns.items() if column is not None})
+    return pd.DataFrame({name: as_text(table[column], column, split) for name, column in columns.items() if column})

@@ -1,0 +1,201 @@
+"""Rows of CSV and TSV files, every field as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pandas as pd
+
+from adapad_ray.tasks.data.tables import Columns, FileError, check_names, named, table_of
+
+_QUOTE = '"'
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+
+
+class _Record(NamedTuple):
+    """One row, or an empty line (no fields)."""
+
+    first: int
+    """Line in which it begins, from 1."""
+    last: int
+    fields: list[str]
+
+
+def read_csv(content: str, columns: Columns) -> pd.DataFrame:
+    """The named columns of a file with commas; empty fields are None.
+
+    Fields with a comma, a line break or a quotation mark at their beginning must be in double quotes, with quotation
+    marks inside doubled (RFC 4180).
+
+    Raises:
+        FileError: a column is missing, quotation marks are not paired, or a row has too many or too few fields.
+    """
+    with _long_fields():
+        return _select(_quoted(content, ","), content, ",", columns)
+
+
+def read_tsv(content: str, columns: Columns) -> pd.DataFrame:
+    """The named columns of a file with tabs; empty fields are None.
+
+    Some programs write quotation marks as they are, others put fields into them as in CSV. The file shows which: if
+    every line has as many fields as the header, quotation marks are characters like others, unless they pair up and
+    every field in them has a reason for them, or they enclose a whole column.
+
+    Raises:
+        FileError: as for `read_csv`.
+    """
+    with _long_fields():
+        return _select(_tabbed(content), content, "\t", columns)
+
+
+def _tabbed(content: str) -> Iterator[_Record]:
+    plain = list(_plain(content))
+    if _QUOTE not in content:
+        return iter(plain)
+    rows = [record.fields for record in plain if record.fields]
+    even = all(len(fields) == len(rows[0]) for fields in rows)
+    encloses_column = even and any(all(map(_enclosed, column)) for column in zip(*rows, strict=True))
+    try:
+        quoted = list(_quoted(content, "\t"))
+    except FileError:
+        if even and not encloses_column:
+            return iter(plain)
+        raise
+    same_rows = sum(bool(record.fields) for record in quoted) == len(rows)
+    if even and not encloses_column and not (same_rows and _reasons(rows)):
+        return iter(plain)
+    return iter(quoted)
+
+
+def _enclosed(field: str) -> bool:
+    return len(field) > 1 and field[0] == field[-1] == _QUOTE
+
+
+def _reasons(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether all fields in quotation marks contain what programs quote: a quotation mark or, for Excel, a comma."""
+    enclosed = (field[1:-1] for fields in rows for field in fields if _enclosed(field))
+    return all(_QUOTE in inner or "," in inner for inner in enclosed)
+
+
+def _plain(content: str) -> Iterator[_Record]:
+    """Lines cut at every tab."""
+    for number, line in enumerate(_lines(content), 1):
+        text = line.rstrip("\r\n")
+        yield _Record(number, number, text.split("\t") if text else [])
+
+
+def _quoted(content: str, separator: str) -> Iterator[_Record]:
+    reader = csv.reader(_lines(content), delimiter=separator, strict=True)
+    first = 1
+    try:
+        for fields in reader:
+            yield _Record(first, reader.line_num, fields)
+            first = reader.line_num + 1
+    except csv.Error as error:
+        if "unexpected end" in str(error):
+            found = f"a quotation mark in line {first:,} that is never closed"
+        else:
+            found = (
+                f"a quotation mark in line {first:,} that is closed in line {reader.line_num:,} before its field ends"
+            )
+        raise FileError(
+            f"has {found}: put such a text in double quotes and write every quotation mark inside it twice"
+        ) from error
+
+
+def _select(records: Iterator[_Record], content: str, separator: str, columns: Columns) -> pd.DataFrame:
+    header = next((record.fields for record in records if record.fields), [])
+    _check_separator(header, separator, columns)
+    check_names(columns, header)
+    wanted = named(columns)
+    positions = [header.index(name) for name in wanted]
+    needed = max(positions, default=-1)
+    values: list[list[str | None]] = [[] for _ in positions]
+    long: list[tuple[int, _Record]] = []
+    for first, last, fields in records:
+        if not fields:
+            continue
+        if needed >= len(fields) or (len(fields) > len(header) and any(fields[len(header) :])):
+            raise FileError(
+                f"has {len(fields)} fields in line {first:,} and {len(header)} in its header: put texts that contain "
+                "the separator or a line break in double quotes"
+            )
+        if last > first:
+            long.append((len(values[0]) if values else 0, _Record(first, last, fields)))
+        for column, position in zip(values, positions, strict=True):
+            column.append(fields[position] or None)
+    if values and not values[0]:
+        raise FileError("has no rows")
+    if long:
+        _check_swallowed(long, list(_lines(content)), separator, len(header), dict(zip(positions, values, strict=True)))
+    return table_of(wanted, values)
+
+
+def _check_separator(header: Sequence[str], separator: str, columns: Columns) -> None:
+    """Check that no other separator gives the named columns."""
+    wanted = set(named(columns))
+    line = separator.join(header)
+    if wanted <= set(header):
+        return
+    if line.startswith("sep="):
+        raise FileError(f"begins with Excel's line {line!r}: delete it")
+    for other, plural in _SEPARATORS.items():
+        names = {name.strip(f"{_QUOTE} ") for name in line.split(other)}
+        if other != separator and other in line and wanted <= names:
+            endings = {",": "name it .csv", "\t": "name it .tsv"}
+            remedy = endings.get(other, f"save it with {_SEPARATORS[separator]}")
+            raise FileError(f"is separated by {plural}, not by {_SEPARATORS[separator]}: {remedy}")
+
+
+def _check_swallowed(
+    long: Sequence[tuple[int, _Record]],
+    lines: Sequence[str],
+    separator: str,
+    width: int,
+    values: dict[int, list[str | None]],
+) -> None:
+    """Check that no stray quotation mark has made one field of several rows.
+
+    It has, if every line of a row that goes over several lines is a full row by itself, with a value that other rows
+    have too in a column of few values, such as the label's.
+
+    Args:
+        long: position among the rows, and record, of every row that goes over several lines.
+        lines: of the file.
+        separator: of fields.
+        width: fields of the header.
+        values: position of a column → its values.
+    """
+    rows_over_lines = {index for index, _ in long}
+    for position, column in values.items():
+        others = [value for index, value in enumerate(column) if index not in rows_over_lines]
+        known = set(others)
+        if len(known) > len(others) // 2:
+            continue
+        for _, record in long:
+            parts = [line.rstrip("\r\n").split(separator) for line in lines[record.first - 1 : record.last]]
+            if all(len(part) == width and part[position] in known for part in parts):
+                raise FileError(
+                    f"has a quotation mark in line {record.first:,} that is closed in line {record.last:,} only, and "
+                    "every line between is a row by itself: write a quotation mark inside a text twice and put the "
+                    "text in double quotes"
+                )
+
+
+def _lines(content: str) -> io.StringIO:
+    """Lines with their ends, which are \\n, \\r\\n or \\r."""
+    return io.StringIO(content, newline="")
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Lets fields be longer than the 131,072 characters that Python's reader allows."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
