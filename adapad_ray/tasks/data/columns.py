@@ -46,9 +46,9 @@ def as_text(values: pd.Series, column: str, split: str) -> list[str]:
     if pd.api.types.is_bool_dtype(values):
         return [str(value).lower() for value in values]
     texts = values.astype(str).tolist() if not _holds_objects(values) else values.tolist()
-    if not all(type(text) is str for text in texts):
+    if set(map(type, texts)) - {str}:
         texts = [text_of(value, column, split, row) for row, value in enumerate(texts, 1)]
-    for row, text in enumerate(texts, 1):
+    for row, text in enumerate(texts, 1) if not all(map(str.isascii, texts)) else ():
         if not (text.isascii() or _encodes(text)):
             raise BadRequestError(
                 f"column {column!r} of the {split} data holds half a surrogate pair in row {row:,} "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -14,6 +15,16 @@ from adapad_ray.tasks.data.tables import Columns, FileError, check_names, named,
 
 _QUOTE = '"'
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+
+
+_FEW = 10
+"""Rows per value of a column whose values repeat (a project default)."""
+
+logger = logging.getLogger(__name__)
+
+
+class _QuotesError(FileError):
+    """Quotation marks do not enclose fields."""
 
 
 class _Record(NamedTuple):
@@ -48,27 +59,20 @@ def read_tsv(content: str, columns: Columns) -> pd.DataFrame:
     Raises:
         FileError: as for `read_csv`.
     """
-    with _long_fields():
-        return _select(_tabbed(content), content, "\t", columns)
-
-
-def _tabbed(content: str) -> Iterator[_Record]:
     plain = list(_plain(content))
-    if _QUOTE not in content:
-        return iter(plain)
     rows = [record.fields for record in plain if record.fields]
     even = all(len(fields) == len(rows[0]) for fields in rows)
     encloses_column = even and any(all(map(_enclosed, column)) for column in zip(*rows, strict=True))
+    may_be_plain = even and not encloses_column
+    if _QUOTE not in content or (may_be_plain and not _reasons(rows)):
+        return _select(iter(plain), content, "\t", columns)
     try:
-        quoted = list(_quoted(content, "\t"))
-    except FileError:
-        if even and not encloses_column:
-            return iter(plain)
-        raise
-    same_rows = sum(bool(record.fields) for record in quoted) == len(rows)
-    if even and not encloses_column and not (same_rows and _reasons(rows)):
-        return iter(plain)
-    return iter(quoted)
+        with _long_fields():
+            return _select(_quoted(content, "\t"), content, "\t", columns)
+    except _QuotesError:
+        if not may_be_plain:
+            raise
+    return _select(iter(plain), content, "\t", columns)
 
 
 def _enclosed(field: str) -> bool:
@@ -102,7 +106,7 @@ def _quoted(content: str, separator: str) -> Iterator[_Record]:
             found = (
                 f"a quotation mark in line {first:,} that is closed in line {reader.line_num:,} before its field ends"
             )
-        raise FileError(
+        raise _QuotesError(
             f"has {found}: put such a text in double quotes and write every quotation mark inside it twice"
         ) from error
 
@@ -132,7 +136,7 @@ def _select(records: Iterator[_Record], content: str, separator: str, columns: C
         raise FileError("has no rows")
     if long:
         _check_swallowed(long, list(_lines(content)), separator, len(header), dict(zip(positions, values, strict=True)))
-    return table_of(wanted, values)
+    return table_of(dict(zip(wanted, values, strict=True)))
 
 
 def _check_separator(header: Sequence[str], separator: str, columns: Columns) -> None:
@@ -161,7 +165,7 @@ def _check_swallowed(
     """Check that no stray quotation mark has made one field of several rows.
 
     It has, if every line of a row that goes over several lines is a full row by itself, with a value that other rows
-    have too in a column of few values, such as the label's.
+    have too in a column whose values repeat, such as the label's. Without such a column, a warning is logged.
 
     Args:
         long: position among the rows, and record, of every row that goes over several lines.
@@ -171,19 +175,31 @@ def _check_swallowed(
         values: position of a column → its values.
     """
     rows_over_lines = {index for index, _ in long}
+    repeated: dict[int, set[str | None]] = {}
     for position, column in values.items():
         others = [value for index, value in enumerate(column) if index not in rows_over_lines]
-        known = set(others)
-        if len(known) > len(others) // 2:
+        if _FEW * len(known := set(others)) <= len(others):
+            repeated[position] = known
+    doubtful = []
+    for _, record in long:
+        parts = [line.rstrip("\r\n").split(separator) for line in lines[record.first - 1 : record.last]]
+        if any(len(part) != width for part in parts):
             continue
-        for _, record in long:
-            parts = [line.rstrip("\r\n").split(separator) for line in lines[record.first - 1 : record.last]]
-            if all(len(part) == width and part[position] in known for part in parts):
-                raise FileError(
-                    f"has a quotation mark in line {record.first:,} that is closed in line {record.last:,} only, and "
-                    "every line between is a row by itself: write a quotation mark inside a text twice and put the "
-                    "text in double quotes"
-                )
+        if any(all(part[position] in known for part in parts) for position, known in repeated.items()):
+            raise _QuotesError(
+                f"has a quotation mark in line {record.first:,} that is closed in line {record.last:,}, and each of "
+                "these lines is a row by itself: write a quotation mark inside a text twice and put the text in double "
+                "quotes"
+            )
+        if len(parts) > 2 and not repeated:
+            doubtful.append(record)
+    if doubtful:
+        logger.warning(
+            "%s fields in quotation marks, the first in lines %s to %s, could be rows of their own: check them",
+            len(doubtful),
+            doubtful[0].first,
+            doubtful[0].last,
+        )
 
 
 def _lines(content: str) -> io.StringIO:

@@ -22,20 +22,20 @@ def read_json(content: str, columns: Columns) -> pd.DataFrame:
         FileError: a row is no object, or has a key twice; or a column is in no row.
     """
     rows = _array(content) if content.lstrip().startswith("[") else _lines(content)
-    wanted = named(columns)
-    values: list[list[Any]] = [[] for _ in wanted]
+    values: dict[str, list[Any]] = {name: [] for name in named(columns)}
     keys: dict[str, None] = {}
     for place, row in rows:
         if not isinstance(row, dict):
             raise FileError(f"holds {str(row)[:40]!r} in {place}: a row is an object, as {{'text': …, 'label': …}}")
-        keys |= dict.fromkeys(row)
-        for column, name in zip(values, wanted, strict=True):
+        if not row.keys() <= keys.keys():
+            keys |= dict.fromkeys(row)
+        for name, column in values.items():
             value = row.get(name)
-            column.append(str(value).lower() if isinstance(value, bool) else value)
+            column.append(str(value).lower() if value is True or value is False else value)
     if not keys:
         raise FileError("has no rows")
     check_names(columns, list(keys))
-    return table_of(wanted, values)
+    return table_of(values)
 
 
 def _lines(content: str) -> Iterator[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Annotated, NamedTuple, Self
 
 import numpy as np
@@ -72,87 +73,88 @@ def carve(frames: dict[str, pd.DataFrame], shares: Shares | None = None) -> Carv
     if not missing:
         return Carved(splits, (), 0, [])
     rest, shares = splits["train"], shares or Shares()
-    texts = rest["text"].map(normalise)
-    classes = rest["label"] if len(rest) and all(isinstance(label, str) for label in rest["label"]) else None
-    units = rest["group"].astype(str) if "group" in rest else texts
-    hashes = units.drop_duplicates()
-    hashes = pd.Series([fraction(unit) for unit in hashes], index=hashes)
+    text, texts = _codes([normalise(text) for text in rest["text"]])
+    grouped = "group" in rest
+    unit, units = _codes(rest["group"].astype(str)) if grouped else (text, texts)
+    hashes = np.array([fraction(name) for name in units])
+    label, classes = _codes(rest["label"]) if set(map(type, rest["label"])) == {str} else (None, [])
     warnings: list[str] = []
-    if classes is None or "group" in rest:
+    if label is None or grouped:
         homes = _by_hash(hashes, shares)
     else:
-        homes, small = _by_class(hashes, units, classes, missing, shares)
-        warnings += _stays(small, classes, missing)
-    return _assign(splits, missing, units, texts, classes, homes, warnings)
-
-
-def _by_hash(hashes: pd.Series, shares: Shares) -> pd.Series:
-    """The split of each unit: the test has the lowest hashes, then comes validation."""
-    bounds = [-np.inf, shares.test, shares.test + shares.validation, np.inf]
-    return pd.Series(
-        np.array([*_CARVED, "train"])[np.searchsorted(bounds[1:3], hashes, side="right")], index=hashes.index
-    )
-
-
-def _by_class(
-    hashes: pd.Series, units: pd.Series, classes: pd.Series, missing: tuple[str, ...], shares: Shares
-) -> tuple[pd.Series, list[str]]:
-    """The split of each unit, by rank of its hash within its rarest class; and the classes that are too small."""
-    pairs = pd.DataFrame({"unit": units, "class": classes}).drop_duplicates()
-    sizes = pairs["class"].value_counts()
-    pairs = pairs.assign(size=pairs["class"].map(sizes), hash=pairs["unit"].map(hashes))
-    rarest = pairs.sort_values(["size", "class"]).drop_duplicates("unit").sort_values(["hash", "unit"])
-    homes = pd.Series("train", index=hashes.index)
-    for _, members in rarest.groupby("class", sort=False):
-        start = 0
-        for name in missing if len(members) > len(missing) else ():
-            count = max(1, round(getattr(shares, name) * len(members)))
-            homes[members["unit"].iloc[start : start + count]] = name
-            start += count
-    return homes, [name for name in sorted(sizes.index) if sizes[name] <= len(missing)]
-
-
-def _assign(
-    splits: dict[str, pd.DataFrame],
-    missing: tuple[str, ...],
-    units: pd.Series,
-    texts: pd.Series,
-    classes: pd.Series | None,
-    homes: pd.Series,
-    warnings: list[str],
-) -> Carved:
-    """Carve the training rows as `homes` says, but keep in training what a class needs to occur there."""
-    rest, kept, scarce = splits["train"], set[str](), set[str]()
-    while True:
-        home = units.map(homes.mask(homes.index.isin(kept), "train")).to_numpy()
-        left = np.ones(len(rest), dtype=bool)
-        chosen: dict[str, np.ndarray] = {}
-        for name in missing:
-            chosen[name] = left & (home == name)
-            left &= ~chosen[name] & ~texts.isin(texts[chosen[name]]).to_numpy()
-        lost = set() if classes is None else set(classes) - set(classes[left])
-        needed = set() if classes is None else set(units[texts.isin(texts[classes.isin(lost)])]) - kept
-        if not needed:
-            break
-        kept |= needed
-        scarce |= lost
-    if classes is not None and scarce:
-        warnings = [*warnings, *_stays(sorted(scarce), classes, missing, "groups")]
-    splits |= {name: rest[rows].reset_index(drop=True) for name, rows in chosen.items()}
-    splits["train"] = rest[left].reset_index(drop=True)
+        homes, small = _by_class(hashes, unit, label, missing, shares)
+        warnings += _stays(small, label, classes, missing, "texts")
+    rows, scarce = _keep_classes(homes, unit, text, label, missing)
+    warnings += _stays(scarce, label, classes, missing, "groups")
+    splits |= {name: rest[chosen].reset_index(drop=True) for name, chosen in rows.items()}
     further = [name for name in splits if name not in SPLITS]
-    dropped = len(rest) - int(left.sum()) - sum(int(rows.sum()) for rows in chosen.values())
+    dropped = len(rest) - sum(int(chosen.sum()) for chosen in rows.values())
     return Carved({name: splits[name] for name in (*SPLITS, *further)}, missing[::-1], dropped, warnings)
 
 
-def _stays(names: list[str], classes: pd.Series, missing: tuple[str, ...], kind: str = "texts") -> list[str]:
+def _codes(values: Iterable[str]) -> tuple[np.ndarray, Sequence[str]]:
+    """The number of each value, int64 `[rows]`, and the different values, sorted: the order of rows must not matter."""
+    codes, found = pd.factorize(np.array(list(values), dtype=object), sort=True)
+    return codes, found.tolist()
+
+
+def _by_hash(hashes: np.ndarray, shares: Shares) -> np.ndarray:
+    """The split of each unit: the test has the lowest hashes, then comes validation."""
+    bounds = [shares.test, shares.test + shares.validation]
+    return np.array([*_CARVED, "train"])[np.searchsorted(bounds, hashes, side="right")]
+
+
+def _by_class(
+    hashes: np.ndarray, unit: np.ndarray, label: np.ndarray, missing: Sequence[str], shares: Shares
+) -> tuple[np.ndarray, set[int]]:
+    """The split of each unit, by the rank of its hash within its rarest class; and the classes that are too small."""
+    pairs = pd.DataFrame({"unit": unit, "label": label}).drop_duplicates()
+    sizes = np.bincount(pairs["label"])
+    pairs = pairs.assign(size=sizes[pairs["label"]], hash=hashes[pairs["unit"]])
+    rarest = pairs.sort_values(["size", "label"]).drop_duplicates("unit").sort_values(["hash", "unit"])
+    homes = np.full(len(hashes), "train", dtype=object)
+    for _, members in rarest.groupby("label")["unit"]:
+        start = 0
+        for name in missing if len(members) > len(missing) else ():
+            count = max(1, round(getattr(shares, name) * len(members)))
+            homes[members[start : start + count]] = name
+            start += count
+    return homes, set(np.flatnonzero(sizes <= len(missing)).tolist())
+
+
+def _keep_classes(
+    homes: np.ndarray, unit: np.ndarray, text: np.ndarray, label: np.ndarray | None, missing: Sequence[str]
+) -> tuple[dict[str, np.ndarray], set[int]]:
+    """The rows of each split, bool `[rows]`, and the classes whose units had to stay in training to occur there."""
+    homes, scarce = homes.copy(), set[int]()
+    while True:
+        rows: dict[str, np.ndarray] = {}
+        left = np.ones(len(unit), dtype=bool)
+        for name in missing:
+            rows[name] = left & (homes[unit] == name)
+            left &= ~rows[name] & ~np.isin(text, text[rows[name]])
+        rows["train"] = left
+        if label is None:
+            return rows, scarce
+        lost = np.setdiff1d(label, label[left])
+        needed = unit[np.isin(text, text[np.isin(label, lost)])]
+        if (homes[needed] == "train").all():
+            return rows, scarce
+        homes[needed] = "train"
+        scarce |= set(lost.tolist())
+
+
+def _stays(
+    codes: set[int], label: np.ndarray | None, classes: Sequence[str], missing: Sequence[str], kind: str
+) -> list[str]:
     """The warning that these classes stay in training, if there are any."""
-    if not names:
+    if not codes or label is None:
         return []
-    shown = [f"{listed([name])} ({int((classes == name).sum()):,} rows)" for name in names[:5]]
-    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    rows = {classes[code]: np.count_nonzero(label == code) for code in codes}
+    shown = [f"{listed([name])} ({rows[name]:,} row{'' if rows[name] == 1 else 's'})" for name in sorted(rows)[:5]]
+    more = f" and {len(rows) - 5:,} more" if len(rows) > 5 else ""
     return [
-        f"too few {kind} to carve from class{'es' if len(names) > 1 else ''} {', '.join(shown)}{more}: their rows stay "
+        f"too few {kind} to carve from class{'es' if len(rows) > 1 else ''} {', '.join(shown)}{more}: their rows stay "
         f"in the training split, and the carved {' and '.join(missing[::-1])} data have none of them"
     ]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -53,8 +53,6 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(name if name.isprintable() and name == name.strip() != "" else repr(name) for name in names)
 
 
-def table_of(columns: Sequence[str], values: Sequence[Sequence[object]]) -> pd.DataFrame:
+def table_of(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
     """A table of Python objects as they are: pandas guesses no types."""
-    return pd.DataFrame(
-        {name: pd.Series(list(column), dtype=object) for name, column in zip(columns, values, strict=True)}
-    )
+    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from adapad_ray.tasks.data.columns import as_text, require_columns
+from adapad_ray.tasks.data.tables import table_of
 from adapad_ray.tasks.encoding.assumed import AssumedSplit
 from adapad_ray.tasks.encoding.texts import assumed_texts, check_length, encode_texts
 from adapad_ray.tasks.logits import evaluate_logits
@@ -49,4 +50,4 @@ def select_texts(table: pd.DataFrame, source: TextSource, split: str) -> pd.Data
     """
     require_columns(table, source.columns(), split)
     columns = {"text": source.text, "text_pair": source.text_pair}
-    return pd.DataFrame({name: as_text(table[column], column, split) for name, column in columns.items() if column})
+    return table_of({name: as_text(table[column], column, split) for name, column in columns.items() if column})

@@ -1,0 +1,381 @@
+"""Files are read literally: the named file, the named columns, and every value as the text that stands in the file."""
+
+import csv
+import io
+import json
+import logging
+import os
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.tasks import load_task
+from adapad_ray.tasks.data.files import read_files
+
+COLUMNS = {"text": "text", "label": "label"}
+
+
+def read(path, columns=COLUMNS):
+    frame = read_files("t", {"train": str(path)}, columns).splits["train"]
+    return [tuple(row) for row in frame.itertuples(index=False)]
+
+
+def labels(path, **fields):
+    return load_task({"train": str(path), **fields}).class_names
+
+
+def rows(*names, count=150):
+    return [(f"film number {i} was fine", names[i % len(names)]) for i in range(count)]
+
+
+def delimited(table, separator=",", header=("text", "label")):
+    out = io.StringIO(newline="")
+    csv.writer(out, delimiter=separator).writerows([header, *table])
+    return out.getvalue()
+
+
+def write(path, content, encoding="utf-8"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+    return path
+
+
+LOOKALIKES = st.sampled_from(
+    [
+        *(
+            "01",
+            "007",
+            "1",
+            "1.0",
+            "0.60",
+            "1e5",
+            "-0",
+            "1_000",
+            "NaN",
+            "nan",
+            "inf",
+            "-inf",
+            "NA",
+            "N/A",
+            "null",
+            "None",
+        ),
+        *(
+            "true",
+            "True",
+            "FALSE",
+            "2024-01-01",
+            "2024-01-01T00:00:00Z",
+            "12:30",
+            "'",
+            ",",
+            "a,b",
+            "\\",
+            "\\n",
+            "#",
+            "=1+1",
+        ),
+        *(" a", "a ", '"', '""', '"a"', 'a"b', "a\tb", "a\nb", "a\r\nb", "\n", "\t", "\ufeffa", "\u2028", "\x85", "é"),
+    ]
+)
+VALUES = (
+    LOOKALIKES
+    | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+    | st.text('a1",\t\n\r ', min_size=1, max_size=8)
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(table=st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=6))
+def test_what_was_written_is_read_back_from_every_format(table, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp() / "written"
+    lines = [
+        json.dumps({"text": text, "label": label}, ensure_ascii=bool(i % 2)) for i, (text, label) in enumerate(table)
+    ]
+    columns = dict(zip(("text", "label"), map(list, zip(*table, strict=True)), strict=True))
+    write(folder / "t.csv", delimited(table))
+    write(folder / "t.tsv", delimited(table, "\t"))
+    write(folder / "t.jsonl", "\n".join(lines))
+    pyarrow.parquet.write_table(pa.table(columns), folder / "t.parquet")
+    for ending in ("csv", "tsv", "jsonl", "parquet"):
+        assert read(folder / f"t.{ending}") == table, ending
+
+
+@pytest.mark.parametrize(
+    "name", ["data[1].csv", "p [v2]/t.csv", "*.csv", "a?b#c%20d.csv", "zip:::t.csv", "label=7/t.csv"]
+)
+def test_a_name_is_no_pattern(tmp_path, name):
+    write(tmp_path / "data1.csv", delimited(rows("other", "rows")))
+    assert labels(write(tmp_path / name, delimited(rows("x", "y")))) == ("x", "y")
+
+
+def test_the_names_of_folders_are_no_columns(tmp_path):
+    path = tmp_path / "label=7" / "t.parquet"
+    path.parent.mkdir()
+    pd.DataFrame(rows("x", "y"), columns=["text", "label"]).to_parquet(path)
+    pd.DataFrame(rows("z", "w"), columns=["text", "label"]).to_parquet(path.parent / "other.parquet")
+    assert labels(path) == ("x", "y")
+
+
+def test_new_content_is_read_at_the_same_path_size_and_time(tmp_path):
+    for names in (("no", "ya"), ("am", "up")):
+        path = write(tmp_path / "t.csv", delimited(rows(*names)))
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        assert labels(path) == names
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("01", "02", "A1"),
+        ("01", "02"),
+        ("007", "7.5"),
+        ("false", "true"),
+        ("inf", "nan"),
+        ("NA", "null", "None"),
+        ("2024-01-01", "2024-01-02"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_classes_are_called_as_the_file_spells_them(tmp_path, names, ending):
+    table = rows(*names)
+    lines = "\n".join(json.dumps({"text": text, "label": label}) for text, label in table)
+    path = write(tmp_path / f"t.{ending}", delimited(table) if ending == "csv" else lines)
+    assert set(labels(path)) == set(names)
+
+
+def test_numbers_and_booleans_of_json_keep_their_spelling(tmp_path):
+    path = write(tmp_path / "t.jsonl", '{"text": 0.60, "label": 1.0}\n\n{"text": 1e5, "label": true}\n')
+    assert read(path) == [("0.60", "1.0"), ("1e5", "true")]
+    path = write(
+        tmp_path / "t.json", '[{"text": 12345678901234567890, "label": "NaN"},\n {"text": "Infinity", "label": null}]'
+    )
+    assert read(path) == [("12345678901234567890", "NaN"), ("Infinity", None)]
+
+
+def test_an_answer_is_compared_as_it_is_written(tmp_path):
+    content = delimited([(f"is {i}", "0.60") for i in range(50)], header=("q", "a"))
+    task = {"type": "generation", "train": str(write(tmp_path / "t.csv", content)), "prompt": "{q}?", "answer": "a"}
+    assert set(load_task(task).splits["train"]["label"]) == {("0.60",)}
+
+
+def test_booleans_of_a_choice_are_lower_case_whatever_wrote_them(tmp_path):
+    task = {"type": "choice", "prompt": "{text}?", "words": {True: " yes", False: " no"}}
+    table = rows(True, False)
+    pd.DataFrame(table, columns=["text", "label"]).to_parquet(tmp_path / "t.parquet")
+    write(tmp_path / "t.csv", delimited(table))
+    write(tmp_path / "t.jsonl", "\n".join(json.dumps({"text": text, "label": label}) for text, label in table))
+    for ending in ("parquet", "csv", "jsonl"):
+        assert load_task({**task, "train": str(tmp_path / f"t.{ending}")}).class_names == ("false", "true")
+
+
+def test_parquet_keeps_its_types_and_an_index_is_a_column(tmp_path):
+    table = pd.DataFrame(
+        {"text": pd.Categorical([f"film {i}" for i in range(150)]), "label": [i % 2 for i in range(150)]}
+    )
+    path = tmp_path / "t.parquet"
+    table[table.index != 3].to_parquet(path)
+    assert labels(path) == ("0", "1")
+    table.assign(label=table["label"].astype(float)).set_index("text").to_parquet(path)
+    assert labels(path) == ("0", "1")
+
+
+def test_other_columns_are_not_looked_at(tmp_path):
+    odd = '{"text": "a", "label": "x", "meta": 1}\n{"text": "b", "label": "y", "meta": {"a": [1]}, "more": null}\n'
+    assert read(write(tmp_path / "t.jsonl", odd)) == [("a", "x"), ("b", "y")]
+    content = "id,text,note,label,,\n1,a,,x,,\n2,b,7,y\n\n3,c,2024-01-01,z,,,,\n"
+    assert read(write(tmp_path / "t.csv", content)) == [("a", "x"), ("b", "y"), ("c", "z")]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_line_ends_and_a_mark_at_the_beginning_are_no_content(tmp_path, mark):
+    content = 'text,label\r\n"a\r\nb",x\r\nc,y\r\n'
+    assert read(write(tmp_path / "t.csv", mark + content)) == [("a\r\nb", "x"), ("c", "y")]
+    assert read(write(tmp_path / "t.jsonl", mark + '{"text": "a", "label": "x"}\r\n')) == [("a", "x")]
+
+
+def test_fields_may_be_long(tmp_path):
+    assert read(write(tmp_path / "t.csv", delimited([("a" * 300_000, "x")]))) == [("a" * 300_000, "x")]
+
+
+def stray(separator, first, second):
+    """A table with quotation marks of its own in two rows, none of which is doubled."""
+    texts = [f"good word {i} film" for i in range(300)]
+    texts[100], texts[150] = first, second
+    return "\n".join([f"text{separator}label", *(f"{text}{separator}{i % 2}" for i, text in enumerate(texts))])
+
+
+@pytest.mark.parametrize("second", ['"another', 'said "so"', 'it is 7"'])
+def test_no_quotation_mark_of_a_tsv_file_swallows_rows(tmp_path, second):
+    found = read(write(tmp_path / "t.tsv", stray("\t", '"one', second)))
+    assert len(found) == 300 and found[100][0] == '"one' and found[150][0] == second
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ('"another', "a quotation mark in line 102 that is closed in line 152 before its field ends"),
+        ('it is 7"', "line 102 that is closed in line 152, and each of these lines is a row by itself"),
+        ("none", "a quotation mark in line 102 that is never closed"),
+    ],
+)
+def test_no_quotation_mark_of_a_csv_file_swallows_rows(tmp_path, second, message):
+    with pytest.raises(BadRequestError, match=message):
+        read(write(tmp_path / "t.csv", stray(",", '"one', second)))
+
+
+def test_quoted_tsv_files_are_understood(tmp_path):
+    for content in ('text\tlabel\n"a, b"\tx\nc\ty\n', '"text"\t"label"\n"a, b"\t"x"\n"c"\t"y"\n'):
+        assert read(write(tmp_path / "t.tsv", content)) == [("a, b", "x"), ("c", "y")]
+    assert read(write(tmp_path / "t.tsv", 'text\tlabel\n"good"\tx\n"bad" film\ty\n')) == [
+        ('"good"', "x"),
+        ('"bad" film', "y"),
+    ]
+    with pytest.raises(BadRequestError, match="closed in line 2 before its field ends"):
+        read(write(tmp_path / "t.tsv", '"text"\t"label"\n"a "b" c"\t"x"\n'))
+
+
+def test_a_text_of_several_lines_is_no_swallowed_row(tmp_path, caplog):
+    table = [(f"Dear {i},\nmany thanks", i % 2) for i in range(50)] + [(f"short {i}", i % 2) for i in range(50)]
+    assert read(write(tmp_path / "t.csv", delimited(table))) == [(text, str(label)) for text, label in table]
+    assert not caplog.records
+
+
+def test_without_a_column_of_repeated_values_a_doubtful_text_is_said(tmp_path, caplog):
+    content = delimited([("one,\ntwo,\nthree", "a"), ("four", "b")])
+    with caplog.at_level(logging.WARNING):
+        assert len(read(write(tmp_path / "t.csv", content))) == 2
+    assert "the first in lines 2 to 4, could be rows of their own" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "t.csv",
+            "text,label\ncafé,x".encode("latin-1"),
+            r"not in UTF-8 \(byte 0xe9 in line 2\), but probably in Latin-1",
+        ),
+        ("t.csv", "text,label\na,x".encode("utf-16"), "is in UTF-16: save it as UTF-8"),
+        ("t.csv", "text,label\na,x".encode("utf-16-le"), "is in UTF-16 without its mark"),
+        ("t.csv", "text,label\na,x".encode("utf-32"), "is in UTF-32"),
+        ("t.jsonl", b"\x1f\x8b\x08\x00", "is no text but gzip"),
+        ("t.csv", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        ("t.csv", b" \n", "is empty"),
+        ("t.csv", b"text,label\n", "has no rows"),
+        ("t.csv", b"text;label\na;x\n", "is separated by semicolons, not by commas: save it with commas"),
+        ("t.csv", b"text;label\na, b;x\n", "is separated by semicolons, not by commas"),
+        ("t.csv", b"text\tlabel\na\tx\n", "is separated by tabs, not by commas: name it .tsv"),
+        ("t.tsv", b'"text","label"\na,x\n', "is separated by commas, not by tabs: name it .csv"),
+        ("t.csv", b"sep=;\ntext;label\na;x\n", "begins with Excel's line 'sep=;': delete it"),
+        ("t.csv", b"text,label,label\na,x,y\n", "has 2 columns called 'label', the one for 'label'"),
+        ("t.csv", b"text, label\na,x\n", "has no column 'label' for 'label': available are text, ' label'"),
+        ("t.csv", b"text,label\na,x\nwell, b,y\n", "has 3 fields in line 3 and 2 in its header: .* in double quotes"),
+        ("t.csv", b"text,label\na,x\nb\nc,y\n", "has 1 fields in line 3 and 2 in its header"),
+        ("t.csv", b'text,label\n"a" b,x\n', "quotation mark in line 2 that is closed in line 2 before its field ends"),
+        ("t.jsonl", b'{"text": "a"\n', r"could not be read as JSON \(.* in line 1\)"),
+        ("t.jsonl", b'{"text": "a", "label": 1}\n[1]\n', r"holds \"\['1'\]\" in line 2: a row is an object"),
+        ("t.jsonl", b'{"text": "a", "label": "x", "text": "b"}\n', "the key 'text' twice in one object .from line 1."),
+        ("t.json", b'[{"text": "a", "label": "x"},\n {"text": }]', r"could not be read as JSON \(.* in line 2\)"),
+        ("t.jsonl", b'{"body": "a", "label": "x"}\n', "has no column 'text' for 'text': available are body, label"),
+        ("t.parquet", b"no parquet", "could not be read as Parquet"),
+    ],
+)
+def test_what_cannot_be_read_has_one_reason(tmp_path, name, content, message):
+    with pytest.raises(BadRequestError, match=message):
+        read(write(tmp_path / name, content))
+
+
+def test_a_column_of_parquet_that_occurs_twice_is_refused(tmp_path):
+    path = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(pa.table([["a"], ["x"], ["y"]], names=["text", "label", "label"]), path)
+    with pytest.raises(BadRequestError, match="has 2 columns called 'label'"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"text": [{"role": "user"}]},
+            r"column 'text' of the train data holds a list in row 8 \(\[{'role': 'user'}\]\)",
+        ),
+        ({"text": {"en": "a"}}, "column 'text' of the train data holds an object in row 8"),
+        ({"label": ["a", "b"]}, "column 'label' of the train data holds a list in row 8"),
+        ({"text": None}, "column 'text' of the train data is empty in 1 of 60 rows, first in row 8"),
+        ({"label": None}, "column 'label' of the train data is empty in 1 of 60 rows, first in row 8"),
+        ({"label": ""}, "column 'label' of the train data is empty in 1 of 60 rows, first in row 8"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_row_that_is_no_text_or_class_is_named(tmp_path, changed, message, ending):
+    table = [{"text": text, "label": label} for text, label in rows("a", "b", count=60)]
+    table[7] |= changed
+    path = tmp_path / f"t.{ending}"
+    if ending == "jsonl":
+        write(path, "\n".join(map(json.dumps, table)))
+    else:
+        column = next(iter(changed))
+        if isinstance(changed[column], (list, dict)):  # a column of Parquet has one type
+            table = [row | {column: changed[column]} for row in table]
+            message = message.replace("row 8", "row 1")
+        pd.DataFrame(table).to_parquet(path)
+    with pytest.raises(BadRequestError, match=message):
+        load_task({"train": str(path)})
+
+
+def test_half_a_character_is_refused(tmp_path):
+    path = write(tmp_path / "t.jsonl", '{"text": "a", "label": "x"}\n{"text": "\\ud800", "label": "x"}')
+    with pytest.raises(BadRequestError, match=r"holds half a surrogate pair in row 2 \('.ud800'\)"):
+        labels(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "warning"),
+    [
+        (("neg", "neg "), "'neg' and 'neg ' are 2 classes that differ in spelling alone"),
+        (("Neg", "neg"), "'Neg' and 'neg' are 2 classes"),
+        (("caf\u00e9", "cafe\u0301"), "are 2 classes that differ in spelling alone"),
+        (("1", "1.0"), "'1' and '1.0' are 2 classes"),
+        (("01", "1"), "'01' and '1' are 2 classes"),
+        (("0.5", "1.5"), "classes are called by numbers such as 0.5: use task.type=regression"),
+        (("a", " "), "a class is called ' '"),
+    ],
+)
+def test_classes_that_may_not_be_meant_are_warned_about(tmp_path, caplog, names, warning):
+    with caplog.at_level(logging.WARNING):
+        raw = load_task({"train": str(write(tmp_path / "t.csv", delimited(rows(*names))))})
+    assert set(raw.class_names) == set(names)
+    assert [warning in record.getMessage() for record in caplog.records] == [True]
+    assert len(raw.warnings) == 1
+
+
+@pytest.mark.parametrize(("train", "test"), [(("1", "0"), ("1.0", "0.0")), (("True", "False"), ("true", "false"))])
+def test_classes_that_two_files_spell_differently_are_refused(tmp_path, train, test):
+    files = {
+        name: str(write(tmp_path / f"{name}.csv", delimited(rows(*names))))
+        for name, names in (("train", train), ("test", test))
+    }
+    with pytest.raises(BadRequestError, match="differ in spelling alone: write them alike"):
+        load_task(files)
+
+
+@pytest.mark.parametrize("value", ["1,5", "much", "inf", "nan", "1_000", "True"])
+def test_a_number_of_a_regression_that_is_none_is_named(tmp_path, value):
+    table = rows("0.5", "1", " 2e0 ")
+    task = {"type": "regression", "train": str(write(tmp_path / "t.csv", delimited(table)))}
+    assert set(load_task(task).splits["train"]["label"]) == {0.5, 1.0, 2.0}
+    write(tmp_path / "t.csv", delimited([*table, ("last", value)]))
+    with pytest.raises(BadRequestError, match=rf"holds '{value}': .* finite numbers \(row 151\)"):
+        load_task(task)
+
+
+def test_the_order_of_classes_does_not_depend_on_the_order_of_rows(tmp_path):
+    names = ["01", "1", "1 ", "+1"]
+    found = {labels(write(tmp_path / "t.csv", delimited(rows(*order)))) for order in (names, names[::-1])}
+    assert len(found) == 1
