@@ -55,3 +55,32 @@ def test_the_table_has_a_column_for_each_number_of_workers_and_names_the_measure
 def test_a_link_rate_of_zero_is_rejected(spec_file):
     result = plan(spec_file, "--link-gbps", 0)
     assert result.exit_code == 2 and "--link-gbps is 0" in result.output
+
+
+def test_rows_per_split_and_class_are_said_and_which_splits_were_carved(spec_file, tmp_path):
+    path = tmp_path / "odd.csv"
+    rows = [f"text {i},{'[b]yes' if i % 2 else 'no'}" for i in range(100)]
+    path.write_text("\n".join(["review,stars", *rows, "odd,rare"]))
+    changes = [f"task.train={path}", "task.shares={test: 0.1}", "training.max_test_examples=4"]
+    planned = json.loads(plan(spec_file, "--json", *changes).stdout)
+    assert planned["splits"]["train"] == {
+        "rows": 81,
+        "classes": {"[b]yes": 40, "no": 40, "rare": 1},
+        "available": 81,
+        "carved": False,
+    }
+    assert planned["splits"]["validation"]["classes"] == {"[b]yes": 5, "no": 5, "rare": 0}
+    assert planned["splits"]["test"]["rows"] == 4 and planned["splits"]["test"]["available"] == 10
+    assert planned["splits"]["test"]["carved"]
+    assert "too few texts to carve from class rare (1 row)" in planned["warnings"][0]
+    said = plan(spec_file, *changes).output
+    assert (
+        "Data: train 81 rows ([b]yes 40, no 40, rare 1); validation 10 rows ([b]yes 5, no 5, rare 0); test 4 of" in said
+    )
+    assert "validation and test carved from the training data" in " ".join(said.split())
+
+
+def test_a_share_of_data_that_are_given_is_rejected(spec_file, reviews):
+    result = plan(spec_file, f"task.test={reviews}", "task.shares={test: 0.1}")
+    assert result.exit_code == 2
+    assert "task.shares.test is set, but test data of task" in result.output

@@ -98,6 +98,7 @@ def test_hooks_are_called_in_the_order_of_a_launch(launch):
     cells = ["cell_progress", "cell_finished"]
     tuned, curve = 2 * TUNE["trials"], 2 * (1 + 2)
     assert steps == [
+        "data_read",
         "computing_started",
         "wave_planned", *cells * tuned,
         "wave_planned",

@@ -379,3 +379,14 @@ def test_the_order_of_classes_does_not_depend_on_the_order_of_rows(tmp_path):
     names = ["01", "1", "1 ", "+1"]
     found = {labels(write(tmp_path / "t.csv", delimited(rows(*order)))) for order in (names, names[::-1])}
     assert len(found) == 1
+
+
+def test_a_prompt_may_name_columns_called_like_fields(tmp_path):
+    content = "label,group,y\n" + "\n".join(f"text {i},g{i},{i % 2}" for i in range(100))
+    task = {"type": "choice", "prompt": "{label} {group:>6}?", "label": "y", "words": {0: " a", 1: " b"}}
+    raw = load_task(task | {"train": str(write(tmp_path / "t.csv", content))})
+    assert "text 7     g7?" in {text for frame in raw.splits.values() for text in frame["text"]}
+    with pytest.raises(BadRequestError, match=r"no column 'z' for 'prompt \{z\}': available are label, group, y"):
+        load_task(task | {"train": str(tmp_path / "t.csv"), "prompt": "{z}"})
+    with pytest.raises(BadRequestError, match=r"task\.prompt '\{y:\.2f\}' cannot be filled with texts: Unknown format"):
+        load_task(task | {"train": str(tmp_path / "t.csv"), "prompt": "{y:.2f}"})

@@ -179,7 +179,7 @@ def test_truth_values_are_labels(tokenizer):
 @pytest.mark.parametrize(
     ("source", "table", "message"),
     [
-        (CHOICE | {"prompt": "is it {body}?"}, REVIEWS, "no column 'body' for 'body'"),
+        (CHOICE | {"prompt": "is it {body}?"}, REVIEWS, "no column 'body' for 'prompt {body}'"),
         (CHOICE | {"prompt": "is it?"}, REVIEWS, "names no column"),
         (CHOICE | {"prompt": "is it {text?"}, REVIEWS, "is no template"),
         (CHOICE, [{"text": "good", "label": 2}], r"holds labels without a word \(2\): task.words has 0, 1"),

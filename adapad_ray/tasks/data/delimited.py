@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -60,19 +60,22 @@ def read_tsv(content: str, columns: Columns) -> pd.DataFrame:
         FileError: as for `read_csv`.
     """
     plain = list(_plain(content))
+    if _QUOTE not in content:
+        return _select(plain, content, "\t", columns)
     rows = [record.fields for record in plain if record.fields]
     even = all(len(fields) == len(rows[0]) for fields in rows)
     encloses_column = even and any(all(map(_enclosed, column)) for column in zip(*rows, strict=True))
-    may_be_plain = even and not encloses_column
-    if _QUOTE not in content or (may_be_plain and not _reasons(rows)):
-        return _select(iter(plain), content, "\t", columns)
     try:
         with _long_fields():
-            return _select(_quoted(content, "\t"), content, "\t", columns)
+            quoted = list(_quoted(content, "\t"))
+        same_rows = sum(bool(record.fields) for record in quoted) == len(rows)
+        if even and not encloses_column and same_rows and not _reasons(rows):
+            return _select(plain, content, "\t", columns)
+        return _select(quoted, content, "\t", columns)
     except _QuotesError:
-        if not may_be_plain:
+        if not even or encloses_column:
             raise
-    return _select(iter(plain), content, "\t", columns)
+    return _select(plain, content, "\t", columns)
 
 
 def _enclosed(field: str) -> bool:
@@ -111,7 +114,8 @@ def _quoted(content: str, separator: str) -> Iterator[_Record]:
         ) from error
 
 
-def _select(records: Iterator[_Record], content: str, separator: str, columns: Columns) -> pd.DataFrame:
+def _select(found: Iterable[_Record], content: str, separator: str, columns: Columns) -> pd.DataFrame:
+    records = iter(found)
     header = next((record.fields for record in records if record.fields), [])
     _check_separator(header, separator, columns)
     check_names(columns, header)

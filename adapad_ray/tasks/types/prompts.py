@@ -24,7 +24,11 @@ class PromptSource(DataSource):
     """What the model reads, with columns in braces: `"{passage}\\nQuestion: {question}\\nAnswer:"`."""
 
     def columns(self) -> Columns:
-        """The columns in braces, and the group.
+        """The columns in braces, and the group."""
+        return {f"prompt {{{name}}}": name for name in self.in_braces()} | super().columns()
+
+    def in_braces(self) -> list[str]:
+        """The columns that the prompt names, each once.
 
         Raises:
             BadRequestError: the prompt is no template, or names no column.
@@ -37,7 +41,7 @@ class PromptSource(DataSource):
             raise BadRequestError(
                 f"task.prompt {self.prompt!r} names no column: put columns in braces, as {{question}}"
             )
-        return {name: name for name in names} | super().columns()
+        return list(dict.fromkeys(names))
 
 
 PromptSourceT = TypeVar("PromptSourceT", bound=PromptSource)
@@ -65,8 +69,7 @@ def fill_prompts(table: pd.DataFrame, source: PromptSource, split: str) -> pd.Da
         BadRequestError: the prompt is no template for texts, or a column is missing, empty in some rows or holds none.
     """
     require_columns(table, source.columns(), split)
-    names = list(PromptSource.columns(source).values())
-    columns = {name: as_text(table[name], name, split) for name in names if name is not None}
+    columns = {name: as_text(table[name], name, split) for name in source.in_braces()}
     try:
         filled = [
             source.prompt.format_map(dict(zip(columns, row, strict=True)))
