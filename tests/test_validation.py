@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.validation import SECRET, closest, nearest, validated
+from adapad_ray.spelling import closest, nearest
+from adapad_ray.validation import SECRET, validated
 
 
 class Part(BaseModel):
@@ -67,7 +68,8 @@ def test_valid_content_becomes_the_model():
             {"name": "a", "kind": "serach"},
             "kind is 'serach': input should be 'curve' or 'search'; did you mean search?",
         ),
-        ({"name": 3}, "name is 3: input should be a valid string"),
+        ({"name": 3.5}, "name is 3.5: input should be a valid string; write it in quotes"),
+        ({"name": True}, "name is True: input should be a valid string; write it in quotes"),
         ({}, "name is missing"),
     ],
     ids=lambda value: str(value)[:40],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -38,10 +39,11 @@ class TuneStage(_Section):
         """Whether every budget is tuned separately."""
         return self.budget == EACH
 
-    @field_validator("space")
+    @field_validator("space", mode="before")
     @classmethod
-    def _parses(cls, space: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
-        parse_space(space)
+    def _parses(cls, space: Any) -> Any:
+        if isinstance(space, Mapping):
+            parse_space(space)
         return space
 
 
@@ -69,9 +71,11 @@ class SearchStage(_Section):
     rerun: int = Field(default=5, ge=0)
     """Most configurations of a method's front that are retrained with every seed and tested."""
 
-    @field_validator("space")
+    @field_validator("space", mode="before")
     @classmethod
-    def _parses(cls, space: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
+    def _parses(cls, space: Any) -> Any:
+        if not isinstance(space, Mapping):
+            return space
         if BUDGET not in space:
             raise ValueError("budget is missing: the search trades it against the metric, as in {log: [10k, 160k]}")
         settings = {name: values for name, values in space.items() if name != BUDGET}

@@ -15,7 +15,7 @@ import optuna
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.quiet import quiet_optuna
-from adapad_ray.validation import closest
+from adapad_ray.spelling import closest
 
 Space = Mapping[str, Mapping[str, Sequence[Any]]]
 """`{name: {log | uniform | int: [low, high]}}` or `{name: {choice: [...]}}`."""
@@ -112,6 +112,8 @@ def _choice(where: str, values: Sequence[Any]) -> optuna.distributions.Categoric
     for value in values:
         if value is not None and not isinstance(value, (bool, int, float, str)):
             raise BadRequestError(f"{where}.choice takes numbers, strings, booleans and null but got {value!r}")
+        if [str(other) for other in values].count(str(value)) > 1:
+            raise BadRequestError(f"{where}.choice has {value!r} twice: remove one")
     return optuna.distributions.CategoricalDistribution(tuple(values))
 
 
