@@ -123,8 +123,12 @@ def closest(name: Any, known: Iterable[Any]) -> str | None:
     written = words[_plain(name)]
     partly = [k for k in by_plain if words[k] <= written or written <= words[k]]
     partly.sort(key=lambda k: len(words[k] ^ written))
-    found = [*_similar(_plain(name), by_plain, 0.85), *partly, *_similar(_plain(name), by_plain, 0.6)]
-    return by_plain[found[0]] if found else None  # `epoch`, then `text_column` for text, then `knid`
+    similar = difflib.get_close_matches(_plain(name), list(by_plain), n=3, cutoff=0.6)
+    alike = difflib.get_close_matches(_plain(name), list(by_plain), n=3, cutoff=0.85)
+    transposed = [k for k in similar if sorted(k) == sorted(_plain(name))]
+    # As in `modle` for model, `epoch` for epochs, `text_column` for text, `knid` for kind.
+    found = [*transposed, *alike, *partly, *similar]
+    return by_plain[found[0]] if found else None
 
 
 def nearest(name: Any, known: Iterable[Any], elsewhere: Mapping[str, str] | None = None) -> str:
@@ -143,11 +147,6 @@ def nearest(name: Any, known: Iterable[Any], elsewhere: Mapping[str, str] | None
     if near is None and elsewhere and (place := closest(name, elsewhere)) is not None:
         near = elsewhere[place]
     return f"did you mean {near}?" if near else f"known are {', '.join(sorted(names))}"
-
-
-def _similar(written: str, known: Iterable[str], cutoff: float) -> list[str]:
-    similar = difflib.get_close_matches(written, list(known), n=3, cutoff=cutoff)
-    return sorted(similar, key=lambda k: sorted(k) != sorted(written))  # transposed letters are the likeliest slip
 
 
 def _plain(name: Any) -> str:

@@ -112,6 +112,10 @@ class Observers:
     def __init__(self, observers: Sequence[SweepObserver]) -> None:
         self._observers = list(observers)
 
+    def before(self, observer: SweepObserver) -> Observers:
+        """These observers and, before them, another."""
+        return Observers([observer, *self._observers])
+
     def notify(self, hook: Callable[Concatenate[SweepObserver, P], None], *args: P.args, **kwargs: P.kwargs) -> None:
         """Calls a method of `SweepObserver` on every observer, as in `notify(SweepObserver.computing_ended)`."""
         for observer in self._observers:
