@@ -99,7 +99,6 @@ SYNONYMS: Mapping[str, Sequence[str]] = {
     "fft": ["full"],
     "full_finetuning": ["full"],
     "linear_probe": ["head_only"],
-    "random": ["tpe"],
 }
 """What users of other libraries write → the names here; the first that is known where it was written counts."""
 

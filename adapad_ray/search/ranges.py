@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from itertools import combinations, product
 from typing import Any
 
@@ -36,20 +36,10 @@ def points_over(distributions: Distributions) -> Iterator[dict[str, Any]]:
     The other settings have their first value. Every point lies in the space. A constraint joins two settings at most.
     """
     values = {name: values_of(name, distributions) for name in distributions}
-    yield from _one_by_one(values)
-    first = {name: known[0] for name, known in values.items()}
-    for one, other in combinations(values, 2):
-        pairs = product(values[one][1:_MOST_JOINT], values[other][1:_MOST_JOINT])
-        yield from ({**first, one: a, other: b} for a, b in pairs)
-
-
-def few_points_over(distributions: Distributions) -> Iterator[dict[str, Any]]:
-    """The first of these points: the ends of each range and some values between them, one setting after another."""
-    yield from _one_by_one({name: values_of(name, distributions)[:_MOST_JOINT] for name in distributions})
-
-
-def _one_by_one(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     first = {name: known[0] for name, known in values.items()}
     yield first
     for name, known in values.items():
         yield from ({**first, name: value} for value in known[1:])
+    for one, other in combinations(values, 2):
+        pairs = product(values[one][1:_MOST_JOINT], values[other][1:_MOST_JOINT])
+        yield from ({**first, one: a, other: b} for a, b in pairs)

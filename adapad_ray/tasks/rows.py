@@ -100,12 +100,13 @@ class RowTask(TaskType[DataSourceT]):
             frame = _in_hash_order(raw.splits[split])[: limits.cap(split)]
             splits[split] = self.encode_split(raw, frame, split, reader, limits.max_length)
         settings = self.settings(raw)
+        about = [raw.type, raw.metric, repr(sorted(settings.items())), *_beside_tokens(raw, reader)]
         return TaskData(
             name=raw.name,
             class_names=raw.class_names,
             metric=raw.metric,
             splits=splits,
-            digest=digest_of(splits, raw.type, raw.metric, repr(sorted(settings.items())), *_beside_tokens(raw, reader)),
+            digest=digest_of(splits, *about),
             loss=self.loss,
             type=raw.type,
             settings=settings,

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from adapad_ray.budget import BudgetTooSmallError
 from adapad_ray.errors import BadRequestError
-from adapad_ray.search.ranges import few_points_over
-from adapad_ray.search.space import parse_space
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.rows import GapRow, Row, plan_row
 from adapad_ray.sweep.planning.search_cells import SearchCells
@@ -46,30 +44,16 @@ def check_reachable(budgets: Sequence[int], rows: Sequence[Row], gaps: Sequence[
             raise BadRequestError(f"no method of this sweep can reach budget {budget:,}: {reason}")
 
 
-def check_tune_stage(cells: CellFactory, rows: Sequence[Row]) -> None:
-    """Rejects a reference budget that some label cannot meet, and values of the space that cannot be built there."""
+def check_tune_budget(cells: CellFactory) -> None:
+    """Rejects a reference budget that some label cannot meet."""
     spec = cells.spec
-    if spec.tune is None:
+    if spec.tune is None or spec.tune.each:
         return
-    for label in spec.labels():
-        budgets = [row.budget for row in rows if row.label == label]
-        if not spec.tune.each:
-            budgets = [cells.budget(spec.tune.budget) if spec.has_budget(label) else None]
-        for budget in budgets:
-            try:
-                plan_row(cells, label, budget)
-            except BudgetTooSmallError as error:
-                raise BadRequestError(f"tune.budget does not suit {label}: {error}") from error
-            _check_tune_space(cells, label, budget)
-
-
-def _check_tune_space(cells: CellFactory, label: str, budget: int | None) -> None:
-    for point in few_points_over(parse_space(cells.spec.tune_space(label))):
+    for label in filter(spec.has_budget, spec.labels()):
         try:
-            plan_row(cells, label, budget, point)
-        except BadRequestError as error:
-            values = " and ".join(f"tune.space.{name} {value!r}" for name, value in point.items())
-            raise BadRequestError(f"{values} cannot be trained by {label}: {error}") from error
+            plan_row(cells, label, cells.budget(spec.tune.budget))
+        except BudgetTooSmallError as error:
+            raise BadRequestError(f"tune.budget does not suit {label}: {error}") from error
 
 
 def check_searched(search: SearchCells) -> None:

@@ -40,7 +40,7 @@ def plan_sweep(cells: CellFactory) -> SweepPlan:
     rows, gaps = _with_gaps_of_followers(spec, rows, gaps)
     checks.check_distinct(cells, rows)
     checks.check_reachable(budgets, rows, gaps)
-    checks.check_tune_stage(cells, rows)
+    checks.check_tune_budget(cells)
     searched = {}
     if spec.search is not None:
         search = SearchCells(cells, spec.search)
