@@ -38,7 +38,6 @@ SYNONYMS: Mapping[str, Sequence[str]] = {
     "base_model": ["model"],
     "base_model_name_or_path": ["model"],
     "torch_dtype": ["dtype"],
-    "precision": ["dtype"],
     "dataset_name": ["dataset"],
     "dataset_config_name": ["subset"],
     "train_file": ["train"],
@@ -90,8 +89,8 @@ SYNONYMS: Mapping[str, Sequence[str]] = {
     "values": ["choice"],
     "grid": ["choice"],
     # values
-    "bf16": ["bfloat16"],
-    "fp16": ["float16"],
+    "bf16": ["bfloat16", "precision"],
+    "fp16": ["float16", "precision"],
     "half": ["float16"],
     "fp32": ["float32"],
     "double": ["float64"],
