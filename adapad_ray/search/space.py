@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,8 +113,9 @@ def _choice(where: str, values: Sequence[Any]) -> optuna.distributions.Categoric
     for value in values:
         if value is not None and not isinstance(value, (bool, int, float, str)):
             raise BadRequestError(f"{where}.choice takes numbers, strings, booleans and null but got {value!r}")
-        if [str(other) for other in values].count(str(value)) > 1:
-            raise BadRequestError(f"{where}.choice has {value!r} twice: remove one")
+    twice = [value for value, count in Counter(map(str, values)).items() if count > 1]
+    if twice:
+        raise BadRequestError(f"{where}.choice has {twice[0][:100]} twice: remove one")
     return optuna.distributions.CategoricalDistribution(tuple(values))
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from adapad_ray.errors import BadRequestError
+from adapad_ray.methods import METHODS
 from adapad_ray.safe_yaml import LONGEST_TEXT, read_yaml
-from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.search.settings import SearchStage, TuneStage
+from adapad_ray.spelling import meant
+from adapad_ray.sweep.spec import CheckpointPeriod, Resources, SweepSpec
 from adapad_ray.sweep.spec_checks import check_spec
-from adapad_ray.sweep.spec_names import setting_keys
+from adapad_ray.tasks.registry import TYPES
+from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.validation import validated
 
 NEEDED = "model, task, methods and budgets"
@@ -42,7 +49,7 @@ def parse_spec(content: Mapping[str, Any]) -> SweepSpec:
     """
     content = _with_sections(content)
     missing = f"every sweep needs {NEEDED}"
-    spec = validated(SweepSpec, content, missing=missing, elsewhere=setting_keys(content))
+    spec = validated(SweepSpec, content, missing=missing, elsewhere=_setting_keys(content))
     check_spec(spec)
     return spec
 
@@ -79,13 +86,38 @@ def _with_sections(content: Mapping[str, Any]) -> dict[str, Any]:
         pairs = [pair for part in methods for pair in (part.items() if isinstance(part, Mapping) else [(part, None)])]
         if not all(isinstance(label, str) for label, _ in pairs):
             return content  # refused with all else that is no method
-        for label, _ in pairs:
-            if [other for other, _ in pairs].count(label) > 1:
+        for label, count in Counter(label for label, _ in pairs).items():
+            if count > 1:
                 raise BadRequestError(f"methods has {label} twice: remove one, or add a word of your own ({label}/b)")
         methods = dict(pairs)
     if isinstance(methods, Mapping):
         content["methods"] = {label: {} if entry is None else entry for label, entry in methods.items()}
     return content
+
+
+def _setting_keys(content: Mapping[str, Any]) -> dict[str, str]:
+    """Name of a setting → its full key, such as `epochs` → `training.epochs`; of several, the likeliest.
+
+    Args:
+        content: the file's, not yet validated.
+    """
+    sections: list[tuple[str, type[BaseModel]]] = [("training.", TrainingSettings), ("resources.", Resources)]
+    labels = {label.split("/")[0]: label for label in reversed(_strings(content.get("methods")))}  # the first of each
+    sections += [(f"methods.{label}.", METHODS[name].Config) for name, label in labels.items() if name in METHODS]
+    task = content.get("task")
+    kind = TYPES.get(str(task.get("type", ""))) if isinstance(task, Mapping) else None
+    sections.append(("task.", (kind or TYPES["classification"]).Source))
+    sections += [("checkpoint.", CheckpointPeriod), ("tune.", TuneStage), ("search.", SearchStage)]
+    keys = {name: name for name in SweepSpec.model_fields}
+    for prefix, section in sections:
+        for name in section.model_fields:
+            if meant(name, SweepSpec.model_fields) is None:  # `seed` outside tune means seeds
+                keys.setdefault(name, prefix + name)
+    return keys
+
+
+def _strings(names: Any) -> list[str]:
+    return [name for name in names if isinstance(name, str)] if isinstance(names, Iterable) else []
 
 
 def _apply(content: dict[str, Any], overrides: Sequence[str]) -> None:
