@@ -121,17 +121,21 @@ def _strings(names: Any) -> list[str]:
 
 
 def _apply(content: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Sets the values of the overrides in `content`, in their order."""
+    """Sets the values of the overrides in `content`. Of two with the same key the later one counts, as for options."""
     applied: dict[tuple[str, ...], str] = {}
     for override in overrides:
         key, sign, text = override.partition("=")
         if not sign or not key:
             raise BadRequestError(f"override {override!r} is not key=value, as in training.epochs=2 or seeds=[0,1]")
         value = read_yaml(text, f"override {override[:100]!r}")
+        if "#" in text and _ends_in_comment(text, value):
+            raise BadRequestError(
+                f"override {override[:100]!r} has a comment (#): put its value in quotes, {key}='\"…\"'"
+            )
         path = _path(content, key.strip())
         for other, earlier in applied.items():
-            if other[: len(path)] == path and (other != path or earlier != override):
-                raise BadRequestError(f"override {override[:100]!r} undoes {earlier[:100]!r}: remove one")
+            if other != path and other[: len(path)] == path:
+                raise BadRequestError(f"override {override[:100]!r} undoes {earlier[:100]!r}: put it first")
         applied[path] = override
         mapping = content
         for name in path[:-1]:
@@ -143,6 +147,14 @@ def _apply(content: dict[str, Any], overrides: Sequence[str]) -> None:
         mapping[path[-1]] = value
         if path == ("methods",):
             content.update(_with_sections({"methods": value}))
+
+
+def _ends_in_comment(text: str, value: Any) -> bool:
+    """Whether YAML ignores the end of a text, as in `a #1.csv`: then more text there changes nothing."""
+    try:
+        return bool(read_yaml(f"{text}x", "") == value)
+    except BadRequestError:
+        return False
 
 
 def _path(content: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -224,10 +224,24 @@ def test_an_override_of_one_entry_leaves_its_alias_alone(load):
     assert [spec.method_settings(label)["rank"] for label in spec.methods] == [3, 2]
 
 
-@pytest.mark.parametrize("overrides", [("seeds=[0]", "seeds=[1]"), ("training.epochs=3", "training={batch_size: 4}")])
-def test_an_override_that_undoes_another_is_rejected(load, overrides):
-    with pytest.raises(BadRequestError, match="undoes"):
-        load(MINIMAL, *overrides)
+def test_a_section_does_not_silently_undo_an_override_of_one_of_its_fields(load):
+    with pytest.raises(BadRequestError, match=r"'training={batch_size: 4}' undoes 'training.epochs=3': put it first"):
+        load(MINIMAL, "training.epochs=3", "training={batch_size: 4}")
+    training = load(MINIMAL, "training={batch_size: 4}", "training.epochs=3").training
+    assert (training.batch_size, training.epochs) == (4, 3)
+
+
+def test_the_end_of_a_value_is_not_lost_as_a_comment(load):
+    with pytest.raises(BadRequestError, match="'task.train=a #1.csv' has a comment"):
+        load(MINIMAL, "task.train=a #1.csv")
+    for written in ("'a #1.csv'", '"a #1.csv"'):
+        assert load(MINIMAL, f"task.train={written}").task.train == "a #1.csv"
+    assert load(MINIMAL, "task.train=a#1.csv").task.train == "a#1.csv"
+
+
+def test_of_two_overrides_of_one_field_the_later_counts(load):
+    """As for options of other commands: `adapad submit` adds the places of uploaded files to the user's overrides."""
+    assert load(MINIMAL, "seeds=[0]", "seeds=[1]").seeds == [1]
 
 
 @pytest.mark.parametrize(
