@@ -129,9 +129,7 @@ def _apply(content: dict[str, Any], overrides: Sequence[str]) -> None:
             raise BadRequestError(f"override {override!r} is not key=value, as in training.epochs=2 or seeds=[0,1]")
         value = read_yaml(text, f"override {override[:100]!r}")
         if "#" in text and _ends_in_comment(text, value):
-            raise BadRequestError(
-                f"override {override[:100]!r} has a comment (#): put its value in quotes, {key}='\"…\"'"
-            )
+            raise BadRequestError(f"override {override[:100]!r} has a comment (#): quote its value for YAML too")
         path = _path(content, key.strip())
         for other, earlier in applied.items():
             if other != path and other[: len(path)] == path:

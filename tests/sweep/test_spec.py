@@ -232,7 +232,7 @@ def test_a_section_does_not_silently_undo_an_override_of_one_of_its_fields(load)
 
 
 def test_the_end_of_a_value_is_not_lost_as_a_comment(load):
-    with pytest.raises(BadRequestError, match="'task.train=a #1.csv' has a comment"):
+    with pytest.raises(BadRequestError, match=r"'task.train=a #1.csv' has a comment"):
         load(MINIMAL, "task.train=a #1.csv")
     for written in ("'a #1.csv'", '"a #1.csv"'):
         assert load(MINIMAL, f"task.train={written}").task.train == "a #1.csv"
