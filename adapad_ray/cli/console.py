@@ -77,14 +77,16 @@ class Console(SweepObserver):
         self._print(f"{len(results)} cells are finished already.")
         self._advance(len(results))
 
-    def winners_found(self, winners: Winners) -> None:
-        """Prints the chosen hyperparameters of each label."""
+    def winners_found(self, winners: Winners, edges: Sequence[str]) -> None:
+        """Prints the chosen hyperparameters of each label, and which lie at an edge."""
         for (label, budget), point in winners.items():
             chosen = ", ".join(
                 f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in point.items()
             )
             at = "" if budget is None else f" at {budget:,}"
             self._print(f"tuned {label}{at}: {chosen}")
+        for edge in edges:
+            self._print(f"tuned {edge}; widen tune.space")
 
     def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
         """Shows the share of its steps."""

@@ -59,6 +59,28 @@ def point_of(params: Mapping[str, Any], distributions: Distributions) -> dict[st
     return {name: _rounded(params[name], distribution) for name, distribution in distributions.items()}
 
 
+def interpolated(
+    distributions: Distributions, low: Mapping[str, Any], high: Mapping[str, Any], share: float
+) -> dict[str, Any]:
+    """The point at `share` (0 to 1) of the way between two points; a choice is that of the nearer one.
+
+    A range that is searched on a logarithmic scale is interpolated on it.
+    """
+    point = {}
+    for name, distribution in distributions.items():
+        a, b = low[name], high[name]
+        if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+            value = a if share < 0.5 else b
+        elif getattr(distribution, "log", False):
+            value = math.exp((1 - share) * math.log(a) + share * math.log(b))
+        else:
+            value = (1 - share) * a + share * b
+        if isinstance(distribution, optuna.distributions.IntDistribution):
+            value = round(value)
+        point[name] = _rounded(value, distribution)
+    return {name: point[name] for name in low}
+
+
 def parse_space(space: Space, where: str = "tune.space") -> dict[str, optuna.distributions.BaseDistribution]:
     """Parses a space into Optuna's distributions, by name in alphabetical order; `where` is its key in the file.
 

@@ -66,6 +66,8 @@ class Evaluated:
     """Name → value, the deciding metric among them; all are better when higher."""
     answers: tuple[str, ...] = ()
     """The model's answer to every item, where answers are texts."""
+    loss: float | None = None
+    """Mean training loss over the items; None where predictions are not what the loss takes."""
 
 
 @dataclass(frozen=True)
