@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from adapad_ray.errors import BadRequestError
+
+_SAMPLE = 2**16
+"""Bytes that are written to see whether a disk is full: on many an empty file still fits."""
 
 
 @contextmanager
@@ -34,6 +38,17 @@ def write_text(path: Path | str, text: str) -> None:
     """Writes UTF-8 text atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def require_writable(folder: Path | str) -> None:
+    """Checks that files can be written to a folder, or that it can be created; leaves nothing behind.
+
+    Raises:
+        OSError: it cannot.
+    """
+    nearest = next(path for path in [Path(folder).absolute(), *Path(folder).absolute().parents] if path.exists())
+    with tempfile.TemporaryFile(dir=nearest) as file:
+        file.write(b"\0" * _SAMPLE)
 
 
 def require_empty(folder: Path) -> None:

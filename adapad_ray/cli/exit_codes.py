@@ -11,13 +11,14 @@ import typer
 
 from adapad_ray.cli.terminal import print_error
 from adapad_ray.errors import BadRequestError, StorageError
+from adapad_ray.interrupts import sigterm_as_interrupt
 
 DONE = 0
 FAILED = 1
 """Some cells failed, or the storage could not be written."""
 BAD_REQUEST = 2
 INTERRUPTED = 130
-"""As shells report SIGINT."""
+"""As shells report SIGINT; after SIGTERM too."""
 
 P = ParamSpec("P")
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -32,7 +33,8 @@ def command(run: Callable[P, int]) -> Callable[P, None]:
     @functools.wraps(run)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            code = run(*args, **kwargs)
+            with sigterm_as_interrupt():
+                code = run(*args, **kwargs)
         except BadRequestError as error:
             print_error(str(error))
             code = BAD_REQUEST

@@ -18,7 +18,6 @@ def sweep(
 ) -> int:
     """Run a sweep, or finish it: compute the missing cells, then draw the curve."""
     from adapad_ray.cli.console import Console
-    from adapad_ray.distributed import sigterm_as_interrupt
     from adapad_ray.report.page import PAGE
     from adapad_ray.storage import working_folder
     from adapad_ray.sweep.folder import sweep_location
@@ -27,7 +26,7 @@ def sweep(
 
     spec = load_spec(path, overrides or [])
     console = Console()
-    with sigterm_as_interrupt(), working_folder(sweep_location(spec, out)) as folder:
+    with working_folder(sweep_location(spec, out)) as folder:
         outcome = Sweep(spec, folder, [console]).run()
     links = {"results": folder.location, **outcome.mlflow}
     if outcome.report is not None:

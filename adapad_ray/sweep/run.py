@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
+from adapad_ray.distributed import check_cluster
+from adapad_ray.files import require_writable
 from adapad_ray.report.inputs import FailedCell, Gap
 from adapad_ray.report.page import Report, build_report
 from adapad_ray.storage import WorkingFolder
@@ -13,7 +15,7 @@ from adapad_ray.sweep.executor import Executor, ray_executor
 from adapad_ray.sweep.folder import locked_folder
 from adapad_ray.sweep.inputs import load_inputs
 from adapad_ray.sweep.launch import Launch, find_missing
-from adapad_ray.sweep.lock import SweepLock
+from adapad_ray.sweep.lock import SweepLock, unwritable
 from adapad_ray.sweep.manifest import Manifest
 from adapad_ray.sweep.observers import (
     LockCheck,
@@ -29,7 +31,7 @@ from adapad_ray.sweep.planning.plan import plan_sweep
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.sweep.stages import Stage, build_stages
 from adapad_ray.sweep.sweep_metrics import SweepMetrics
-from adapad_ray.tracking import Tracker, tracking_uri
+from adapad_ray.tracking import Tracker, check_store
 
 OpenExecutor = Callable[[int], AbstractContextManager[Executor]]
 """Opens an executor for so many cells."""
@@ -46,7 +48,7 @@ class Sweep:
         open_executor: where cells are computed; default: on Ray.
 
     Raises:
-        BadRequestError: the sweep cannot be planned.
+        BadRequestError: the sweep cannot be planned, or the folder, MLflow's store or Ray cannot be used.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Sweep:
         observers: Sequence[SweepObserver] = (),
         open_executor: OpenExecutor | None = None,
     ) -> None:
+        _check_surroundings(spec, folder, on_ray=open_executor is None)
         loaded = load_inputs(spec)
         self.spec, self.folder = spec, folder
         self.cells = CellFactory(spec, loaded.inputs)
@@ -71,7 +74,7 @@ class Sweep:
             StorageError: the store of a URL cannot be reached; finished cells are kept.
         """
         with locked_folder(self.folder, self.spec) as lock:
-            tracker = Tracker.open(tracking_uri(self.spec.tracking), self.spec.name, self.spec.name)
+            tracker = Tracker.open(self.spec.tracking, self.spec.name, self.spec.name)
             observers = self._observers(lock, tracker)
             try:
                 stages = build_stages(self.cells, self.plan, self.folder.path)
@@ -156,6 +159,20 @@ class Sweep:
             searched=[searched for stage in stages for searched in stage.searched()],
             published=self.spec.published,
         )
+
+
+def _check_surroundings(spec: SweepSpec, folder: WorkingFolder, *, on_ray: bool) -> None:
+    """Checks within seconds that results can be stored and logged, and Ray be used: a model may load for minutes."""
+    if folder.store is not None:
+        folder.store.check()
+    else:
+        try:
+            require_writable(folder.path)
+        except OSError as error:
+            raise unwritable(folder.path, error) from error
+    check_store(spec.tracking)
+    if on_ray:
+        check_cluster()
 
 
 def _failed_cells(state: SweepState) -> list[FailedCell]:
