@@ -87,7 +87,7 @@ def bound_to_loopback() -> Iterator[None]:
 
 @contextmanager
 def keeping_sigterm_handler() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM inside the block; `ray.init` would replace it by one that exits with 15."""
+    """Keep this process's handler of SIGTERM inside the block; that of `ray.init` would exit with code 15."""
     utils = ray._private.utils
     install = utils.set_sigterm_handler
     utils.set_sigterm_handler = lambda handler: None
@@ -117,7 +117,7 @@ def check_local_start() -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise BadRequestError(
-            f"Ray cannot write to {folder} ({error.strerror}): set TMPDIR, or RAY_TMPDIR, to a folder that it can write to"
+            f"Ray cannot write to {folder} ({error.strerror}): set TMPDIR, or RAY_TMPDIR, to another folder"
         ) from error
     try:
         if enable_token_auth_by_default():

@@ -174,7 +174,7 @@ def _check_database(path: Path) -> None:
     if path.exists():
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=LONGEST_WAIT / 2)) as database:
             database.execute("BEGIN IMMEDIATE")
-            database.execute("CREATE TABLE adapad_check (nothing)")  # a read-only database can begin, but not this
+            database.execute("CREATE TABLE adapad_check (value)")  # a read-only database can begin, but not this
             database.rollback()
 
 
