@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
-from adapad_ray.distributed import check_cluster
-from adapad_ray.files import require_writable
 from adapad_ray.report.inputs import FailedCell, Gap
 from adapad_ray.report.page import Report, build_report
 from adapad_ray.storage import WorkingFolder
@@ -15,7 +13,7 @@ from adapad_ray.sweep.executor import Executor, ray_executor
 from adapad_ray.sweep.folder import locked_folder
 from adapad_ray.sweep.inputs import load_inputs
 from adapad_ray.sweep.launch import Launch, find_missing
-from adapad_ray.sweep.lock import SweepLock, unwritable
+from adapad_ray.sweep.lock import SweepLock
 from adapad_ray.sweep.manifest import Manifest
 from adapad_ray.sweep.observers import (
     LockCheck,
@@ -31,7 +29,7 @@ from adapad_ray.sweep.planning.plan import plan_sweep
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.sweep.stages import Stage, build_stages
 from adapad_ray.sweep.sweep_metrics import SweepMetrics
-from adapad_ray.tracking import Tracker, check_store
+from adapad_ray.tracking import Tracker
 
 OpenExecutor = Callable[[int], AbstractContextManager[Executor]]
 """Opens an executor for so many cells."""
@@ -48,7 +46,7 @@ class Sweep:
         open_executor: where cells are computed; default: on Ray.
 
     Raises:
-        BadRequestError: the sweep cannot be planned, or the folder, MLflow's store or Ray cannot be used.
+        BadRequestError: the sweep cannot be planned.
     """
 
     def __init__(
@@ -58,7 +56,6 @@ class Sweep:
         observers: Sequence[SweepObserver] = (),
         open_executor: OpenExecutor | None = None,
     ) -> None:
-        _check_surroundings(spec, folder, on_ray=open_executor is None)
         loaded = load_inputs(spec)
         self.spec, self.folder = spec, folder
         self.cells = CellFactory(spec, loaded.inputs)
@@ -159,20 +156,6 @@ class Sweep:
             searched=[searched for stage in stages for searched in stage.searched()],
             published=self.spec.published,
         )
-
-
-def _check_surroundings(spec: SweepSpec, folder: WorkingFolder, *, on_ray: bool) -> None:
-    """Checks within seconds that results can be stored and logged, and Ray be used: a model may load for minutes."""
-    if folder.store is not None:
-        folder.store.check()
-    else:
-        try:
-            require_writable(folder.path)
-        except OSError as error:
-            raise unwritable(folder.path, error) from error
-    check_store(spec.tracking)
-    if on_ray:
-        check_cluster()
 
 
 def _failed_cells(state: SweepState) -> list[FailedCell]:
