@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -49,6 +49,20 @@ def require_writable(folder: Path | str) -> None:
     nearest = next(path for path in [Path(folder).absolute(), *Path(folder).absolute().parents] if path.exists())
     with tempfile.TemporaryFile(dir=nearest) as file:
         file.write(b"\0" * _SAMPLE)
+
+
+def sqlite_url(path: Path, options: Mapping[str, str] | None = None) -> str:
+    """The URL of a SQLite database for SQLAlchemy, whatever characters the path holds.
+
+    Raises:
+        BadRequestError: SQLAlchemy would read another path from it, as versions before 2.1 do if it has a `?`.
+    """
+    from sqlalchemy.engine import URL, make_url
+
+    url = URL.create("sqlite", database=str(path), query=dict(options or {})).render_as_string(hide_password=False)
+    if make_url(url).database != str(path):
+        raise BadRequestError(f"the database {path} cannot be addressed: choose a folder without ? and % in its name")
+    return url
 
 
 def require_empty(folder: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.files import atomic_path, require_writable
+from adapad_ray.files import atomic_path, require_writable, sqlite_url
 from adapad_ray.interrupts import within
 from adapad_ray.tracking.names import mlflow_key
 
@@ -36,22 +36,12 @@ def tracking_uri(configured: str) -> str:
     A path may hold `?`, `#` and `%`, which URLs reserve: they are written as URLs write them.
 
     Raises:
-        BadRequestError: the path cannot be written as a URL.
+        BadRequestError: the path cannot be written as a URL (`sqlite_url`).
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or configured
     if not uri.startswith(_SQLITE):
         return uri
-    from sqlalchemy.engine import URL, make_url
-
-    path, options = _path_and_options(uri.removeprefix(_SQLITE))
-    url = URL.create("sqlite", database=str(path), query=options)
-    text = url.render_as_string(hide_password=False)
-    if make_url(text).database != str(path):  # SQLAlchemy before 2.1
-        raise BadRequestError(
-            f"tracking {uri!r} is in a folder whose name databases cannot be addressed with ({path.parent}): choose "
-            "another folder for the database"
-        )
-    return text
+    return sqlite_url(*_path_and_options(uri.removeprefix(_SQLITE)))
 
 
 def check_store(configured: str) -> None:
@@ -209,7 +199,7 @@ def _create_database(uri: str) -> None:
         return
     # A file system without hard links raises OSError; MLflow then creates the database in place.
     with suppress(OSError), atomic_path(path, overwrite=False) as temporary:
-        MlflowClient(tracking_uri=tracking_uri(f"{_SQLITE}{temporary}")).search_experiments(max_results=1)
+        MlflowClient(tracking_uri=sqlite_url(temporary)).search_experiments(max_results=1)
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
