@@ -3,25 +3,73 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
+_AGAIN_SECONDS = 0.5
+"""Between an interrupt that was dropped and the next."""
+
+
+class Interrupt(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM."""
 
 
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does, so that everything is closed; in the main thread only."""
+def interruptible() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM raise KeyboardInterrupt, so that everything is closed; in the main thread only.
+
+    An interrupt may meet code that drops it: a bare `except` in a library, a finalizer, a callback from C. One that is
+    dropped is raised again; one that is on its way through `except` and `finally` is left alone.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ended = threading.Event()
+
+    def interrupt(number: int, _frame: object) -> None:
+        raised = Interrupt()
+        threading.Thread(target=_raise_again, args=(number, weakref.ref(raised), ended), daemon=True).start()
+        try:
+            raise raised
+        finally:
+            del raised  # else its traceback would keep it alive, through this frame
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    unraisable = sys.unraisablehook
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    sys.unraisablehook = lambda report: None if isinstance(report.exc_value, Interrupt) else unraisable(report)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        ended.set()
+        sys.unraisablehook = unraisable
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _raise_again(number: int, raised: weakref.ref[Interrupt], ended: threading.Event) -> None:
+    """Sends a signal again when the interrupt that it has raised is gone, but the block that it should end is not."""
+    while not ended.wait(_AGAIN_SECONDS):
+        if raised() is None:
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+            return
+
+
+def was_interrupted(error: BaseException) -> bool:
+    """Whether an exception is an interrupt, or was raised while one was on its way."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, KeyboardInterrupt):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
 
 
 @contextmanager

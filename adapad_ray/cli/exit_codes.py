@@ -11,7 +11,7 @@ import typer
 
 from adapad_ray.cli.terminal import print_error
 from adapad_ray.errors import BadRequestError, StorageError
-from adapad_ray.interrupts import sigterm_as_interrupt
+from adapad_ray.interrupts import interruptible, was_interrupted
 
 DONE = 0
 FAILED = 1
@@ -33,8 +33,7 @@ def command(run: Callable[P, int]) -> Callable[P, None]:
     @functools.wraps(run)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with sigterm_as_interrupt():
-                code = run(*args, **kwargs)
+            code = _run(run, *args, **kwargs)
         except BadRequestError as error:
             print_error(str(error))
             code = BAD_REQUEST
@@ -56,3 +55,13 @@ def command(run: Callable[P, int]) -> Callable[P, None]:
         raise typer.Exit(code)
 
     return guarded
+
+
+def _run(run: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
+    try:
+        with interruptible():
+            return run(*args, **kwargs)
+    except Exception as error:  # the close of something may fail because it was interrupted
+        if was_interrupted(error):
+            raise KeyboardInterrupt from error
+        raise

@@ -14,7 +14,7 @@ from adapad_ray.distributed.cluster_address import find_cluster
 from adapad_ray.distributed.ray_internals import LOCAL_CLUSTER, autoscaling_limit, silence_authentication
 from adapad_ray.distributed.ray_start import join_cluster, start_cluster
 from adapad_ray.errors import BadRequestError
-from adapad_ray.interrupts import sigterm_as_interrupt
+from adapad_ray.interrupts import interruptible
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def connect(
     # starts a server that demands a token nobody has made. Left unset, Ray makes the token and sets the variable.
     silence_authentication()
     address = find_cluster(address)
-    with sigterm_as_interrupt():
+    with interruptible():
         try:
             _start(address, num_cpus, object_store_memory)
             yield

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -88,14 +90,26 @@ def bound_to_loopback() -> Iterator[None]:
 
 @contextmanager
 def keeping_sigterm_handler() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM inside the block; that of `ray.init` would exit with code 15."""
-    utils = ray._private.utils
-    install = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda handler: None
+    """Keep this process's handler of SIGTERM while `ray.init` runs, which sets two.
+
+    The one in Python exits with code 15. The one in C++, set by the constructor of the core worker, prints a stack and
+    aborts; it is replaced as soon as it can be.
+    """
+
+    def core_worker(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return make_core_worker(*args, **kwargs)
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+    utils, raylet = ray._private.utils, ray._raylet
+    set_handler, make_core_worker = utils.set_sigterm_handler, raylet.CoreWorker
+    utils.set_sigterm_handler, raylet.CoreWorker = lambda handler: None, core_worker
     try:
         yield
     finally:
-        utils.set_sigterm_handler = install
+        utils.set_sigterm_handler, raylet.CoreWorker = set_handler, make_core_worker
 
 
 def check_local_start() -> None:
