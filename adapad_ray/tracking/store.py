@@ -81,7 +81,9 @@ def connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     try:
         _create_database(uri)
         client = MlflowClient(tracking_uri=uri)
-        return client, _experiment_id(client, uri, experiment)
+        found = _experiment_id(client, uri, experiment)
+        _remove_misread_folder(uri)
+        return client, found
     except ImportError as error:  # the driver of a database
         raise BadRequestError(
             f"MLflow's store {without_password(uri)} needs the package {error.name}: install it, or use another store"
@@ -200,6 +202,15 @@ def _create_database(uri: str) -> None:
     # A file system without hard links raises OSError; MLflow then creates the database in place.
     with suppress(OSError), atomic_path(path, overwrite=False) as temporary:
         MlflowClient(tracking_uri=sqlite_url(temporary)).search_experiments(max_results=1)
+
+
+def _remove_misread_folder(uri: str) -> None:
+    """Removes the empty folder that MLflow makes for a database: it reads the path off the URL without decoding it."""
+    path = sqlite_path(uri)
+    misread = Path(uri.removeprefix(_SQLITE).partition("?")[0]).parent
+    if path is not None and misread != path.parent:
+        with suppress(OSError):
+            os.removedirs(misread)
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
