@@ -21,7 +21,7 @@ import fsspec
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.interrupts import within
 
-LONGEST_WAIT = 8.0
+LONGEST_WAIT = 5.0
 """Seconds in which a store must give its first answer."""
 NODE_LOCAL = ("file", "local")
 """URL schemes that mean another folder on every node."""
