@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from adapad_ray.errors import BadRequestError, UnreachableError
 from adapad_ray.models import Backbone, backbone_parameters, keeps_sizes
+from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import TYPES, DataLimits, Source, TaskData, resolve_task
 from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
@@ -22,6 +23,8 @@ class SweepInputs:
     model_digest: str
     """sha256 of the weights; "not loaded" for a skeleton."""
     data: TaskData
+    precision: Literal["full", "mixed"] = "full"
+    """`mixed`: in training, the products with frozen weights are in bf16."""
     tokens_are_words: bool = False
     """Whether lengths are counted in words, because the model's tokenizer is missing."""
     rows_are_assumed: bool = False
@@ -39,17 +42,17 @@ class LoadedInputs:
 
 
 def load_inputs(spec: SweepSpec) -> LoadedInputs:
-    """Loads the data and the model with its weights.
+    """Loads the data and the model with its weights, in the precision that `resolve_precision` gives.
 
     Raises:
         BadRequestError: the task, the model or a data setting is unusable, or they do not go together.
     """
-    source, limits = _source(spec), _limits(spec)
+    source, limits, precision = _source(spec), _limits(spec), resolve_precision(spec)
     kind = TYPES[source.type]
     raw = kind.read(source)
     data = kind.encode(raw, kind.reader(spec.model), limits)
-    backbone = kind.backbone(spec.model, data, pooling=spec.pooling, dtype=spec.dtype)
-    return LoadedInputs(SweepInputs(backbone.model, backbone.parameters, backbone.digest, data), backbone)
+    backbone = kind.backbone(spec.model, data, pooling=spec.pooling, dtype=spec.dtype, precision=precision)
+    return LoadedInputs(SweepInputs(backbone.model, backbone.parameters, backbone.digest, data, precision), backbone)
 
 
 def sketch_inputs(spec: SweepSpec) -> SweepInputs:
@@ -76,6 +79,7 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
         backbone_parameters(model),
         "not loaded",
         data,
+        resolve_precision(spec),
         tokens_are_words=not own and raw is not None,
         rows_are_assumed=raw is None,
         sizes_are_packaged=keeps_sizes(spec.model),
