@@ -10,7 +10,7 @@ from pathlib import Path
 
 from adapad_ray.errors import BadRequestError
 
-_SAMPLE = 2**16
+_SAMPLE = 2**20
 """Bytes that are written to see whether a disk is full: on many an empty file still fits."""
 
 

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from ray.core.generated.gcs_pb2 import GcsNodeInfo, PlacementGroupTableData
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.files import require_writable
 
 TRAIN_ENVIRONMENT: Mapping[str, str] = {
     # How often a controller checks its workers. Ray's default of 2 s delays every start, death and end.
@@ -128,8 +128,7 @@ def check_local_start() -> None:
             "one, as in TMPDIR=/tmp"
         ) from error
     try:
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        require_writable(folder)
     except OSError as error:
         raise BadRequestError(
             f"Ray cannot write to {folder} ({error.strerror}): set TMPDIR, or RAY_TMPDIR, to another folder"
