@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 from adapad_ray.errors import BadRequestError, StorageError
+from adapad_ray.files import require_writable
 from adapad_ray.interrupts import within
 
 LONGEST_WAIT = 5.0
@@ -184,6 +185,20 @@ class WorkingFolder:
     def within(self, *names: str) -> str:
         """The location of a file or folder inside."""
         return "/".join([self.location, *names])
+
+    def check(self) -> None:
+        """Checks within seconds that files can be written to the folder, or that the store answers; writes none.
+
+        Raises:
+            BadRequestError: it cannot be used.
+        """
+        if self.store is not None:
+            self.store.check()
+            return
+        try:
+            require_writable(self.path)
+        except OSError as error:
+            raise BadRequestError(f"output folder {self.path} cannot be written: {error.strerror}") from error
 
     def read(self, name: str) -> str | None:
         """The text of a file, from the store if there is one; None if it does not exist."""

@@ -17,15 +17,18 @@ def sweep(
     out: Annotated[str | None, typer.Option(help="The sweep's folder or URL; default: <storage>/<name>.")] = None,
 ) -> int:
     """Run a sweep, or finish it: compute the missing cells, then draw the curve."""
+    from adapad_ray.distributed import check_cluster
     from adapad_ray.storage import working_folder
     from adapad_ray.sweep.folder import sweep_location
     from adapad_ray.sweep.spec_file import load_spec
-    from adapad_ray.sweep.surroundings import check_surroundings
+    from adapad_ray.tracking import check_store
 
     spec = load_spec(path, overrides or [])
     with working_folder(sweep_location(spec, out)) as folder:
-        check_surroundings(spec, folder)
-        # Only now, because these imports take seconds.
+        folder.check()
+        check_cluster()
+        check_store(spec.tracking)
+        # Only now, because these imports take seconds, and loading a model may take minutes.
         from adapad_ray.cli.console import Console
         from adapad_ray.report.page import PAGE
         from adapad_ray.sweep.run import Sweep
