@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -116,8 +117,8 @@ def check_local_start() -> None:
     """Check that a local cluster can write its files, and make its token as `ray.init` does.
 
     Raises:
-        BadRequestError: the folder for its files cannot be written or has a name too long for sockets, or the token
-            cannot be stored.
+        BadRequestError: the folder for its files cannot be written or has a name too long for sockets, its port is
+            taken, or the token cannot be stored.
     """
     folder = ray._common.utils.get_default_ray_temp_dir()
     try:
@@ -132,6 +133,15 @@ def check_local_start() -> None:
     except OSError as error:
         raise BadRequestError(
             f"Ray cannot write to {folder} ({error.strerror}): set TMPDIR, or RAY_TMPDIR, to another folder"
+        ) from error
+    port = os.environ.get(ray._private.ray_constants.GCS_PORT_ENVIRONMENT_VARIABLE, "")
+    try:
+        with socket.socket() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind(("127.0.0.1", int(port or 0)))
+    except (OSError, ValueError, OverflowError) as error:
+        raise BadRequestError(
+            f"Ray cannot listen on port {port!r} ({error}): unset RAY_GCS_SERVER_PORT, or set it to a free port"
         ) from error
     try:
         if enable_token_auth_by_default():

@@ -88,6 +88,15 @@ def test_a_folder_in_which_ray_could_not_start(folder, message, monkeypatch):
         find_cluster()
 
 
+def test_a_port_that_another_process_has_taken(monkeypatch):
+    with silent_server() as port:
+        monkeypatch.setenv("RAY_GCS_SERVER_PORT", str(port))
+        with pytest.raises(
+            BadRequestError, match=f"listen on port '{port}' .*in use.*: unset RAY_GCS"
+        ):
+            find_cluster()
+
+
 def test_a_home_folder_that_cannot_be_written(monkeypatch):
     monkeypatch.setenv("HOME", "/proc/nowhere")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
