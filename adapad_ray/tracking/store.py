@@ -8,12 +8,11 @@ import os
 import re
 import socket
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import atomic_path, require_writable, sqlite_url
@@ -51,19 +50,9 @@ def check_store(configured: str) -> None:
         BadRequestError: it does not.
     """
     uri = tracking_uri(configured)
-    path, parts = sqlite_path(uri), urlsplit(uri)
-    if path is not None:
-        check: Callable[[], None] = partial(_check_database, path)
-    elif is_server(uri):
-        check = partial(_check_server, uri)
-    else:
-        port = _DATABASE_PORTS.get(parts.scheme.partition("+")[0])
-        if port is None or parts.hostname is None:  # not reached through a socket, or MLflow will say what is wrong
-            return
-        check = partial(_check_port, parts.hostname, parts.port or port)
     try:
-        within(LONGEST_WAIT, check)
-    except (OSError, sqlite3.Error) as error:
+        within(LONGEST_WAIT, partial(_check, uri))
+    except (OSError, ValueError, sqlite3.Error) as error:  # ValueError: no URL
         raise unusable(uri, error) from error
 
 
@@ -84,6 +73,8 @@ def connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
         found = _experiment_id(client, uri, experiment)
         _remove_misread_folder(uri)
         return client, found
+    except BadRequestError:
+        raise
     except ImportError as error:  # the driver of a database
         raise BadRequestError(
             f"MLflow's store {without_password(uri)} needs the package {error.name}: install it, or use another store"
@@ -118,8 +109,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 def without_password(uri: str) -> str:
     """The address without user and password, for messages and links."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+    return re.sub("//[^/?#]*@", "//", uri, count=1)
 
 
 def first_line(error: BaseException) -> str:
@@ -158,13 +148,26 @@ def _path_and_options(text: str) -> tuple[Path, dict[str, str]]:
     return path if path.parent.is_dir() else Path(unquote(name)).absolute(), dict(parse_qsl(query))
 
 
+def _check(uri: str) -> None:
+    path = sqlite_path(uri)
+    if path is not None:
+        _check_database(path)
+    elif is_server(uri):
+        _check_server(uri)
+    else:
+        parts = urlsplit(uri)
+        port = _DATABASE_PORTS.get(parts.scheme.partition("+")[0])
+        if port is not None and parts.hostname is not None:  # else there is no port, or MLflow will say what is wrong
+            _check_port(parts.hostname, parts.port or port)
+
+
 def _check_database(path: Path) -> None:
     """Writes to a SQLite database, if there is one, and takes it back."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     require_writable(path.parent)  # for its journal too
     if path.exists():
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=LONGEST_WAIT / 2)) as database:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=0.9 * LONGEST_WAIT)) as database:
             database.execute("BEGIN IMMEDIATE")
             database.execute("CREATE TABLE adapad_check (value)")  # a read-only database can begin, but not this
             database.rollback()

@@ -91,9 +91,7 @@ def test_a_folder_in_which_ray_could_not_start(folder, message, monkeypatch):
 def test_a_port_that_another_process_has_taken(monkeypatch):
     with silent_server() as port:
         monkeypatch.setenv("RAY_GCS_SERVER_PORT", str(port))
-        with pytest.raises(
-            BadRequestError, match=f"listen on port '{port}' .*in use.*: unset RAY_GCS"
-        ):
+        with pytest.raises(BadRequestError, match=f"listen on port '{port}' .*in use.*: unset RAY_GCS"):
             find_cluster()
 
 

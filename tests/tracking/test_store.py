@@ -43,6 +43,11 @@ def test_a_server_that_is_down(scheme):
     assert "secret" not in text
 
 
+@pytest.mark.parametrize("uri", ["http://", "http://127.0.0.1:99999", "http://[::1", "postgresql://127.0.0.1:port/x"])
+def test_an_address_that_is_no_url(uri):
+    assert f"MLflow's store {uri} cannot be used" in problem(uri)
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_server_that_never_answers(scheme, monkeypatch):
     monkeypatch.setattr(store, "LONGEST_WAIT", 0.3)
@@ -162,5 +167,5 @@ def test_a_launch_that_is_killed_while_its_store_is_created_leaves_none(tmp_path
 def test_a_deleted_experiment_is_named(uri):
     tracker = Tracker.open(uri, "gone", "gone")
     MlflowClient(tracking_uri=uri).delete_experiment(tracker.experiment_id)
-    with pytest.raises(BadRequestError, match="'gone' was deleted"):
+    with pytest.raises(BadRequestError, match=r"^MLflow's experiment 'gone' was deleted"):
         Tracker.open(uri, "gone", "gone")
