@@ -31,7 +31,7 @@ from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.sweep.stages import Stage, build_stages
 from adapad_ray.sweep.sweep_metrics import SweepMetrics
-from adapad_ray.tracking import Tracker, tracking_uri
+from adapad_ray.tracking import Tracker
 
 OpenExecutor = Callable[[int], AbstractContextManager[Executor]]
 """Opens an executor for so many cells."""
@@ -75,7 +75,7 @@ class Sweep:
             StorageError: the store of a URL cannot be reached; finished cells are kept.
         """
         with locked_folder(self.folder, self.spec) as lock:
-            tracker = Tracker.open(tracking_uri(self.spec.tracking), self.spec.name, self.spec.name)
+            tracker = Tracker.open(self.spec.tracking, self.spec.name, self.spec.name)
             observers = self._observers(lock, tracker)
             try:
                 stages = build_stages(self.cells, self.plan, self.folder.path)

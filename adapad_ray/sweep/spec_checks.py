@@ -94,7 +94,7 @@ def _check_tune(spec: SweepSpec, stage: TuneStage) -> None:
             raise BadRequestError(
                 f"tune.space.{key} would change the data or which adapters exist: add a label for each value instead"
             )
-    if not stage.each:
+    if not stage.by_budget:
         _check_budget("tune.budget", stage.budget)
     for label in spec.labels():
         if not spec.tune_space(label):

@@ -130,6 +130,7 @@ RESULT = {
     "points.head_parameters": ("model_digest", "data_digest"),
     "points.ranks": ALL,
     "points.validation": ALL,
+    "points.validation_loss": ALL,
     "points.test": ALL,
     "points.adapter": ("stage", *SHAPE),
     "train_loss": ALL,
