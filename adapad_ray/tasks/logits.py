@@ -27,7 +27,7 @@ def mean_loss(loss: Loss, logits: np.ndarray, labels: np.ndarray) -> float:
     import torch
 
     output = SimpleNamespace(logits=torch.from_numpy(logits))
-    return float(loss(output, torch.from_numpy(labels)).double().mean())
+    return float(loss(output, torch.tensor(labels)).double().mean())
 
 
 def logits_of(passes: Passes, split: Split) -> np.ndarray:
