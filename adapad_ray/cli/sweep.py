@@ -18,6 +18,7 @@ def sweep(
 ) -> int:
     """Run a sweep, or finish it: compute the missing cells, then draw the curve."""
     from adapad_ray.cli.console import Console
+    from adapad_ray.cli.terminal import print_error
     from adapad_ray.distributed import sigterm_as_interrupt
     from adapad_ray.report.page import PAGE
     from adapad_ray.storage import working_folder
@@ -28,7 +29,10 @@ def sweep(
     spec = load_spec(path, overrides or [])
     console = Console()
     with sigterm_as_interrupt(), working_folder(sweep_location(spec, out)) as folder:
-        outcome = Sweep(spec, folder, [console]).run()
+        launch = Sweep(spec, folder, [console])
+        for warning in launch.warnings:
+            print_error(f"warning: {warning}")
+        outcome = launch.run()
     links = {"results": folder.location, **outcome.mlflow}
     if outcome.report is not None:
         console.report(outcome.report)

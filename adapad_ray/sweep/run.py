@@ -58,6 +58,7 @@ class Sweep:
     ) -> None:
         loaded = load_inputs(spec)
         self.spec, self.folder = spec, folder
+        self.warnings = loaded.inputs.warnings
         self.cells = CellFactory(spec, loaded.inputs)
         self.plan = plan_sweep(self.cells)
         self._given_observers = observers
