@@ -13,6 +13,7 @@ import transformers
 from torch import nn
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.models.checkpoint_files import weight_files
 from adapad_ray.models.head import find_head_modules, initialise_head
 from adapad_ray.models.reading import reading_model
 from adapad_ray.models.source import ModelSource, Pooling, read_config, resolve_model
@@ -83,13 +84,12 @@ def load_backbone(
     torch_dtype = parse_dtype(dtype)
     resolved = resolve_model(source)
     chosen = choose_pooling(resolved, pooling, num_labels, auto_class)
-    if resolved.folder is not None and not _weight_files(resolved.folder):
-        raise BadRequestError(
-            f"model folder {source!r} has no model.safetensors: pickled weights are not loaded, "
-            "convert them with save_pretrained"
-        )
+    files = None if resolved.folder is None else weight_files(resolved.folder, source)
     with reading_model(source), torch.random.fork_rng():
         model, missing = _read_weights(resolved, num_labels, auto_class, chosen, torch_dtype)
+    if isinstance(getattr(model, "generation_config", None), transformers.GenerationConfig):
+        # Settings of generation_config.json, such as a repetition penalty, would change greedy answers.
+        model.generation_config = transformers.GenerationConfig()
     tokenizer = None
     if getattr(model, "main_input_name", "input_ids") == "input_ids":
         tokenizer = load_tokenizer(source)
@@ -98,7 +98,7 @@ def load_backbone(
     head = find_head_modules(model, missing, source, auto_class)
     model.requires_grad_(False).eval()
     initialise_head(model, head, seed)
-    digest = _digest(resolved, chosen, model, head)
+    digest = _digest(resolved, files, chosen, model, head)
     return Backbone(source, model, tokenizer, head, chosen, digest, backbone_parameters(model, head))
 
 
@@ -159,15 +159,11 @@ def parse_dtype(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("model*.safetensors"))
-
-
-def _digest(source: ModelSource, pooling: Pooling, model: Any, head: Sequence[str]) -> str:
+def _digest(source: ModelSource, weights: list[Path] | None, pooling: Pooling, model: Any, head: Sequence[str]) -> str:
     """sha256 over the pooling and over the files of a folder, or over the loaded weights of a Hub model."""
     digest = hashlib.sha256(f"pooling {pooling}\n".encode())
-    if source.folder is not None:
-        _update_from_files(digest, [source.folder / "config.json", *_weight_files(source.folder)])
+    if source.folder is not None and weights is not None:
+        _update_from_files(digest, [source.folder / "config.json", *weights])
     else:
         _update_from_weights(digest, model, head)
     return digest.hexdigest()

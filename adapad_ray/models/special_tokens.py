@@ -27,18 +27,19 @@ def marked_texts(texts: Any, tokenizer: Any, added_tokens: int | None) -> Marked
         texts: `tokens` and `offsets` of the split.
         added_tokens: special tokens that the tokenizer adds to every text; None for as many as every text has.
     """
-    ids = _special_ids(tokenizer)
-    of_text = np.repeat(np.arange(len(texts.offsets) - 1), np.diff(texts.offsets))
+    ids, count = _special_ids(tokenizer), len(texts.offsets) - 1
+    counts = np.zeros((count, len(ids)), dtype=np.int64)
     places = np.flatnonzero(np.isin(texts.tokens, ids, kind="table"))
-    counts = np.zeros((len(texts.offsets) - 1, len(ids)), dtype=np.int64)
-    np.add.at(counts, (of_text[places], np.searchsorted(ids, texts.tokens[places])), 1)
+    of_text = np.searchsorted(texts.offsets, places, side="right") - 1
+    np.add.at(counts, (of_text, np.searchsorted(ids, texts.tokens[places])), 1)
+    if not counts.size:
+        return MarkedTexts(np.arange(0), (), np.arange(0))
     totals = counts.sum(axis=1)
-    rows = np.flatnonzero(totals > (totals.min(initial=0) if added_tokens is None else added_tokens))
-    usual = counts[totals == totals.min(initial=0)].max(axis=0, initial=0) if len(totals) else totals
+    rows = np.flatnonzero(totals > (totals.min() if added_tokens is None else added_tokens))
+    usual = counts[totals == totals.min()].max(axis=0)
     written = tuple(int(token) for token in ids[(counts[rows] > usual).any(axis=0)])
-    differs = counts.max(axis=0, initial=0) > counts.min(axis=0) if len(totals) else np.zeros(len(ids), dtype=bool)
-    extremes = np.unique(np.concatenate([counts[:, differs].argmax(axis=0), counts[:, differs].argmin(axis=0)]))
-    return MarkedTexts(rows, written, extremes.astype(np.int64))
+    differing = counts[:, counts.max(axis=0) > counts.min(axis=0)]
+    return MarkedTexts(rows, written, np.unique([differing.argmax(axis=0), differing.argmin(axis=0)]).astype(np.int64))
 
 
 def _special_ids(tokenizer: Any) -> np.ndarray:

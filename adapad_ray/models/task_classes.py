@@ -47,6 +47,15 @@ def project_classifier(config: Any, pooling: Pooling, auto_class: str) -> Callab
     return MeanPooledClassifier if pooling == "mean" else None
 
 
+def reads_last_position(config: Any) -> bool:
+    """Return whether the model's own classifier reads the last position, whatever token stands there.
+
+    Other classifiers of decoders look for the last token that is no padding. XLNet counts positions from one token to
+    another, so that padding on the left does not shift them.
+    """
+    return config.model_type == "xlnet" and getattr(config, "summary_type", "last") == "last"
+
+
 def without_pooler(config: Any) -> dict[str, bool]:
     """Return the keyword argument that leaves out an encoder's pooler, where the architecture has one.
 

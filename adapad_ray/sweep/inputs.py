@@ -108,7 +108,12 @@ def _check_reading(spec: SweepSpec, model: nn.Module, tokenizer: Any, raw: RawTa
             tokenizer,
             splits,
             added_tokens=None if prompts else tokenizer.num_special_tokens_to_add(pair=pair),
-            pad=partial(pad_to_multiple, multiple=multiple, pad_token_id=tokenizer.pad_token_id),
+            pad=partial(
+                pad_to_multiple,
+                multiple=multiple,
+                pad_token_id=tokenizer.pad_token_id,
+                left=getattr(splits["train"], "pads_left", False),
+            ),
             answer_tokens=_answer_tokens(data),
         )
     )
