@@ -79,6 +79,8 @@ class CompressionReport:
     relative_error: float
     """‖ΔW' - ΔW‖ / ‖ΔW‖ over all modules for the stored factors: the cut and the rounding to their dtype."""
     modules: list[ModuleReport]
+    notes: list[str]
+    """What was read otherwise than it stands in the adapter's files."""
 
     @property
     def ranks(self) -> tuple[int, int]:
@@ -97,7 +99,8 @@ def compress_adapter(
 ) -> CompressionReport:
     """Cuts the adapter in `source` and writes a PEFT adapter and a report to the folder `to`.
 
-    The factors keep their dtype. Modules of rank 0 are left out. `modules_to_save` are copied unchanged.
+    The factors keep their dtype, but 8 bits become bfloat16. Modules of rank 0 are left out. `modules_to_save` and
+    resized embeddings are copied unchanged.
 
     Args:
         ratio: share of all singular values to keep.
@@ -130,6 +133,7 @@ def compress_adapter(
         energy_kept=sum(spectra[name].energy(rank) for name, rank in ranks.items()) / total,
         relative_error=math.sqrt(_squared_error(exact, factors) / total),
         modules=[_module_report(name, s, ranks.get(name, 0)) for name, s in spectra.items()],
+        notes=list(adapter.notes),
     )
     about = {key: value for key, value in asdict(report).items() if key != "modules"}
     try:

@@ -37,11 +37,11 @@ def pass_shapes(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
         model(**inputs)
 
 
-class _WholeNumbersOnly(TorchDispatchMode):
+class _WholeNumbersOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Computes whole numbers and booleans on the CPU, and of everything else the shape."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._tables = {id(parameter): name for name, parameter in model.named_parameters()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -80,7 +80,6 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
     reader, own = kind.planning_reader(spec.model)
     data = kind.assume(source, reader, limits) if raw is None else kind.encode(raw, reader, limits)
     model = kind.skeleton(spec.model, data, pooling=spec.pooling)
-    checkable = own and raw is not None
     return SweepInputs(
         model,
         backbone_parameters(model),
@@ -89,13 +88,13 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
         tokens_are_words=not own and raw is not None,
         rows_are_assumed=raw is None,
         sizes_are_packaged=keeps_sizes(spec.model),
-        warnings=_check_reading(spec, model, reader, raw, data) if checkable else (),
+        warnings=_check_reading(spec, model, reader, raw, data) if own and raw is not None else (),
     )
 
 
 def _check_reading(spec: SweepSpec, model: nn.Module, tokenizer: Any, raw: RawTask, data: TaskData) -> tuple[str, ...]:
     """Check that the model can read every text; return what is only suspicious. Other data need no check."""
-    splits = {name: getattr(split, "windows", split) for name, split in data.splits.items()}
+    splits: dict[str, Any] = {name: getattr(split, "windows", split) for name, split in data.splits.items()}
     if not all(hasattr(split, "tokens") for split in splits.values()):
         return ()
     prompts = TYPES[data.type].auto_class == CAUSAL

@@ -103,7 +103,10 @@ def check_length(tokenizer: Any, max_length: int, *, pair: bool, room: int = 1) 
 
 
 def encode_texts(frame: pd.DataFrame, tokenizer: Any, max_length: int, label_type: type) -> EncodedSplit:
-    """Tokenise `text` and `text_pair`, each sequence cut to `max_length` tokens; batches pad on the tokenizer's side."""
+    """Tokenise `text` and `text_pair`, each sequence cut to `max_length` tokens.
+
+    Batches are padded on the tokenizer's side.
+    """
     pairs = frame["text_pair"].tolist() if "text_pair" in frame else None
     encoded = tokenizer(
         frame["text"].tolist(), pairs, truncation=True, max_length=max_length, return_attention_mask=False
