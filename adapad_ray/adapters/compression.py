@@ -122,7 +122,8 @@ def compress_adapter(
     ranks = allocate(spectra, keep, chosen)
     total = sum(s.energy() for s in spectra.values())
     factors = {name: _stored(spectra[name], rank, *adapter.factors[name]) for name, rank in ranks.items()}
-    deployed = DeployedAdapter(factors, adapter.saved, tuple(adapter.config.modules_to_save or ()))
+    saved = {_name_in_peft(name, factors): tensor for name, tensor in adapter.saved.items()}
+    deployed = DeployedAdapter(factors, saved, tuple(adapter.config.modules_to_save or ()))
     report = CompressionReport(
         source_sha256=hashlib.sha256((source / ADAPTER_WEIGHTS).read_bytes()).hexdigest(),
         cut=chosen,
@@ -180,6 +181,12 @@ def _stored(spectrum: Spectrum, rank: int, a: Tensor, b: Tensor) -> tuple[Tensor
     if not all(factor.isfinite().all() for factor in new):
         raise BadRequestError(f"an update of this adapter, multiplied by its scale, is too large for {dtype}")
     return new[0], new[1]
+
+
+def _name_in_peft(name: str, factors: Factors) -> str:
+    """The name of a saved weight in the adapted model, where it may be that of an adapted output embedding."""
+    module, _, leaf = name.rpartition(".")
+    return f"{module}.base_layer.{leaf}" if module in factors else name
 
 
 def _squared_error(exact: Factors, stored: Factors) -> float:

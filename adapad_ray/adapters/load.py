@@ -33,8 +33,10 @@ _EIGHT_BITS = tuple(f"torch.float8_{kind}" for kind in ("e4m3fn", "e4m3fnuz", "e
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])(\.(?P<adapter>[\w-]+))?\.weight")
 _NAMED_COPY = re.compile(r"(.+)\.modules_to_save\.[\w-]+\.([^.]+(\..+)?)")
-_EMBEDDING = re.compile(r"(.+\.)?(embed_tokens|lm_head|wte|word_embeddings?|shared|embed_in|embed_out)\.(weight|bias)")
-"""Names of embeddings, which PEFT saves beside the factors where the vocabulary was resized."""
+_EMBEDDING = re.compile(
+    r"((?:.+\.)?(?:embed_tokens|lm_head|wte|word_embeddings?|shared|embed_in|embed_out))(\.base_layer)?(\.weight|\.bias)"
+)
+"""Names of embeddings, which PEFT saves beside the factors where the vocabulary was resized or one is adapted."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def _pair_factors(
         elif ".lora_magnitude_vector" in name:
             raise BadRequestError(f"{name}: the adapter is a DoRA, whose update is not a plain B A")
         elif ".original_module." not in name:  # the base model's own, which the saved copy replaces
-            rest[_NAMED_COPY.sub(r"\1.\2", name)] = tensor
+            rest[_EMBEDDING.sub(r"\1\3", _NAMED_COPY.sub(r"\1.\2", name))] = tensor
     if len(adapters) > 1:
         names = ", ".join(sorted(name or "one without a name" for name in adapters))
         raise BadRequestError(f"{ADAPTER_WEIGHTS} holds the factors of several adapters ({names}): keep those of one")
