@@ -99,7 +99,7 @@ def compress_adapter(
 ) -> CompressionReport:
     """Cuts the adapter in `source` and writes a PEFT adapter and a report to the folder `to`.
 
-    The factors keep their dtype, but 8 bits become bfloat16. Modules of rank 0 are left out. `modules_to_save` and
+    The factors keep their dtype, but 8 bits become fp32. Modules of rank 0 are left out. `modules_to_save` and
     resized embeddings are copied unchanged.
 
     Args:

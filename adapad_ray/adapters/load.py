@@ -133,7 +133,7 @@ def _read_tensors(folder: Path, notes: list[str]) -> dict[str, Tensor]:
         if name in tensors:
             raise BadRequestError(f"{path} holds {name} twice, once without {', '.join(removed)} in its name")
         if str(tensor.dtype) in _EIGHT_BITS:
-            tensor = tensor.to(torch.bfloat16)
+            tensor = tensor.float()
         if not tensor.is_floating_point() or tensor.itemsize == 1:
             raise BadRequestError(f"{path}: {name} is {tensor.dtype}, not floating point of 8 to 64 bits")
         if not tensor.isfinite().all():
@@ -141,11 +141,10 @@ def _read_tensors(folder: Path, notes: list[str]) -> dict[str, Tensor]:
         tensors[name] = tensor
     if removed:
         notes.append(
-            f"{', '.join(removed)} was removed from the names of modules: with it, PEFT could not have loaded the "
-            "adapter"
+            f"{', '.join(removed)} was removed from the names of modules: PEFT would have ignored their weights"
         )
     if eight_bits:
-        notes.append(f"tensors of {', '.join(eight_bits)} are kept as torch.bfloat16, which holds them exactly")
+        notes.append(f"tensors of {', '.join(eight_bits)} are kept as torch.float32")
     return tensors
 
 
@@ -171,8 +170,7 @@ def _pair_factors(
         raise BadRequestError(f"{ADAPTER_WEIGHTS} holds the factors of several adapters ({names}): keep those of one")
     if adapters and adapters != {""}:
         notes.append(
-            f"the adapter's name {min(adapters)!r} was removed from the names of its factors: PEFT would have ignored "
-            "them"
+            f"the adapter's name {min(adapters)!r} was removed from the names of its factors, as PEFT's files lack it"
         )
     if not halves:
         raise BadRequestError(f"{ADAPTER_WEIGHTS} holds no LoRA factor (…lora_A.weight and …lora_B.weight)")

@@ -129,11 +129,11 @@ def test_what_peft_cannot_load_for_the_names_of_its_tensors_is_mended_and_said(t
     assert len(report.notes) == 1 and note in report.notes[0]
 
 
-def test_factors_of_8_bits_are_cut_in_more_precise_ones(tmp_path):
+def test_factors_of_8_bits_are_cut_in_fp32(tmp_path):
     adapter = save_adapter("plain", tmp_path / "peft", torch.float8_e4m3fn)
     report = compress_adapter(adapter.folder, tmp_path / "out", ratio=1.0)
-    assert report.relative_error < 1e-2 and "float8_e4m3fn" in report.notes[0]
-    np.testing.assert_allclose(adapter.logits(tmp_path / "out"), adapter.logits(), rtol=0, atol=0.02)
+    assert "float8_e4m3fn" in report.notes[0]
+    np.testing.assert_allclose(adapter.logits(tmp_path / "out"), adapter.logits(), rtol=0, atol=1e-5)
 
 
 def test_a_doubled_alpha_and_a_halved_b_are_the_same_adapter(tmp_path):

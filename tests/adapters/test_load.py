@@ -147,12 +147,12 @@ def test_two_adapters_in_one_file_and_names_that_become_equal_are_refused(adapte
         load_adapter(adapter(changes={"_orig_mod.enc.0.query.lora_A.weight": torch.ones(4, 6)}))
 
 
-def test_factors_of_8_bits_become_bfloat16_without_loss(adapter):
+def test_factors_of_8_bits_become_fp32(adapter):
     a = torch.randn(4, 6).to(torch.float8_e4m3fn)
     loaded = load_adapter(adapter(changes={"enc.0.query.lora_A.weight": a}))
-    assert loaded.factors["enc.0.query"][0].dtype == torch.bfloat16
+    assert loaded.factors["enc.0.query"][0].dtype == torch.float32
     assert torch.equal(loaded.factors["enc.0.query"][0].float(), a.float())
-    assert loaded.notes == ("tensors of torch.float8_e4m3fn are kept as torch.bfloat16, which holds them exactly",)
+    assert loaded.notes == ("tensors of torch.float8_e4m3fn are kept as torch.float32",)
 
 
 def test_resized_embeddings_beside_the_factors_are_kept(adapter):
