@@ -21,6 +21,7 @@ from adapad_ray.models.target_modules import base_prefix
 from adapad_ray.models.task_classes import (
     CAUSAL,
     SEQUENCES,
+    check_architecture,
     choose_pooling,
     project_classifier,
     without_pooler,
@@ -86,7 +87,7 @@ def load_backbone(
     chosen = choose_pooling(resolved, pooling, num_labels, auto_class)
     files = None if resolved.folder is None else weight_files(resolved.folder, source)
     with reading_model(source), torch.random.fork_rng():
-        model, missing = _read_weights(resolved, num_labels, auto_class, chosen, torch_dtype)
+        model, missing = _read_weights(source, resolved, num_labels, auto_class, chosen, torch_dtype)
     if isinstance(getattr(model, "generation_config", None), transformers.GenerationConfig):
         # Settings of generation_config.json, such as a repetition penalty, would change greedy answers.
         model.generation_config = transformers.GenerationConfig()
@@ -130,10 +131,11 @@ def backbone_parameters(model: nn.Module, head_modules: Sequence[str] = ()) -> i
 
 
 def _read_weights(
-    source: ModelSource, num_labels: int, auto_class: str, pooling: Pooling, dtype: torch.dtype
+    name: str, source: ModelSource, num_labels: int, auto_class: str, pooling: Pooling, dtype: torch.dtype
 ) -> tuple[Any, set[str]]:
     """Return the model with its head, and the names of the parameters that the checkpoint lacks."""
     config = read_config(source)
+    check_architecture(config, auto_class, name)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
     options |= {"use_safetensors": True, "trust_remote_code": False}
     if (classifier := project_classifier(config, pooling, auto_class)) is not None:

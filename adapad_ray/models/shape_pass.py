@@ -30,8 +30,8 @@ def pass_shapes(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
 
     Raises:
         MissingRowError: a token, a token type or a position has no row in its table of embeddings.
-        NotImplementedError: the pass depends on the value of a floating-point number.
-        Exception: whatever the model raises.
+        RuntimeError: the pass depends on the value of a floating-point number, or lengths do not match.
+        Exception: whatever else the model raises.
     """
     with torch.no_grad(), _WholeNumbersOnly(model):
         model(**inputs)
@@ -47,8 +47,10 @@ class _WholeNumbersOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute one operation."""
         kwargs = kwargs or {}
-        if func is torch.ops.aten.embedding.default:
-            self._check(args[0], args[1])
+        for table, dimension, indices in _look_ups(func, args):
+            self._check(table, dimension, indices)
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool and not _known(args[0]):
+            return False  # models ask whether there is an infinite number, or no padding at all
         tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
         if tensors and all(map(_known, tensors)):
             if not _makes_floats(func, args, kwargs):
@@ -58,12 +60,25 @@ class _WholeNumbersOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to(_META), (_whole_indices(func, args), kwargs))
         return func(*args, **_on(_META, kwargs))
 
-    def _check(self, table: Tensor, indices: Tensor) -> None:
-        if not _known(indices) or not indices.numel():
+    def _check(self, table: Tensor, dimension: int, indices: Tensor) -> None:
+        if not _known(indices) or indices.dtype == torch.bool or not indices.numel():
             return
-        low, high = int(indices.min()), int(indices.max())
-        if low < 0 or high >= len(table):
-            raise MissingRowError(self._tables.get(id(table), "an embedding"), len(table), low if low < 0 else high)
+        rows, low, high = table.shape[dimension], int(indices.min()), int(indices.max())
+        if low < -rows or high >= rows:
+            name = self._tables.get(id(table), "a table of numbers")
+            raise MissingRowError(name, rows, low if high < rows else high)
+
+
+def _look_ups(func: Any, args: Any) -> list[tuple[Tensor, int, Tensor]]:
+    """Tables that an operation reads by indices: table, dimension, indices."""
+    aten = torch.ops.aten
+    if func is aten.embedding.default:
+        return [(args[0], 0, args[1])]
+    if func in (aten.gather.default, aten.index_select.default):
+        return [(args[0], args[1], args[2])]
+    if func is aten.index.Tensor and not any(index is not None and index.dtype == torch.bool for index in args[1]):
+        return [(args[0], dimension, index) for dimension, index in enumerate(args[1]) if index is not None]
+    return []
 
 
 def _known(tensor: Tensor) -> bool:

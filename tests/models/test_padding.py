@@ -8,11 +8,13 @@ import pytest
 import torch
 import transformers
 
-from adapad_ray.models import CAUSAL, SEQUENCES, load_backbone
+from adapad_ray.errors import BadRequestError
+from adapad_ray.models import CAUSAL, SEQUENCES, load_backbone, load_skeleton
 from adapad_ray.tasks.encoding.prompts import prompted
 from adapad_ray.tasks.encoding.texts import encode_texts
 from adapad_ray.training.batches import pad_to_multiple
 from tests.architectures import ARCHITECTURES, DECODER, ENCODER
+from tests.models.tiny_configs import words
 
 SMALL = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0}
 EOS = {"bos_token_id": 2, "eos_token_id": 3}
@@ -59,8 +61,8 @@ TEXTS = ["w5 w9", "w7 w5 w21 w30 w8 w9 w10 w11 w12 w13 w14", "w20 w5 w6 w7 w8"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Saves a model of an architecture with a tokenizer of words that pads on the wrong side unless told otherwise."""
-    tokenizer = words("[CLS]", "[SEP]")
+    """Saves a model of an architecture with a tokenizer of words that says nothing about the side of the padding."""
+    tokenizer = words()
 
     def save(name):
         target, config = tmp_path_factory.mktemp("models") / name, CONFIGS[name]()
@@ -72,21 +74,6 @@ def folder(tmp_path_factory):
         return str(target)
 
     return save
-
-
-def words(opening, closing):
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    vocabulary = {"[PAD]": 0, "[UNK]": 1, opening: 2, closing: 3} | {f"w{i}": i for i in range(4, 100)}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.post_processor = processors.TemplateProcessing(
-        single=f"{opening} $A {closing}", special_tokens=[(opening, 2), (closing, 3)]
-    )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", cls_token=opening, sep_token=closing,
-        eos_token=closing, model_max_length=32, padding_side="left",
-    )  # fmt: skip
 
 
 def logits(backbone, split, rows, multiple=1):
@@ -117,6 +104,20 @@ def test_a_text_has_the_same_logits_alone_and_beside_longer_texts(name, folder):
         torch.testing.assert_close(logits(backbone, split, [0, 2], 8), alone, rtol=0, atol=1e-5)
         texts = encode_texts(frame.iloc[::-1], backbone.tokenizer, 32, np.int64)
         assert not torch.allclose(logits(backbone, texts, [0]), alone, atol=1e-3)
+
+
+@pytest.mark.parametrize("config", [transformers.FNetConfig, transformers.NystromformerConfig, transformers.YosoConfig])
+def test_architectures_that_mix_padding_into_texts_are_refused(config, tmp_path):
+    config().save_pretrained(tmp_path)
+    with pytest.raises(BadRequestError, match="mix padding into the states of a text"):
+        load_skeleton(str(tmp_path), 2)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlnet"])
+def test_an_encoder_is_no_causal_language_model(name, tmp_path):
+    CONFIGS[name]().save_pretrained(tmp_path)
+    with pytest.raises(BadRequestError, match="needs a causal language model"):
+        load_skeleton(str(tmp_path), 1, auto_class=CAUSAL)
 
 
 @pytest.mark.parametrize("name", DECODERS)
