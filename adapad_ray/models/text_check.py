@@ -17,7 +17,6 @@ from adapad_ray.models.special_tokens import MarkedTexts, marked_texts
 Batch = dict[str, Tensor]
 
 _RESIZE = "resize the model's embedding with model.resize_token_embeddings(len(tokenizer)) and save both"
-_NO_TYPES = "set model_input_names to input_ids and attention_mask in its tokenizer_config.json"
 
 
 class Texts(Protocol):
@@ -118,12 +117,7 @@ def _check_pass(reading: Reading, split: str, rows: np.ndarray, answer_tokens: i
     if isinstance(error, MissingRowError) and any(part in error.table for part in ("type", "segment")):
         raise BadRequestError(
             f"the tokenizer of model {reading.source!r} marks texts with type {error.index}, but the model has "
-            f"{error.rows} types: {_NO_TYPES}"
-        ) from error
-    if isinstance(error, TypeError) and "token_type_ids" in str(error):
-        raise BadRequestError(
-            f"the tokenizer of model {reading.source!r} marks second texts with token_type_ids, which the model does "
-            f"not take: {_NO_TYPES}"
+            f"{error.rows} types: set model_input_names to input_ids and attention_mask in its tokenizer_config.json"
         ) from error
     if isinstance(error, TypeError | ValueError):
         reason = str(error).strip().partition("\n")[0].rstrip(".")
