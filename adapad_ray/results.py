@@ -42,6 +42,8 @@ class CellIdentity(Record):
     """Deployed adapter parameters; None for a method without a budget (`head_only`)."""
     seed: int
     dtype: str
+    precision: Literal["full", "mixed"] = "full"
+    """`mixed`: in training, the products with frozen weights are in bf16."""
     threads: int
     parent: str | None = None
     """Id of the cell whose adapter a post-hoc method cuts."""

@@ -1,4 +1,4 @@
-"""Compares the step time of PEFT's LoRA with this project's LoRA and AdaPaD, paired in one process on one thread.
+"""Compares step times: PEFT's LoRA with LoRA and AdaPaD here, in full and in mixed precision, paired on one thread.
 
     python benchmarks/step_time.py [--runs 25] [--ranks 2 8]
 
@@ -39,9 +39,11 @@ def one_batch(backbone: Backbone) -> EncodedSplit:
     return data.splits["train"]
 
 
-def ours(method: str, config: dict[str, object], rank: int, split: EncodedSplit) -> Callable[[], None]:
+def ours(
+    method: str, config: dict[str, object], rank: int, split: EncodedSplit, precision: str = "full"
+) -> Callable[[], None]:
     """A step of one of this project's methods with `rank` components on every module of a fresh backbone."""
-    backbone = load_backbone("minilm-l6", 2)
+    backbone = load_backbone("minilm-l6", 2, precision=precision)
     modules = target_modules(backbone.model, "all-linear")
     cls = METHODS[method]
     budget = rank * sum(m.component_cost for m in modules)
@@ -101,6 +103,8 @@ def main() -> None:
             "PEFT LoRA": by_peft(rank, split),
             "our LoRA": ours("lora", {}, rank, split),
             f"AdaPaD, {rank} lanes": ours("adapad", {"initial_rank": rank, "r_max": rank}, rank, split),
+            "our LoRA, mixed": ours("lora", {}, rank, split, "mixed"),
+            f"AdaPaD, {rank} lanes, mixed": ours("adapad", {"initial_rank": rank, "r_max": rank}, rank, split, "mixed"),
         }
         seconds: dict[str, list[float]] = {name: [] for name in candidates}
         names = list(candidates)
@@ -111,11 +115,14 @@ def main() -> None:
                 if run >= 0:
                     seconds[name].append(time.process_time() - start)
         times = {name: np.array(values) for name, values in seconds.items()}
-        peft_time, lora_time, adapad_time = times.values()
+        peft_time, lora_time, adapad_time, mixed_time, mixed_adapad_time = times.values()
         rows = [
             ("PEFT LoRA", peft_time, "", ""),
             ("our LoRA", lora_time, ratio(lora_time, peft_time), "PEFT LoRA"),
             (f"AdaPaD, {rank} lanes", adapad_time, ratio(adapad_time, rank * lora_time), f"{rank} x our LoRA"),
+            ("our LoRA, mixed", mixed_time, ratio(mixed_time, lora_time), "our LoRA"),
+            ("our LoRA, mixed", mixed_time, ratio(mixed_time, peft_time), "PEFT LoRA"),
+            (f"AdaPaD, {rank} lanes, mixed", mixed_adapad_time, ratio(mixed_adapad_time, adapad_time), "AdaPaD"),
         ]
         for name, values, share, of in rows:
             print(f"| {rank} | {name} | {1e3 * np.median(values):.1f} | {share} | {of} |")

@@ -18,6 +18,7 @@ from adapad_ray.adapters.lane import Lane
 from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.budget import ModuleShape
 from adapad_ray.frozen_linear.dispatch import frozen_linear
+from adapad_ray.frozen_linear.mixed import COPY
 
 ADAPTER = "default"
 """Name of the adapter inside PEFT's layers."""
@@ -54,7 +55,7 @@ class FullModel(SingleBlockModel):
         self._trained: dict[str, nn.Parameter] = {}
         for path, module in model.named_modules():
             for key, original in list(module.named_parameters(recurse=False)):
-                if id(original) in heads:
+                if id(original) in heads or key == COPY:
                     continue
                 if id(original) not in copies:
                     dtype = torch.promote_types(original.dtype, torch.float32)

@@ -14,6 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from adapad_ray.frozen_linear.mixed import use_bf16_products
 from adapad_ray.methods import METHODS, CellContext
 from adapad_ray.models.backbone import parse_dtype
 from adapad_ray.models.target_modules import target_modules
@@ -121,7 +122,10 @@ def _pass_rate(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float, dev
 def _with_random_weights(spec: SweepSpec, inputs: SweepInputs) -> nn.Module:
     kind = TYPES[inputs.data.type]
     model = kind.skeleton(spec.model, inputs.data, pooling=spec.pooling, device="cpu")
-    return model.to(parse_dtype(spec.dtype))
+    model = model.to(parse_dtype(spec.dtype))
+    if inputs.precision == "mixed":
+        use_bf16_products(model)
+    return model
 
 
 def _product_rate(device: str) -> float:

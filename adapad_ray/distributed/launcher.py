@@ -1,15 +1,14 @@
-"""The launcher: an actor that keeps the Ray Train run of every worker group alive."""
+"""The launcher: an actor that keeps the Ray Train run of a worker group alive."""
 
 from __future__ import annotations
 
 import shutil
+import uuid
 from contextlib import suppress
 from typing import Any
 
-from ray.exceptions import RayActorError
-
 from adapad_ray.distributed.jobs import WorkerConfig
-from adapad_ray.distributed.ray_internals import lean_torch_trainer, remove_orphaned_placement_groups
+from adapad_ray.distributed.ray_internals import lean_torch_trainer, remove_placement_groups_of_this_actor
 
 # Training frees and allocates the same large tensors in every step. By default glibc returns them to the kernel and
 # faults them in again, thousands of pages a step. Other allocators ignore these variables. One arena, because a job
@@ -22,29 +21,28 @@ _KEEP_MEMORY = {
 
 
 class Launcher:
-    """An actor that calls `TorchTrainer.fit`, one thread per group, and again whenever a controller has died.
+    """An actor that runs `TorchTrainer.fit` for one worker group, Ray Train's controller included.
 
-    It is a process of its own, because killing it ends every trainer at once in any state, and because nothing that Ray
-    Train prints or does with signals then reaches the driver.
+    It is a process of its own, because killing it ends its group in any state, and because nothing that Ray Train
+    prints or does with signals then reaches the driver. When it dies, Ray restarts it and calls `keep_alive` again.
     """
 
     def keep_alive(self, config: WorkerConfig, name: str, storage: str) -> None:
         """Return when the pool stops.
 
         Args:
-            name: of Ray Train's run.
+            name: of Ray Train's runs.
             storage: temporary folder that Ray Train demands.
         """
         import ray.train
 
+        remove_placement_groups_of_this_actor()
         stopped = config.queue.stopped.remote()
-        restarts = 0
-        while not ray.wait([stopped], timeout=1.0 if restarts else 0.0)[0]:
-            remove_orphaned_placement_groups()
-            # Either error means that the controller is gone, and its workers with it.
-            with suppress(ray.train.TrainingFailedError, RayActorError):
-                _trainer(config, f"{name}-restart-{restarts}" if restarts else name, storage).fit()
-            restarts += 1
+        failures = 0
+        while not ray.wait([stopped], timeout=1.0 if failures else 0.0)[0]:
+            with suppress(ray.train.TrainingFailedError):
+                _trainer(config, f"{name}-{uuid.uuid4().hex[:6]}", storage).fit()
+            failures += 1
         shutil.rmtree(storage, ignore_errors=True)  # a group that was starting wrote after the driver removed it
 
 

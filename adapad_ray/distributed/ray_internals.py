@@ -6,6 +6,7 @@ Ray gives no promise about them. All were checked against Ray 2.60.0; check them
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -52,7 +53,7 @@ SUBMISSION_LOGGERS = (
 
 # Callbacks of Ray Train that start an actor each. One distributes Ray Data sets, which are not used. The placement
 # group cleaner is detached: without the dashboard's packages it does not notice that its controller was killed, and
-# stays until the cluster ends. `remove_orphaned_placement_groups` does its work.
+# stays until the cluster ends. `remove_placement_groups_of_this_actor` does its work.
 _UNUSED_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 
 
@@ -117,20 +118,17 @@ def autoscaling_limit() -> dict[str, float] | None:
     return limit
 
 
-def remove_orphaned_placement_groups() -> None:
-    """Remove the placement groups of this driver's dead actors.
+def remove_placement_groups_of_this_actor() -> None:
+    """Remove the placement groups that this actor made before it was restarted.
 
     A killed controller of Ray Train, even one whose workers are still starting, leaves its placement group behind until
-    the driver ends. The next controller would wait for these very resources. Public functions do not tell who created a
+    the driver ends. After a restart it would wait for these very resources. Public functions do not tell who created a
     placement group.
     """
-    job = ray.get_runtime_context().get_job_id()
+    myself = ray.get_runtime_context().get_actor_id()
     for entry in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(entry)
-        # A group that the driver itself made, such as Tune's for a trial, has no actor and counts as a dead one's.
-        by_an_actor = group.creator_actor_id != ray.ActorID.nil().binary()
-        orphaned = by_an_actor and group.creator_actor_dead and not group.is_detached
-        if orphaned and group.creator_job_id.hex() == job:
+        if group.creator_actor_id.hex() == myself:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
@@ -145,12 +143,35 @@ async def ping(actor: ray.actor.ActorHandle) -> None:
 
 
 def lean_torch_trainer(*args: Any, **kwargs: Any) -> Any:
-    """Make a `TorchTrainer` without the callbacks that start helper actors of no use here."""
+    """Make a `TorchTrainer` whose `fit` needs no processes beside the workers.
+
+    Ray Train starts an actor for its controller and one each for callbacks of no use here. A process takes Ray more
+    than a second, and the controller is imported once more. Here the controller runs in the calling actor.
+    """
     import ray.train.torch
+    from ray.train.v2._internal.execution.controller import TrainController
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+
+    class FixedGroup(FixedScalingPolicy):  # type: ignore[misc]
+        """Leaves out the requests to the autoscaling coordinator: the placement group itself makes a cluster grow."""
+
+        def after_controller_start(self, train_run_context: Any) -> None:
+            pass
+
+        def _maybe_send_resource_request(self) -> None:
+            pass
 
     class Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
             return [c for c in super()._create_default_callbacks() if type(c).__name__ not in _UNUSED_CALLBACKS]
+
+        def _initialize_and_run_controller(self, **settings: Any) -> Any:
+            async def run() -> Any:
+                controller = TrainController(**settings | {"scaling_policy": FixedGroup(self.scaling_config)})
+                await controller.run()
+                return controller.get_result()
+
+            return asyncio.run(run())
 
     return Trainer(*args, **kwargs)
 

@@ -31,7 +31,7 @@ class WorkerPool:
     A group computes one job at a time, with all its workers. `setup` runs once in each worker process, and `run` once
     per job and rank with the value that `setup` returned. Both are module-level functions and are sent by name. An
     exception of `run` ends its job only. When a process dies, its group restarts and the job goes back to the queue, up
-    to `max_attempts` starts in all. A group whose Ray Train controller died is built again.
+    to `max_attempts` starts in all. A group whose launcher died is built again.
 
     Each worker has `max(1, int(cpus_per_worker))` torch threads. A worker's current directory is not the driver's, so
     paths in payloads must be absolute.
@@ -83,27 +83,20 @@ class WorkerPool:
             .remote(self.groups, self._workers, self._max_attempts)
         )
         users_environment = {key: value for key, value in os.environ.items() if key.startswith("RAY_TRAIN_")}
-        self._launcher = (
-            ray.remote(Launcher)
-            .options(
-                num_cpus=0,
-                max_restarts=-1,
-                max_task_retries=-1,
-                max_concurrency=self.groups,
-                scheduling_strategy=here,
-                runtime_env={"env_vars": {**TRAIN_ENVIRONMENT, **users_environment}},
-                name=f"{self._name}-launcher",
-            )
-            .remote()
-        )
-        self._groups_alive = [
-            self._launcher.keep_alive.remote(
-                WorkerConfig(queue=self._queue, group=group, **self._settings),
-                f"{self._name}-group-{group}",
-                self._storage,
-            )
-            for group in range(self.groups)
-        ]
+        options = {
+            "num_cpus": 0,
+            "max_restarts": -1,
+            "max_task_retries": -1,
+            "scheduling_strategy": here,
+            "runtime_env": {"env_vars": {**TRAIN_ENVIRONMENT, **users_environment}},
+        }
+        self._launchers, self._groups_alive = [], []
+        for group in range(self.groups):
+            name = f"{self._name}-group-{group}"
+            config = WorkerConfig(queue=self._queue, group=group, **self._settings)
+            launcher = ray.remote(Launcher).options(**options, name=f"{name}-launcher").remote()
+            self._launchers.append(launcher)
+            self._groups_alive.append(launcher.keep_alive.remote(config, name, self._storage))
         return self
 
     def __exit__(
@@ -139,22 +132,22 @@ class WorkerPool:
     def close(self) -> None:
         """End all groups and abandon their jobs. Further calls do nothing.
 
-        A group that is still starting ends by itself once its workers are up: killing its controller now would leave
+        A group that is still starting ends by itself once its workers are up: killing its launcher now would leave
         its resources reserved until the driver ends.
         """
-        if self._launcher is None:
+        launchers, self._launchers = self._launchers, []
+        if not launchers:
             return
-        launcher, self._launcher = self._launcher, None
         try:
             ray.get(self._queue.stop.remote(), timeout=_CLOSE_SECONDS)
             _, starting = ray.wait(self._groups_alive, num_returns=self.groups, timeout=_CLOSE_SECONDS)
         except (RayActorError, GetTimeoutError):
-            starting = []  # the queue died, and the groups end with their launcher
+            starting = []  # the queue died, and the groups end with their launchers
         finally:
             shutil.rmtree(self._storage, ignore_errors=True)
         if not starting:
-            ray.kill(launcher)
-            ray.kill(self._queue)
+            for actor in [*launchers, self._queue]:
+                ray.kill(actor)
 
     def _call(self, reply: ray.ObjectRef) -> Any:
         """Wait for a reply of the queue, and raise the queue's own errors."""

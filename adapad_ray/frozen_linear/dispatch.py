@@ -10,11 +10,14 @@ from torch.nn.modules.conv import _ConvNd
 from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.base import FrozenLinear
 from adapad_ray.frozen_linear.dense import DenseLinear, TransposedLinear
+from adapad_ray.frozen_linear.mixed import MixedDense, MixedTransposed
 
 FORMS: Mapping[str, type[FrozenLinear]] = {
     "torch.nn.modules.linear.Linear": DenseLinear,
     "transformers.models.falcon.modeling_falcon.FalconLinear": DenseLinear,
     "transformers.pytorch_utils.Conv1D": TransposedLinear,
+    "adapad_ray.frozen_linear.mixed.MixedLinear": MixedDense,
+    "adapad_ray.frozen_linear.mixed.MixedConv1D": MixedTransposed,
 }
 """Full class name → form. Names, so that no optional library is imported.
 
@@ -37,7 +40,7 @@ def frozen_linear(module: nn.Module, path: str) -> FrozenLinear:
         return form(module)
     else:
         what = f"{type(module).__name__} with a weight of class {type(module.weight).__name__}"
-    supported = ", ".join(name.rpartition(".")[2] for name in FORMS)
+    supported = ", ".join(name.rpartition(".")[2] for name in FORMS if ".mixed." not in name)
     raise BadRequestError(
         f"module {path} is of class {what}, which cannot carry an adapter (supported are {supported}): choose "
         "target_modules without it"

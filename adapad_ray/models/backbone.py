@@ -13,6 +13,7 @@ import transformers
 from torch import nn
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.frozen_linear.mixed import use_bf16_products
 from adapad_ray.models.checkpoint_files import weight_files
 from adapad_ray.models.head import find_head_modules, initialise_head
 from adapad_ray.models.reading import reading_model
@@ -64,6 +65,7 @@ def load_backbone(
     auto_class: str = SEQUENCES,
     pooling: str | None = None,
     dtype: str = "float32",
+    precision: str = "full",
     seed: int = 0,
 ) -> Backbone:
     """Load a pretrained model, frozen and in eval mode, with a head initialised from `seed`.
@@ -77,6 +79,7 @@ def load_backbone(
         auto_class: the name of one of transformers' auto classes.
         pooling: `mean` or `own`, for sequences only; default: what the model declares.
         dtype: `float32`, `bfloat16`, `float16` or `float64`.
+        precision: `full`, or `mixed`, which trains an fp32 backbone with products in bf16.
         seed: of the head's initialisation.
 
     Raises:
@@ -100,6 +103,8 @@ def load_backbone(
     model.requires_grad_(False).eval()
     initialise_head(model, head, seed)
     digest = _digest(resolved, files, chosen, model, head)
+    if precision == "mixed":
+        use_bf16_products(model, skip=head)
     return Backbone(source, model, tokenizer, head, chosen, digest, backbone_parameters(model, head))
 
 

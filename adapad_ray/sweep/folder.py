@@ -19,7 +19,7 @@ from adapad_ray.sweep.store_lock import StoreLock
 
 RECORDED_SPEC = "spec.yaml"
 """The resolved file of the sweep."""
-SHARED_BY_ALL_CELLS = ("model", "task", "pooling", "dtype")
+SHARED_BY_ALL_CELLS = ("model", "task", "pooling", "dtype", "precision")
 """Fields of the file that cannot change in a sweep's folder."""
 
 
@@ -62,18 +62,30 @@ def check_owner(folder: WorkingFolder, spec: SweepSpec) -> None:
     Raises:
         BadRequestError: names the first field that differs.
     """
-    text = folder.read(RECORDED_SPEC)
-    if text is None:
+    recorded, current = recorded_spec(folder), spec.model_dump(mode="json")
+    if recorded is None:
         return
-    recorded, current = read_yaml(text, folder.within(RECORDED_SPEC)), spec.model_dump(mode="json")
-    if not isinstance(recorded, Mapping):
-        raise BadRequestError(f"{folder.within(RECORDED_SPEC)} is not a sweep's file: choose another name or --out")
     for key in SHARED_BY_ALL_CELLS:
         if recorded.get(key) != current[key]:
             raise BadRequestError(
                 f"{folder.location} belongs to a sweep with {_difference(key, recorded.get(key), current[key])}: "
                 "choose another name or --out"
             )
+
+
+def recorded_spec(folder: WorkingFolder) -> Mapping[str, Any] | None:
+    """The resolved file of the sweep that a folder holds; None for a folder without one.
+
+    Raises:
+        BadRequestError: the file in the folder is not a sweep's.
+    """
+    text = folder.read(RECORDED_SPEC)
+    if text is None:
+        return None
+    recorded = read_yaml(text, folder.within(RECORDED_SPEC))
+    if not isinstance(recorded, Mapping):
+        raise BadRequestError(f"{folder.within(RECORDED_SPEC)} is not a sweep's file: choose another name or --out")
+    return recorded
 
 
 def _difference(name: str, recorded: Any, current: Any) -> str:

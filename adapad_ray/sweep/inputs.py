@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from adapad_ray.errors import BadRequestError, UnreachableError
 from adapad_ray.models import CAUSAL, Backbone, Reading, backbone_parameters, check_texts, keeps_sizes
+from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import TYPES, DataLimits, RawTask, Source, TaskData, resolve_task
 from adapad_ray.training.batches import pad_to_multiple
@@ -26,6 +27,8 @@ class SweepInputs:
     model_digest: str
     """sha256 of the weights; "not loaded" for a skeleton."""
     data: TaskData
+    precision: Literal["full", "mixed"] = "full"
+    """`mixed`: in training, the products with frozen weights are in bf16."""
     tokens_are_words: bool = False
     """Whether lengths are counted in words, because the model's tokenizer is missing."""
     rows_are_assumed: bool = False
@@ -45,19 +48,19 @@ class LoadedInputs:
 
 
 def load_inputs(spec: SweepSpec) -> LoadedInputs:
-    """Loads the data and the model with its weights.
+    """Loads the data and the model with its weights, in the precision that `resolve_precision` gives.
 
     Raises:
         BadRequestError: the task, the model or a data setting is unusable, or they do not go together.
     """
-    source, limits = _source(spec), _limits(spec)
+    source, limits, precision = _source(spec), _limits(spec), resolve_precision(spec)
     kind = TYPES[source.type]
     raw = kind.read(source)
     reader = kind.reader(spec.model)
     data = kind.encode(raw, reader, limits)
-    backbone = kind.backbone(spec.model, data, pooling=spec.pooling, dtype=spec.dtype)
+    backbone = kind.backbone(spec.model, data, pooling=spec.pooling, dtype=spec.dtype, precision=precision)
     warnings = _check_reading(spec, backbone.model, reader, raw, data)
-    inputs = SweepInputs(backbone.model, backbone.parameters, backbone.digest, data, warnings=warnings)
+    inputs = SweepInputs(backbone.model, backbone.parameters, backbone.digest, data, precision, warnings=warnings)
     return LoadedInputs(inputs, backbone)
 
 
@@ -85,6 +88,7 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
         backbone_parameters(model),
         "not loaded",
         data,
+        resolve_precision(spec),
         tokens_are_words=not own and raw is not None,
         rows_are_assumed=raw is None,
         sizes_are_packaged=keeps_sizes(spec.model),

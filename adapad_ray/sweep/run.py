@@ -10,7 +10,7 @@ from adapad_ray.report.inputs import FailedCell, Gap
 from adapad_ray.report.page import Report, build_report
 from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep.executor import Executor, ray_executor
-from adapad_ray.sweep.folder import locked_folder
+from adapad_ray.sweep.folder import locked_folder, recorded_spec
 from adapad_ray.sweep.inputs import load_inputs
 from adapad_ray.sweep.launch import Launch, find_missing
 from adapad_ray.sweep.lock import SweepLock
@@ -26,6 +26,7 @@ from adapad_ray.sweep.observers import (
 )
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.plan import plan_sweep
+from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.sweep.stages import Stage, build_stages
 from adapad_ray.sweep.sweep_metrics import SweepMetrics
@@ -56,6 +57,8 @@ class Sweep:
         observers: Sequence[SweepObserver] = (),
         open_executor: OpenExecutor | None = None,
     ) -> None:
+        recorded = recorded_spec(folder) or {}
+        spec = spec.model_copy(update={"precision": resolve_precision(spec, recorded.get("precision"))})
         loaded = load_inputs(spec)
         self.spec, self.folder = spec, folder
         self.warnings = loaded.inputs.warnings

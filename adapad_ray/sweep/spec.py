@@ -78,6 +78,8 @@ class SweepSpec(_Section):
     pooling: str | None = None
     """`mean` or `own`; default: what the model declares."""
     dtype: str = "float32"
+    precision: Literal["auto", "full", "mixed"] = "auto"
+    """`mixed`: products with frozen weights are in bf16 in training, all else in fp32. `auto`: see `precision.py`."""
     target_modules: str | list[str] = "all-linear"
     methods: dict[str, MethodEntry] = Field(min_length=1)
     """Label → settings."""

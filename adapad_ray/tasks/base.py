@@ -81,7 +81,15 @@ class TaskType(ABC, Generic[SourceT]):
         """Number of outputs of the model's head."""
         return len(class_names)
 
-    def backbone(self, model: str, data: TaskData, *, pooling: str | None = None, dtype: str = "float32") -> Backbone:
+    def backbone(
+        self,
+        model: str,
+        data: TaskData,
+        *,
+        pooling: str | None = None,
+        dtype: str = "float32",
+        precision: str = "full",
+    ) -> Backbone:
         """Load the model with its weights.
 
         Raises:
@@ -91,7 +99,9 @@ class TaskType(ABC, Generic[SourceT]):
 
         assert self.auto_class is not None
         outputs = self.outputs(data.class_names)
-        return load_backbone(model, outputs, auto_class=self.auto_class, pooling=pooling, dtype=dtype)
+        return load_backbone(
+            model, outputs, auto_class=self.auto_class, pooling=pooling, dtype=dtype, precision=precision
+        )
 
     def skeleton(self, model: str, data: TaskData, *, pooling: str | None = None, device: str = "meta") -> nn.Module:
         """Build the model from its configuration: without weights on the meta device, with random ones on others.

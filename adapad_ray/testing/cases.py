@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -44,6 +44,7 @@ class MethodCase:
     """Settings that request a rank above a dimension (32 here), where the method has such settings."""
     pooling: Pooling = "mean"
     architecture: Architecture = "bert"
+    precision: Literal["full", "mixed"] = "full"
     training: Mapping[str, Any] = field(default_factory=dict)
     """Training settings that differ from `TRAINING`."""
 
@@ -58,11 +59,11 @@ class MethodCase:
 
     def backbone(self) -> Backbone:
         """A new backbone."""
-        return tiny_backbone(self.pooling, self.architecture)
+        return tiny_backbone(self.pooling, self.architecture, self.precision)
 
     def workspace(self) -> Workspace:
         """A new backbone with `tiny_task`."""
-        return tiny_workspace(self.pooling, self.architecture)
+        return tiny_workspace(self.pooling, self.architecture, self.precision)
 
     @property
     def limit(self) -> int:
@@ -87,6 +88,7 @@ class MethodCase:
             "budget": self.budget,
             "seed": seed,
             "dtype": "float32",
+            "precision": self.precision,
             "threads": torch.get_num_threads(),
         }
         return CellIdentity(**{**fields, **changes})

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import transformers
 
+from adapad_ray.frozen_linear.mixed import use_bf16_products
 from adapad_ray.models import Backbone, Pooling, backbone_parameters
 from adapad_ray.models.task_models import MeanPooledClassifier
 from adapad_ray.tasks import EncodedSplit, TaskData
@@ -26,13 +27,17 @@ Architecture = Literal["bert", "gpt2", "falcon"]
 """GPT-2 stores its weights transposed (`Conv1D`); Falcon has a linear class of its own."""
 
 
-def tiny_backbone(pooling: Pooling = "mean", architecture: Architecture = "bert") -> Backbone:
+def tiny_backbone(pooling: Pooling = "mean", architecture: Architecture = "bert", precision: str = "full") -> Backbone:
     """A frozen model of 2 layers and width 32 for two classes; every call returns a new copy with the same weights.
 
     Args:
         pooling: of BERT; the others read the last token.
+        precision: `mixed` computes the products with frozen weights in bf16.
     """
-    return copy.deepcopy(shared_backbone(pooling, architecture))
+    backbone = copy.deepcopy(shared_backbone(pooling, architecture))
+    if precision == "mixed":
+        use_bf16_products(backbone.model, skip=backbone.head_modules)
+    return backbone
 
 
 @functools.cache
@@ -92,6 +97,8 @@ def tiny_task() -> TaskData:
     return TaskData("tiny", ("without", "with"), "accuracy", splits, "")
 
 
-def tiny_workspace(pooling: Pooling = "mean", architecture: Architecture = "bert") -> Workspace:
+def tiny_workspace(
+    pooling: Pooling = "mean", architecture: Architecture = "bert", precision: str = "full"
+) -> Workspace:
     """A new `tiny_backbone` with `tiny_task`."""
-    return Workspace(tiny_backbone(pooling, architecture), tiny_task())
+    return Workspace(tiny_backbone(pooling, architecture, precision), tiny_task())

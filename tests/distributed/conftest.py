@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from pool_helpers import controllers, end, wait_until_ready
+from pool_helpers import end, launchers, wait_until_ready
 from shared_pools import POOLS
 
 from adapad_ray.distributed import WorkerPool
@@ -39,8 +39,8 @@ def only_pool(cluster: None) -> WorkerPool:
     pool = POOLS.open("groups")
     wait_until_ready(pool)
     deadline = time.monotonic() + 60
-    while len(controllers()) > pool.groups:
-        assert time.monotonic() < deadline, "a controller outlived its pool"
+    while len(launchers()) > pool.groups:
+        assert time.monotonic() < deadline, "a launcher outlived its pool"
         time.sleep(0.1)
     return pool
 
@@ -49,4 +49,4 @@ def only_pool(cluster: None) -> WorkerPool:
 def idle_cluster(cluster: None) -> None:
     """The cluster without pools."""
     POOLS.close()
-    assert end("TrainController"), "a controller outlived its pool"
+    assert end("ray::Launcher"), "a launcher outlived its pool"

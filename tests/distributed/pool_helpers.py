@@ -40,9 +40,9 @@ def pid_in(path: Path) -> int:
     return int(path.read_text())
 
 
-def controllers() -> list[psutil.Process]:
-    """Ray Train's controllers."""
-    return processes("TrainController")
+def launchers() -> list[psutil.Process]:
+    """One of each group; Ray Train's controller runs in it."""
+    return processes("ray::Launcher")
 
 
 def processes(title: str) -> list[psutil.Process]:

@@ -30,9 +30,10 @@ class Summary(Section):
         identity = sweep.results[0].identity
         seeds = sorted({result.identity.seed for result in sweep.curves.results})
         validation, test = (count(len(sweep.curves.targets(split))) for split in ("validation", "test"))
+        products = ", trained with frozen products in bf16" if identity.precision == "mixed" else ""
         subject = (
             f"{identity.model} on {identity.task} · seeds {', '.join(map(str, seeds))} · "
-            f"{validation} validation and {test} test items · {identity.dtype}"
+            f"{validation} validation and {test} test items · {identity.dtype}{products}"
         )
         return cls(subject, sweep.recommendation, sweep.inputs.mlflow_url)
 

@@ -100,6 +100,7 @@ class CellFactory:
             budget=budget,
             seed=seed,
             dtype=spec.dtype,
+            precision=self.inputs.precision,
             threads=max(1, int(spec.resources.cpus_per_worker)),
         )
         parent = self._parent(identity)

@@ -123,7 +123,15 @@ class Bilinear(TaskType[BilinearSource]):
         """None, as for training."""
         return None, True
 
-    def backbone(self, model: str, data: TaskData, *, pooling: str | None = None, dtype: str = "float32") -> Backbone:
+    def backbone(
+        self,
+        model: str,
+        data: TaskData,
+        *,
+        pooling: str | None = None,
+        dtype: str = "float32",
+        precision: str = "full",
+    ) -> Backbone:
         """A linear model of the data's width."""
         from adapad_ray.models import linear_backbone
 

@@ -1,0 +1,36 @@
+"""The precision of the frozen products: what `precision: auto` means for a sweep."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.frozen_linear.mixed import cpu_has_bf16_products
+from adapad_ray.models import LINEAR
+from adapad_ray.sweep.spec import SweepSpec
+
+
+def resolve_precision(spec: SweepSpec, recorded: Any = None) -> Literal["full", "mixed"]:
+    """Return the precision of a sweep, which its file may leave to the machine (`auto`).
+
+    A sweep keeps the precision that its folder has recorded, also on another machine. A new one is mixed where its
+    backbone is in fp32 and the hardware has bf16 products: on GPUs, or on a CPU with AVX512-BF16 or AMX.
+
+    Args:
+        recorded: the precision in the folder's own file; None for a new folder.
+
+    Raises:
+        BadRequestError: `mixed` with a backbone that is not in fp32, or that has no linear layers of its own.
+    """
+    possible = spec.dtype == "float32" and spec.model != LINEAR
+    if spec.precision == "mixed" and not possible:
+        raise BadRequestError(
+            f"precision: mixed is for a pretrained model in float32, but this sweep has model {spec.model!r} in "
+            f"{spec.dtype}: use precision: full"
+        )
+    if spec.precision != "auto":
+        return spec.precision
+    if recorded in ("full", "mixed"):
+        return "mixed" if recorded == "mixed" else "full"
+    mixed = possible and (spec.resources.gpus_per_worker > 0 or cpu_has_bf16_products())
+    return "mixed" if mixed else "full"
