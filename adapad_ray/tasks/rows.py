@@ -100,12 +100,13 @@ class RowTask(TaskType[DataSourceT]):
             frame = _in_hash_order(raw.splits[split])[: limits.cap(split)]
             splits[split] = self.encode_split(raw, frame, split, reader, limits.max_length)
         settings = self.settings(raw)
+        about = [raw.type, raw.metric, repr(sorted(settings.items())), *_beside_tokens(raw, reader)]
         return TaskData(
             name=raw.name,
             class_names=raw.class_names,
             metric=raw.metric,
             splits=splits,
-            digest=digest_of(splits, raw.type, raw.metric, repr(sorted(settings.items()))),
+            digest=digest_of(splits, *about),
             loss=self.loss,
             type=raw.type,
             settings=settings,
@@ -124,6 +125,12 @@ class RowTask(TaskType[DataSourceT]):
         }
         class_names = tuple(map(str, range(source.classes)))
         return TaskData(source.name, class_names, source.metric, splits, "not loaded", self.loss, type=self.name)
+
+
+def _beside_tokens(raw: RawTask, reader: Any) -> list[str]:
+    """What results and their records hold of a task beside its rows: names of classes, and tokens that fill and end."""
+    tokens = [f"{name} {getattr(reader, name, None)}" for name in ("pad_token_id", "eos_token_id")]
+    return [f"classes {list(raw.class_names)!r}", *tokens]
 
 
 def _in_hash_order(frame: pd.DataFrame) -> pd.DataFrame:
