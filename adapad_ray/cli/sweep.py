@@ -30,11 +30,15 @@ def sweep(
         check_store(spec.tracking)
         # Only now, because these imports take seconds, and loading a model may take minutes.
         from adapad_ray.cli.console import Console
+        from adapad_ray.cli.terminal import print_error
         from adapad_ray.report.page import PAGE
         from adapad_ray.sweep.run import Sweep
 
         console = Console()
-        outcome = Sweep(spec, folder, [console]).run()
+        launch = Sweep(spec, folder, [console])
+        for warning in launch.warnings:
+            print_error(f"warning: {warning}")
+        outcome = launch.run()
     links = {"results": folder.location, **outcome.mlflow}
     if outcome.report is not None:
         console.report(outcome.report)

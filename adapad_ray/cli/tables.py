@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from adapad_ray.adapters.compression import CompressionReport, ModuleReport
@@ -67,7 +68,7 @@ def _workers_table(estimate: SweepEstimate) -> Table:
 
 
 def _notes(estimate: SweepEstimate) -> list[Table | str]:
-    notes: list[Table | str] = []
+    notes: list[Table | str] = [escape(f"Warning: {warning}.") for warning in estimate.warnings]
     if estimate.sizes_are_packaged:
         notes.append(
             f"The configuration of {estimate.model} cannot be reached: the copy that comes with adapad-ray was used."

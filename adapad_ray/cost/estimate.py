@@ -77,6 +77,8 @@ class SweepEstimate:
     """Whether the data could not be read and every example is assumed to have `max_length` tokens."""
     sizes_are_packaged: bool = False
     """Whether the model's sizes come from this package because the Hub's configuration cannot be reached."""
+    warnings: tuple[str, ...] = ()
+    """What is suspicious about the texts, the tokenizer and the model."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ def estimate(spec: SweepSpec, inputs: SweepInputs, plan: SweepPlan, link_gbps: f
         tokens_are_words=inputs.tokens_are_words,
         rows_are_assumed=inputs.rows_are_assumed,
         sizes_are_packaged=inputs.sizes_are_packaged,
+        warnings=inputs.warnings,
     )
 
 

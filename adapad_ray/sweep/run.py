@@ -62,6 +62,7 @@ class Sweep:
         spec = spec.model_copy(update={"precision": resolve_precision(spec, recorded.get("precision"))})
         loaded = load_inputs(spec)
         self.spec, self.folder = spec, folder
+        self.warnings = loaded.inputs.warnings
         self.cells = CellFactory(spec, loaded.inputs)
         self.plan = plan_sweep(self.cells)
         self._given_observers = observers
