@@ -9,10 +9,15 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from adapad_ray.errors import BadRequestError
 
-_BUDGET = re.compile(r"\s*(?P<number>\d[\d_,]*\.?\d*)\s*(?P<unit>k|m|b|%|ranks?)?\s*", re.IGNORECASE)
+_BUDGET = re.compile(
+    r"\s*(?:(?P<grouped>\d{1,3}(?:,\d{3})+)|"  # a comma is no decimal point
+    r"(?P<number>\d[\d_]*\.?\d*(?:e\+?\d{1,2})?)\s*(?P<unit>k|m|b|%|ranks?)?)\s*",
+    re.IGNORECASE,
+)
 _FACTOR = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
 
 
@@ -44,6 +49,38 @@ class BudgetTooSmallError(BadRequestError):
     """The budget is below the smallest adapter of the method. The sweep records a gap, not a failure."""
 
 
+class BudgetText(NamedTuple):
+    """A budget as it is written, before the model is known."""
+
+    number: float
+    unit: Literal["parameters", "%", "ranks"]
+
+
+def read_budget(value: int | float | str) -> BudgetText:
+    """Reads a budget as `parse_budget` does, without a model: `10k` and `10000` are the same.
+
+    Raises:
+        BadRequestError: `value` is not a budget.
+    """
+    text = str(value)[:100]
+    match = _BUDGET.fullmatch(text)
+    if isinstance(value, bool) or match is None:
+        raise BadRequestError(
+            f"budget {text!r} is not understood: write parameters (41472, 40k, 0.33M), a share of the backbone "
+            "(1.5%) or components (144 ranks); several budgets are a list, [10k, 40k]"
+        )
+    number = float((match["grouped"] or match["number"]).replace("_", "").replace(",", ""))
+    unit = (match["unit"] or "").lower()
+    if unit == "%":
+        return BudgetText(number, "%")
+    if unit.startswith("rank"):
+        return BudgetText(number, "ranks")
+    parameters = round(number * _FACTOR[unit], 6)
+    if unit == "" and parameters >= 1 and not parameters.is_integer():
+        raise BadRequestError(f"budget {text!r} is not a whole number of parameters: write {math.floor(parameters):,}")
+    return BudgetText(parameters, "parameters")
+
+
 def parse_budget(value: int | float | str, *, modules: Sequence[ModuleShape], backbone_parameters: int) -> int:
     """Converts a budget to deployed adapter parameters.
 
@@ -55,23 +92,16 @@ def parse_budget(value: int | float | str, *, modules: Sequence[ModuleShape], ba
     Raises:
         BadRequestError: `value` is not a budget of at least one parameter in one of these forms.
     """
-    text = str(value)[:100]
-    match = _BUDGET.fullmatch(text)
-    if isinstance(value, bool) or match is None:
-        raise BadRequestError(
-            f"budget {text!r} is not understood: write parameters (41472, 40k, 0.33M), a share of the backbone "
-            "(1.5%) or components (144 ranks)"
-        )
-    number = float(match["number"].replace("_", "").replace(",", ""))
-    unit = (match["unit"] or "").lower()
+    number, unit = read_budget(value)
     if unit == "%":
         parameters = number / 100 * backbone_parameters
-    elif unit.startswith("rank"):
+    elif unit == "ranks":
         parameters = number * sum(m.component_cost for m in modules) / len(modules)
     else:
-        parameters = number * _FACTOR[unit]
+        parameters = number
     if not 1 <= parameters < 2**63:
-        raise BadRequestError(f"budget {text!r} is {parameters:,.0f} parameters: it must be at least 1")
+        bound = "at least 1" if parameters < 1 else "less than 2**63"
+        raise BadRequestError(f"budget {str(value)[:100]!r} is {parameters:,.0f} parameters: it must be {bound}")
     return math.floor(parameters + 1e-6)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from adapad_ray.errors import BadRequestError
+
+_SAMPLE = 2**20
+"""Bytes that are written to see whether a disk is full: on many an empty file still fits."""
 
 
 @contextmanager
@@ -34,6 +38,31 @@ def write_text(path: Path | str, text: str) -> None:
     """Writes UTF-8 text atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def require_writable(folder: Path | str) -> None:
+    """Checks that files can be written to a folder, or that it can be created; leaves nothing behind.
+
+    Raises:
+        OSError: it cannot.
+    """
+    nearest = next(path for path in [Path(folder).absolute(), *Path(folder).absolute().parents] if path.exists())
+    with tempfile.TemporaryFile(dir=nearest) as file:
+        file.write(b"\0" * _SAMPLE)
+
+
+def sqlite_url(path: Path, options: Mapping[str, str] | None = None) -> str:
+    """The URL of a SQLite database for SQLAlchemy, whatever characters the path holds.
+
+    Raises:
+        BadRequestError: SQLAlchemy would read another path from it, as versions before 2.1 do if it has a `?`.
+    """
+    from sqlalchemy.engine import URL, make_url
+
+    url = URL.create("sqlite", database=str(path), query=dict(options or {})).render_as_string(hide_password=False)
+    if make_url(url).database != str(path):
+        raise BadRequestError(f"the database {path} cannot be addressed: choose a folder without ? and % in its name")
+    return url
 
 
 def require_empty(folder: Path) -> None:

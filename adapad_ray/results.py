@@ -72,6 +72,8 @@ class Point(Record):
     """Module → rank; modules of rank 0 are left out."""
     validation: dict[str, float]
     """Metric name → value on the validation split."""
+    validation_loss: float | None = None
+    """Mean training loss on the validation split; None for tasks whose answers are texts."""
     test: dict[str, float] = Field(default_factory=dict)
     """Metric name → value on the test split; empty except for `curve` cells."""
     adapter: str | None = None
@@ -156,3 +158,12 @@ class CellResult(Record):
     def score(self) -> float:
         """The value that ranks the cell: the metric of the final model on the validation split."""
         return self.final.validation[self.metric]
+
+    @property
+    def tuning_score(self) -> float:
+        """What the tune stage maximises: minus the validation loss of the final model, or its metric without one.
+
+        Over a few hundred items a loss tells settings apart that a metric sees as equal.
+        """
+        loss = self.final.validation_loss
+        return self.score if loss is None else -loss

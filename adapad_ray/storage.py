@@ -12,13 +12,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import fsspec
 
 from adapad_ray.errors import BadRequestError, StorageError
+from adapad_ray.files import require_writable
+from adapad_ray.interrupts import within
 
+LONGEST_WAIT = 5.0
+"""Seconds in which a store must give its first answer."""
 NODE_LOCAL = ("file", "local")
 """URL schemes that mean another folder on every node."""
 CHECKPOINT = "checkpoint"
@@ -74,12 +79,26 @@ class Store:
             is_object_store = fsspec.get_filesystem_class(urlsplit(url).scheme).async_impl
             # Other nodes write too, so listings must not be cached. Only object stores have this option.
             options = {"use_listings_cache": False} if is_object_store else {}
-            self._files, self._root = fsspec.url_to_fs(self.url, skip_instance_cache=True, **options)
+            opened = partial(fsspec.url_to_fs, self.url, skip_instance_cache=True, **options)
+            self._files, self._root = within(LONGEST_WAIT, opened)
         except ImportError as error:
             raise BadRequestError(f"storage {url!r} needs a package that is not installed: {error}") from error
         except Exception as error:  # some stores connect here, and each raises its own errors
             raise BadRequestError(f"storage {url!r} cannot be opened ({type(error).__name__}: {error})") from error
         self._has_folders = not is_object_store
+
+    def check(self) -> None:
+        """Checks that the store answers, within seconds; clients of object stores try for minutes.
+
+        Raises:
+            BadRequestError: it does not, or it rejects this machine.
+        """
+        try:
+            within(LONGEST_WAIT, partial(self.read, RECORD))
+        except (TimeoutError, StorageError) as error:
+            raise BadRequestError(
+                f"storage {self.url!r} cannot be used ({error}): check the address and the store's credentials"
+            ) from error
 
     def names(self, below: str = "") -> list[str]:
         """Names of all files below a folder of the store, relative to the URL."""
@@ -166,6 +185,20 @@ class WorkingFolder:
     def within(self, *names: str) -> str:
         """The location of a file or folder inside."""
         return "/".join([self.location, *names])
+
+    def check(self) -> None:
+        """Checks within seconds that files can be written to the folder, or that the store answers; writes none.
+
+        Raises:
+            BadRequestError: it cannot be used.
+        """
+        if self.store is not None:
+            self.store.check()
+            return
+        try:
+            require_writable(self.path)
+        except OSError as error:
+            raise BadRequestError(f"output folder {self.path} cannot be written: {error.strerror}") from error
 
     def read(self, name: str) -> str | None:
         """The text of a file, from the store if there is one; None if it does not exist."""

@@ -49,8 +49,10 @@ class Truth:
     name: str
     curves: Mapping[str, tuple[float, ...]]
     budgets: tuple[int, ...] = BUDGETS
-    seed_sd: Mapping[str, float] = field(default_factory=lambda: {"lora": 0.01, "adapad": 0.02, "para": 0.01})
-    """Standard deviation of the seed effect of each label, in accuracy."""
+    seed_sd: Mapping[str, float | tuple[float, ...]] = field(
+        default_factory=lambda: {"lora": 0.01, "adapad": 0.02, "para": 0.01}
+    )
+    """Standard deviation of the seed effect of each label, in accuracy; a tuple has one per budget."""
     of_method: float = 0.04
     """Share of the latent variance that is the effect of method and item; a key of `APART`."""
 
@@ -82,6 +84,11 @@ TRUTHS = (
             "para": PLATEAU,
         },
     ),
+    Truth(
+        "1 noisy point",
+        {"lora": PLATEAU, "adapad": HIGHER, "para": PLATEAU},
+        seed_sd={"lora": 0.01, "adapad": (0.01, 0.01, 0.05, 0.01), "para": 0.01},
+    ),
 )
 
 
@@ -101,7 +108,9 @@ class Experiment:
         self.results: list[CellResult] = []
         self.predictions: dict[str, dict[str, NDArray[Any]]] = {}
         accuracy = np.array(list(truth.curves.values()))
-        own = np.array([[truth.seed_sd[label]] for label in truth.curves]) / norm.pdf(norm.ppf(accuracy))
+        own = np.array(
+            [np.broadcast_to(truth.seed_sd[label], len(truth.budgets)) for label in truth.curves]
+        ) / norm.pdf(norm.ppf(accuracy))
         common = COMMON_SEED_SD / norm.pdf(norm.ppf(accuracy))
         self.own, self.common = own, common
         # Without this factor, the variance of the seed effects would pull the expected accuracy towards one half.
@@ -180,7 +189,10 @@ def claims(truth: Truth, items: int, seeds: int, repetitions: int, draws: int = 
         for key, scores in curves.test.items():
             low, high = scores.interval
             counts["points"] += 1
-            counts["covered"] += low <= truth.at(key.label, key.budget) <= high
+            covered = low <= truth.at(key.label, key.budget) <= high
+            counts["covered"] += covered
+            counts[f"covered {key}"] += covered
+            counts["half widths"] += (high - low) / 2  # type: ignore[assignment]
         for area in areas(curves):
             counts["areas"] += 1
             counts["covered areas"] += area.low <= truth.area(area.label) <= area.high
@@ -191,6 +203,8 @@ def claims(truth: Truth, items: int, seeds: int, repetitions: int, draws: int = 
         "promise kept": counts["promise kept"] / repetitions,
         "smaller": counts["smaller"] / repetitions,
         "points": counts["covered"] / counts["points"],
+        "worst point": min(counts[f"covered {key}"] for key in curves.test) / repetitions,
+        "half width": counts["half widths"] / counts["points"],
         "areas": counts["covered areas"] / counts["areas"],
         "differences": counts["covered differences"] / counts["differences"],
         "percentiles": counts["by percentiles"] / counts["pairs"],
@@ -246,7 +260,15 @@ def main() -> None:
 
 def _claims_table(repetitions: int, draws: int) -> Iterator[str]:
     names = ("truth", "items", "seeds", "no false claim", "wrong winner", "true differences found", "promise kept")
-    names += ("smaller than best", "points covered", "areas covered", "differences covered", "by percentiles")
+    names += (
+        "smaller than best",
+        "points covered",
+        "worst point",
+        "half width",
+        "areas covered",
+        "differences covered",
+        "by percentiles",
+    )
     yield f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
     for truth in TRUTHS:
         for items, seeds in ((400, 3), (800, 5), (1000, 10)):

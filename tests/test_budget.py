@@ -44,13 +44,21 @@ COSTS = {m.name: m.component_cost for m in DEBERTA}
         ("144 ranks", 331_776),
         ("72 ranks", 165_888),
         ("1 rank", 2304),
+        (1e4, 10_000),
+        ("1e4", 10_000),
+        ("0100", 100),
+        ("10.4567k", 10_456),
     ],
 )
 def test_a_budget_is_parameters_a_share_or_components(value, expected):
     assert parse_budget(value, modules=DEBERTA, backbone_parameters=184_000_000) == expected
 
 
-@pytest.mark.parametrize("value", ["", "many", "-5", "1.5x", "k", True, "12 ranks each", 0, "0%", "0.1"])
+@pytest.mark.parametrize(
+    "value",
+    ["", "many", "-5", "1.5x", "k", True, "12 ranks each", 0, "0%", "0.1", 1000.5, "0,5%", "1,5k", "10,40", "10k,20k",
+     1e30, float("inf"), float("nan")],
+)  # fmt: skip
 def test_anything_else_is_rejected_in_one_line(value):
     with pytest.raises(BadRequestError) as error:
         parse_budget(value, modules=DEBERTA, backbone_parameters=184_000_000)

@@ -7,9 +7,11 @@ import shutil
 import fsspec
 import pytest
 
+from adapad_ray import storage
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.storage import Store, WorkingFolder, working_folder
 from adapad_ray.sweep.lock import HOLDER
+from tests.ports import silent_server
 
 
 def content(url: str) -> dict[str, bytes]:
@@ -160,3 +162,30 @@ def test_a_name_outside_of_the_copy_is_rejected(bucket, tmp_path):
     files.pipe_file(f"{root}/runs/evil/../../../escaped", b"x")
     with working_folder(f"{bucket}/runs/evil") as folder, pytest.raises(StorageError, match="a path outside of it"):
         folder.fetch()
+
+
+def test_a_folder_that_can_be_written_passes_and_nothing_is_created(tmp_path):
+    WorkingFolder("runs/demo", tmp_path / "runs" / "demo").check()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["/proc/nowhere/runs", "file", "file/runs"])
+def test_a_folder_that_cannot_be_written_is_a_bad_request(folder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadRequestError, match=r"output folder .* cannot be written: "):
+        WorkingFolder(folder, tmp_path / folder).check()
+
+
+def test_a_store_that_answers_passes(url):
+    with working_folder(url) as folder:
+        folder.check()
+
+
+def test_a_store_that_never_answers_is_a_bad_request(monkeypatch):
+    monkeypatch.setattr(storage, "LONGEST_WAIT", 0.5)
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"AWS_{name}", "test")
+    with silent_server() as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        with working_folder("s3://bucket/runs") as folder, pytest.raises(BadRequestError, match="s3://bucket/runs"):
+            folder.check()

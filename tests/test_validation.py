@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.validation import SECRET, closest, nearest, validated
+from adapad_ray.validation import SECRET, validated
 
 
 class Part(BaseModel):
@@ -67,7 +67,8 @@ def test_valid_content_becomes_the_model():
             {"name": "a", "kind": "serach"},
             "kind is 'serach': input should be 'curve' or 'search'; did you mean search?",
         ),
-        ({"name": 3}, "name is 3: input should be a valid string"),
+        ({"name": 3.5}, "name is 3.5: input should be a valid string; write it in quotes"),
+        ({"name": True}, "name is True: input should be a valid string; write it in quotes"),
         ({}, "name is missing"),
     ],
     ids=lambda value: str(value)[:40],
@@ -107,12 +108,15 @@ def test_control_characters_are_replaced_and_long_values_cut():
     assert len(message({"name": ["x" * 5000]})) < 500
 
 
-def test_transposed_letters_are_the_closest():
-    assert closest("lroa", ["lora", "adalora"]) == "lora"
-    assert closest("macro_f1", ["accuracy_f1", "f1", "f1_macro"]) == "f1_macro"
-    assert closest("xyz", ["lora"]) is None
+def test_true_is_no_number():
+    assert message({"name": "a", "part": {"length": True}}) == "part.length is True: input should be a number, not true"
+    assert message({"name": "a", "parts": {"x": {"width": False}}}, "task").startswith("task.parts.x.width is False")
 
 
-def test_nearest_lists_what_is_known_where_nothing_is_similar():
-    assert nearest("lroa", ["lora"]) == "did you mean lora?"
-    assert nearest("xyz", ["lora", "full"]) == "known are full, lora"
+def test_a_whole_number_is_text_where_text_is_wanted():
+    assert validated(Whole, {"name": 2024}).name == "2024"
+
+
+def test_a_name_that_belongs_elsewhere_gets_its_full_key():
+    shown = message({"name": "a", "epochs": 1}, elsewhere={"epochs": "training.epochs"})
+    assert shown == "epochs is unknown: did you mean training.epochs?"

@@ -79,6 +79,8 @@ class CompressionReport:
     relative_error: float
     """‖ΔW' - ΔW‖ / ‖ΔW‖ over all modules for the stored factors: the cut and the rounding to their dtype."""
     modules: list[ModuleReport]
+    notes: list[str]
+    """What was read otherwise than it stands in the adapter's files."""
 
     @property
     def ranks(self) -> tuple[int, int]:
@@ -97,7 +99,8 @@ def compress_adapter(
 ) -> CompressionReport:
     """Cuts the adapter in `source` and writes a PEFT adapter and a report to the folder `to`.
 
-    The factors keep their dtype. Modules of rank 0 are left out. `modules_to_save` are copied unchanged.
+    The factors keep their dtype, but 8 bits become fp32. Modules of rank 0 are left out. `modules_to_save` and
+    resized embeddings are copied unchanged.
 
     Args:
         ratio: share of all singular values to keep.
@@ -119,7 +122,8 @@ def compress_adapter(
     ranks = allocate(spectra, keep, chosen)
     total = sum(s.energy() for s in spectra.values())
     factors = {name: _stored(spectra[name], rank, *adapter.factors[name]) for name, rank in ranks.items()}
-    deployed = DeployedAdapter(factors, adapter.saved, tuple(adapter.config.modules_to_save or ()))
+    saved = {_name_in_peft(name, factors): tensor for name, tensor in adapter.saved.items()}
+    deployed = DeployedAdapter(factors, saved, tuple(adapter.config.modules_to_save or ()))
     report = CompressionReport(
         source_sha256=hashlib.sha256((source / ADAPTER_WEIGHTS).read_bytes()).hexdigest(),
         cut=chosen,
@@ -130,6 +134,7 @@ def compress_adapter(
         energy_kept=sum(spectra[name].energy(rank) for name, rank in ranks.items()) / total,
         relative_error=math.sqrt(_squared_error(exact, factors) / total),
         modules=[_module_report(name, s, ranks.get(name, 0)) for name, s in spectra.items()],
+        notes=list(adapter.notes),
     )
     about = {key: value for key, value in asdict(report).items() if key != "modules"}
     try:
@@ -176,6 +181,12 @@ def _stored(spectrum: Spectrum, rank: int, a: Tensor, b: Tensor) -> tuple[Tensor
     if not all(factor.isfinite().all() for factor in new):
         raise BadRequestError(f"an update of this adapter, multiplied by its scale, is too large for {dtype}")
     return new[0], new[1]
+
+
+def _name_in_peft(name: str, factors: Factors) -> str:
+    """The name of a saved weight in the adapted model, where it may be that of an adapted output embedding."""
+    module, _, leaf = name.rpartition(".")
+    return f"{module}.base_layer.{leaf}" if module in factors else name
 
 
 def _squared_error(exact: Factors, stored: Factors) -> float:

@@ -5,6 +5,8 @@ The modules of the subcommands import torch, Ray and MLflow only when a subcomma
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from adapad_ray.cli.compress import compress
@@ -14,8 +16,16 @@ from adapad_ray.cli.plan import plan
 from adapad_ray.cli.report import report
 from adapad_ray.cli.submit import submit
 from adapad_ray.cli.sweep import sweep
+from adapad_ray.cli.terminal import prepare_streams
 
-app = typer.Typer(
+
+class _Command(typer.Typer):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        prepare_streams()
+        return super().__call__(*args, **kwargs)
+
+
+app = _Command(
     help="How small can my adapter be, which method gets there, and where should its parameters go?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -25,6 +25,8 @@ def compress(
     from adapad_ray.cli.terminal import print_line, terminal
 
     report = compress_adapter(adapter, to, ratio=keep_ratio, energy=keep_energy, budget=budget, cut=cut)
+    for note in report.notes:
+        print_line(f"Note: {note}.")
     terminal().print(compression_table(report))
     print_line(f"{to}: {compression_summary(report)}")
     return DONE

@@ -31,6 +31,7 @@ class Console(SweepObserver):
 
     def __init__(self, console: rich.console.Console | None = None) -> None:
         self._rich = console or terminal()
+        self._has_bar = self._rich.is_terminal and not self._rich.is_dumb_terminal
         self._bar: Progress | None = None
         self._best: tuple[float, str] | None = None
         self._running: dict[str, str] = {}
@@ -56,9 +57,7 @@ class Console(SweepObserver):
             TimeRemainingColumn(elapsed_when_finished=False),
             TextColumn("{task.fields[status]}"),
         )
-        self._bar = Progress(
-            *columns, console=self._rich, disable=not self._rich.is_terminal, speed_estimate_period=600
-        )
+        self._bar = Progress(*columns, console=self._rich, disable=not self._has_bar, speed_estimate_period=600)
         self._task = self._bar.add_task("starting", total=expected, status="")
         self._bar.start()
 
@@ -82,14 +81,16 @@ class Console(SweepObserver):
         self._print(f"{len(results)} cells are finished already.")
         self._advance(len(results))
 
-    def winners_found(self, winners: Winners) -> None:
-        """Prints the chosen hyperparameters of each label."""
+    def winners_found(self, winners: Winners, edges: Sequence[str]) -> None:
+        """Prints the chosen hyperparameters of each label, and which lie at an edge."""
         for (label, budget), point in winners.items():
             chosen = ", ".join(
                 f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in point.items()
             )
             at = "" if budget is None else f" at {budget:,}"
             self._print(f"tuned {label}{at}: {chosen}")
+        for edge in edges:
+            self._print(f"tuned {edge}; widen tune.space")
 
     def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
         """Shows the share of its steps."""
@@ -97,14 +98,14 @@ class Console(SweepObserver):
         self._refresh(cell.identity.stage)
 
     def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
-        """Advances the bar; prints the validation metric where there is no terminal."""
+        """Advances the bar; prints the validation metric where there is no bar."""
         value = result.final.validation[result.metric]
         if result.identity.stage != "parent" and (self._best is None or value > self._best[0]):
             self._best = value, f"{result.identity.label} at {result.final.parameters:,}"
         self._running.pop(_name(result.identity), None)
         self._advance(1)
         self._refresh(result.identity.stage)
-        if not self._rich.is_terminal:
+        if not self._has_bar:
             seconds = result.cost.train_seconds + result.cost.evaluation_seconds
             self._print(f"{_name(result.identity)}: validation {result.metric} {value:.3f}, {seconds:.0f} s")
 

@@ -11,13 +11,14 @@ import typer
 
 from adapad_ray.cli.terminal import print_error
 from adapad_ray.errors import BadRequestError, StorageError
+from adapad_ray.interrupts import interruptible, was_interrupted
 
 DONE = 0
 FAILED = 1
 """Some cells failed, or the storage could not be written."""
 BAD_REQUEST = 2
 INTERRUPTED = 130
-"""As shells report SIGINT."""
+"""As shells report SIGINT; after SIGTERM too."""
 
 P = ParamSpec("P")
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -32,7 +33,7 @@ def command(run: Callable[P, int]) -> Callable[P, None]:
     @functools.wraps(run)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            code = run(*args, **kwargs)
+            code = _run(run, *args, **kwargs)
         except BadRequestError as error:
             print_error(str(error))
             code = BAD_REQUEST
@@ -54,3 +55,13 @@ def command(run: Callable[P, int]) -> Callable[P, None]:
         raise typer.Exit(code)
 
     return guarded
+
+
+def _run(run: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
+    try:
+        with interruptible():
+            return run(*args, **kwargs)
+    except Exception as error:  # the close of something may fail because it was interrupted
+        if was_interrupted(error):
+            raise KeyboardInterrupt from error
+        raise

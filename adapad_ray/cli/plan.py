@@ -29,7 +29,7 @@ def plan(
     estimate = estimate_sweep(load_spec(path, overrides or []), link_gbps)
     console = terminal()
     if as_json:
-        console.print_json(json.dumps(dataclasses.asdict(estimate)))
+        console.print_json(json.dumps(dataclasses.asdict(estimate)), ensure_ascii=True)  # in any encoding
         return DONE
     for part in estimate_tables(estimate):
         console.print(part)

@@ -17,18 +17,28 @@ def sweep(
     out: Annotated[str | None, typer.Option(help="The sweep's folder or URL; default: <storage>/<name>.")] = None,
 ) -> int:
     """Run a sweep, or finish it: compute the missing cells, then draw the curve."""
-    from adapad_ray.cli.console import Console
-    from adapad_ray.distributed import sigterm_as_interrupt
-    from adapad_ray.report.page import PAGE
+    from adapad_ray.distributed import check_cluster
     from adapad_ray.storage import working_folder
     from adapad_ray.sweep.folder import sweep_location
-    from adapad_ray.sweep.run import Sweep
     from adapad_ray.sweep.spec_file import load_spec
+    from adapad_ray.tracking import check_store
 
     spec = load_spec(path, overrides or [])
-    console = Console()
-    with sigterm_as_interrupt(), working_folder(sweep_location(spec, out)) as folder:
-        outcome = Sweep(spec, folder, [console]).run()
+    with working_folder(sweep_location(spec, out)) as folder:
+        folder.check()
+        check_cluster()
+        check_store(spec.tracking)
+        # Only now, because these imports take seconds, and loading a model may take minutes.
+        from adapad_ray.cli.console import Console
+        from adapad_ray.cli.terminal import print_error
+        from adapad_ray.report.page import PAGE
+        from adapad_ray.sweep.run import Sweep
+
+        console = Console()
+        launch = Sweep(spec, folder, [console])
+        for warning in launch.warnings:
+            print_error(f"warning: {warning}")
+        outcome = launch.run()
     links = {"results": folder.location, **outcome.mlflow}
     if outcome.report is not None:
         console.report(outcome.report)

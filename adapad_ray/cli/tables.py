@@ -70,6 +70,7 @@ def _workers_table(estimate: SweepEstimate) -> Table:
 
 def _notes(estimate: SweepEstimate) -> list[Table | str]:
     notes: list[Table | str] = [escape(f"Data: {sizes_in_words(estimate.splits)}.")]
+    notes += [escape(f"Warning: {warning}.") for warning in estimate.warnings]
     if estimate.sizes_are_packaged:
         notes.append(
             f"The configuration of {estimate.model} cannot be reached: the copy that comes with adapad-ray was used."

@@ -10,7 +10,7 @@ from adapad_ray.cost.worker_scaling import WorkersTime, expected_phases, expecte
 from adapad_ray.errors import BadRequestError
 from adapad_ray.sweep.inputs import SweepInputs, sketch_inputs
 from adapad_ray.sweep.planning.cell_factory import CellFactory
-from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep
+from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep, tuned_rows
 from adapad_ray.sweep.planning.rows import GapRow, Row
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import Split, SplitSize
@@ -62,8 +62,6 @@ class SweepEstimate:
     """Split → number of examples."""
     splits: dict[str, SplitSize]
     """Split → number of rows, per class."""
-    warnings: list[str]
-    """What may not be meant in the data."""
     budgets: list[int]
     rows: list[RowEstimate]
     gaps: list[GapRow]
@@ -81,6 +79,8 @@ class SweepEstimate:
     """Whether the data could not be read and every example is assumed to have `max_length` tokens."""
     sizes_are_packaged: bool = False
     """Whether the model's sizes come from this package because the Hub's configuration cannot be reached."""
+    warnings: tuple[str, ...] = ()
+    """What is suspicious about the data, the tokenizer and the model."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,6 @@ def estimate(spec: SweepSpec, inputs: SweepInputs, plan: SweepPlan, link_gbps: f
         backbone_parameters=inputs.backbone_parameters,
         examples={name: len(split) for name, split in inputs.data.splits.items()},
         splits=dict(inputs.data.sizes),
-        warnings=list(inputs.data.warnings),
         budgets=plan.budgets,
         rows=rows,
         gaps=plan.gaps,
@@ -141,6 +140,7 @@ def estimate(spec: SweepSpec, inputs: SweepInputs, plan: SweepPlan, link_gbps: f
         tokens_are_words=inputs.tokens_are_words,
         rows_are_assumed=inputs.rows_are_assumed,
         sizes_are_packaged=inputs.sizes_are_packaged,
+        warnings=inputs.warnings,
     )
 
 
@@ -207,7 +207,11 @@ def _curve_and_tune_flops(spec: SweepSpec, plan: SweepPlan, rows: list[RowEstima
     by_label: dict[object, list[float]] = {}
     for row, entry in zip(plan.rows, rows, strict=True):
         by_label.setdefault(_training(spec, row) if row.parent else row.label, []).append(entry.train_flops)
-    once = sum(trainings.values()) if spec.tune.each else sum(map(_mean, by_label.values()))
+    if spec.tune.by_budget:
+        tuned = {_training(spec, row) for row in tuned_rows(spec, plan.rows)}
+        once = sum(flops for training, flops in trainings.items() if training in tuned)
+    else:
+        once = sum(map(_mean, by_label.values()))
     return curve + spec.tune.trials * once
 
 
@@ -226,8 +230,9 @@ def _search_flops(spec: SweepSpec, plan: SweepPlan, rates: _Rates) -> float:
 def _cells(spec: SweepSpec, plan: SweepPlan) -> dict[str, int]:
     """Stage → number of cells."""
     trials = 0 if spec.tune is None else spec.tune.trials
-    each = spec.tune is not None and spec.tune.each
-    cells = {"tune": trials * len(plan.rows if each else spec.labels()), "curve": len(plan.rows) * len(spec.seeds)}
+    by_budget = spec.tune is not None and spec.tune.by_budget
+    tuned = len(tuned_rows(spec, plan.rows)) if by_budget else len(spec.labels())
+    cells = {"tune": trials * tuned, "curve": len(plan.rows) * len(spec.seeds)}
     if spec.search is not None:
         cells["search"] = spec.search.trials * len(plan.searched)
         cells["front"] = spec.search.rerun * len(spec.seeds) * len(plan.searched)
@@ -250,12 +255,10 @@ def _parents(spec: SweepSpec, plan: SweepPlan) -> dict[str, int]:
     parents = {training for _, training in labels}
     stage = spec.tune
     trials = 0 if stage is None else stage.trials
-    each = stage is not None and stage.each
-    shared = len(parents if stage is None else rows if each else labels) * len(spec.seeds)
-    return {
-        "trained": shared + trials * len(parents),
-        "cells": len(rows) * len(spec.seeds) + trials * len(rows if each else {row.label for row in rows}),
-    }
+    by_budget = stage is not None and stage.by_budget
+    shared = len(parents if stage is None else rows if by_budget else labels) * len(spec.seeds)
+    tuned = len(tuned_rows(spec, rows)) if by_budget else len({row.label for row in rows})
+    return {"trained": shared + trials * len(parents), "cells": len(rows) * len(spec.seeds) + trials * tuned}
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -4,7 +4,7 @@ A group is a set of workers that compute one job together; a pool is a set of gr
 defines jobs, set-up and results, so that this package is independent of sweeps.
 """
 
-from adapad_ray.distributed.cluster import available_groups, connect, sigterm_as_interrupt
+from adapad_ray.distributed.cluster import available_groups, check_cluster, connect
 from adapad_ray.distributed.jobs import JobContext, JobError, JobOutcome, JobProgress, PoolError, SetupContext
 from adapad_ray.distributed.worker_pool import WorkerPool
 
@@ -17,6 +17,6 @@ __all__ = [
     "SetupContext",
     "WorkerPool",
     "available_groups",
+    "check_cluster",
     "connect",
-    "sigterm_as_interrupt",
 ]

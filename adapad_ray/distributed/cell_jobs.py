@@ -36,7 +36,7 @@ def open_workspace(context: SetupContext) -> Workspace:
 
 
 def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
-    """Computes a cell, or this worker's part of it; returns the validation metric as `score`.
+    """Computes a cell, or this worker's part of it; returns what its stage maximises as `score`.
 
     If an earlier attempt lost its worker after the result was written, rank 0 returns that result. The other ranks do
     not look for it, because two workers may see a shared folder differently; the queue ends their attempt.
@@ -53,7 +53,9 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
         folder.fetch(checkpoints=True)
         result = _finished(folder.path, context) or _compute_in(folder, workspace, payload, context)
         folder.save()
-    return {} if result is None else {"score": result.final.validation[result.metric]}
+    if result is None:
+        return {}
+    return {"score": result.tuning_score if result.identity.stage == "tune" else result.score}
 
 
 @contextmanager

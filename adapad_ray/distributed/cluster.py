@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 
-from adapad_ray.distributed.ray_internals import (
-    LOCAL_CLUSTER,
-    autoscaling_limit,
-    bound_to_loopback,
-    init_local,
-    silence_authentication,
-)
+from adapad_ray.distributed.cluster_address import find_cluster
+from adapad_ray.distributed.ray_internals import LOCAL_CLUSTER, autoscaling_limit, silence_authentication
+from adapad_ray.distributed.ray_start import join_cluster, start_cluster
 from adapad_ray.errors import BadRequestError
+from adapad_ray.interrupts import interruptible
 
 
 @contextmanager
@@ -47,47 +42,41 @@ def connect(
     # RAY_AUTH_MODE is not set here, because Ray reads it when it is imported: with the variable set later, ray.init
     # starts a server that demands a token nobody has made. Left unset, Ray makes the token and sets the variable.
     silence_authentication()
-    address = address or os.environ.get("RAY_ADDRESS")
-    with sigterm_as_interrupt():
-        _start(address, num_cpus, object_store_memory)
-        with sigterm_as_interrupt():  # ray.init sets a handler of its own
-            try:
-                yield
-            finally:
-                ray.shutdown()
+    address = find_cluster(address)
+    with interruptible():
+        try:
+            _start(address, num_cpus, object_store_memory)
+            yield
+        finally:
+            ray.shutdown()
+
+
+def check_cluster() -> None:
+    """Check within seconds that `connect` will find its cluster, or can start one.
+
+    Raises:
+        BadRequestError: no cluster answers at `RAY_ADDRESS`, or Ray cannot write to a folder that it needs.
+    """
+    if not ray.is_initialized():
+        silence_authentication()
+        find_cluster()
 
 
 def _start(address: str | None, num_cpus: int | None, object_store_memory: int | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    try:
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            arguments = {
-                "address": "local",
-                "num_cpus": len(os.sched_getaffinity(0)) if num_cpus is None else num_cpus,
-                "object_store_memory": object_store_memory,
-                "dashboard_host": "127.0.0.1",
-                **LOCAL_CLUSTER,
-                **quiet,
-            }
-            with bound_to_loopback():
-                init_local(arguments)
-    except ConnectionError as error:
-        raise BadRequestError(f"no Ray cluster answers at {address!r}: {error}") from error
-
-
-@contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does, so that everything is closed; in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
+    if address is not None:
+        join_cluster(address, quiet)
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    start_cluster(
+        {
+            "address": "local",
+            "num_cpus": len(os.sched_getaffinity(0)) if num_cpus is None else num_cpus,
+            "object_store_memory": object_store_memory,
+            "dashboard_host": "127.0.0.1",
+            **LOCAL_CLUSTER,
+            **quiet,
+        }
+    )
 
 
 def available_groups(workers: int, cpus_per_worker: float, gpus_per_worker: float) -> int:

@@ -9,16 +9,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
+import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray._private.authentication.authentication_token_setup import (
+    enable_token_auth_by_default,
+    ensure_token_if_auth_enabled,
+    maybe_enable_token_auth_if_token_available,
+)
+from ray.core.generated.gcs_pb2 import GcsNodeInfo, PlacementGroupTableData
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.files import require_writable
 
 TRAIN_ENVIRONMENT: Mapping[str, str] = {
     # How often a controller checks its workers. Ray's default of 2 s delays every start, death and end.
@@ -43,6 +51,9 @@ LOCAL_CLUSTER: Mapping[str, Any] = {
     "_system_config": {"worker_maximum_startup_concurrency": 8},
 }
 """Arguments of `ray.init` for a local cluster."""
+
+_LONGEST_SESSION = "session_2000-01-01_00-00-00_000000_4194304"
+"""A name of a session's folder with the largest process id of Linux."""
 
 SUBMISSION_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -78,27 +89,92 @@ def bound_to_loopback() -> Iterator[None]:
             os.environ[variable] = inherited
 
 
-def init_local(arguments: Mapping[str, Any]) -> None:
-    """Call `ray.init` for a local cluster; try again once if its processes are not up within Ray's 30 seconds.
+@contextmanager
+def keeping_sigterm_handler() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM while `ray.init` runs, which sets two.
 
-    Ray waits no longer, and a busy machine may need more. It raises a plain `Exception` then.
+    The one in Python exits with code 15. The one in C++, set by the constructor of the core worker, prints a stack and
+    aborts; it is replaced as soon as it can be.
+    """
+
+    def core_worker(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return make_core_worker(*args, **kwargs)
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+    utils, raylet = ray._private.utils, ray._raylet
+    set_handler, make_core_worker = utils.set_sigterm_handler, raylet.CoreWorker
+    utils.set_sigterm_handler, raylet.CoreWorker = lambda handler: None, core_worker
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler, raylet.CoreWorker = set_handler, make_core_worker
+
+
+def check_local_start() -> None:
+    """Check that a local cluster can write its files, and make its token as `ray.init` does.
 
     Raises:
-        BadRequestError: the second attempt took too long as well.
+        BadRequestError: the folder for its files cannot be written or has a name too long for sockets, its port is
+            taken, or the token cannot be stored.
     """
-    for attempt in (1, 2):
-        try:
-            ray.init(**arguments)
-            return
-        except Exception as error:
-            if "timed out during startup" not in str(error):
-                raise
-            ray.shutdown()
-            if attempt == 2:
-                raise BadRequestError(
-                    "Ray could not start a local cluster, twice within 30 seconds: this machine is overloaded, or a "
-                    "firewall blocks 127.0.0.1; the logs are in /tmp/ray/session_latest/logs"
-                ) from error
+    folder = ray._common.utils.get_default_ray_temp_dir()
+    try:
+        ray._private.utils.validate_socket_filepath(f"{folder}/{_LONGEST_SESSION}/sockets/plasma_store")
+    except OSError as error:
+        raise BadRequestError(
+            f"Ray puts sockets into {folder}, a name too long for them: set TMPDIR, or RAY_TMPDIR, to a shorter "
+            "one, as in TMPDIR=/tmp"
+        ) from error
+    try:
+        require_writable(folder)
+    except OSError as error:
+        raise BadRequestError(
+            f"Ray cannot write to {folder} ({error.strerror}): set TMPDIR, or RAY_TMPDIR, to another folder"
+        ) from error
+    port = os.environ.get(ray._private.ray_constants.GCS_PORT_ENVIRONMENT_VARIABLE, "")
+    try:
+        with socket.socket() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind(("127.0.0.1", int(port or 0)))
+    except (OSError, ValueError, OverflowError) as error:
+        raise BadRequestError(
+            f"Ray cannot listen on port {port!r} ({error}): unset RAY_GCS_SERVER_PORT, or set it to a free port"
+        ) from error
+    try:
+        if enable_token_auth_by_default():
+            ensure_token_if_auth_enabled()
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        raise BadRequestError(
+            f"Ray cannot store its token in the home folder ({error}): set HOME to a folder that can be written, or "
+            "RAY_AUTH_TOKEN to a long random text"
+        ) from error
+
+
+def address_on_this_machine() -> str | None:
+    """Return the `host:port` of the cluster that runs on this machine; None if there is none."""
+    try:
+        address: str = ray._private.services.canonicalize_bootstrap_address("auto")
+    except ConnectionError:
+        return None
+    return address
+
+
+def open_control_store(host: str, port: int) -> Any:
+    """Return a client of a cluster's control store (GCS).
+
+    Raises:
+        Exception: nothing answers for 30 seconds, or something that is no control store.
+    """
+    return ray._raylet.GcsClient(address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+
+def has_node_on_this_machine(client: Any, seconds: float) -> bool:
+    """Whether a live node of the cluster runs on this machine; `ray.init` waits a minute for one."""
+    alive = client.get_all_node_info(timeout=seconds, state_filter=GcsNodeInfo.GcsNodeState.ALIVE)
+    return bool({node.hex() for node in alive} & set(ray._private.services.find_node_ids()))
 
 
 def silence_authentication() -> None:

@@ -1,6 +1,7 @@
 """Backbones: frozen pretrained models, their task heads, and the modules of them that adapters may target.
 
-`source` finds a model, `backbone` loads it with its weights, `skeleton` builds it without them for `adapad plan`.
+`source` finds a model, `backbone` loads it with its weights, `skeleton` builds it without them for `adapad plan`, and
+`text_check` holds it against its tokenizer and the texts.
 """
 
 from adapad_ray.models.backbone import Backbone, backbone_parameters, linear_backbone, load_backbone
@@ -8,18 +9,22 @@ from adapad_ray.models.head import initialise_head
 from adapad_ray.models.images import ImageFormat, image_format
 from adapad_ray.models.skeleton import load_skeleton
 from adapad_ray.models.source import Pooling, keeps_sizes, list_models, resolve_model
-from adapad_ray.models.task_classes import IMAGES, SEQUENCES
+from adapad_ray.models.task_classes import CAUSAL, IMAGES, SEQUENCES
 from adapad_ray.models.task_models import LINEAR
+from adapad_ray.models.text_check import Reading, check_texts
 from adapad_ray.models.tokenizer import load_tokenizer, sketch_tokenizer
 
 __all__ = [
+    "CAUSAL",
     "IMAGES",
     "LINEAR",
     "SEQUENCES",
     "Backbone",
     "ImageFormat",
     "Pooling",
+    "Reading",
     "backbone_parameters",
+    "check_texts",
     "image_format",
     "initialise_head",
     "keeps_sizes",

@@ -14,6 +14,7 @@ from torch import nn
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.mixed import use_bf16_products
+from adapad_ray.models.checkpoint_files import weight_files
 from adapad_ray.models.head import find_head_modules, initialise_head
 from adapad_ray.models.reading import reading_model
 from adapad_ray.models.source import ModelSource, Pooling, read_config, resolve_model
@@ -21,6 +22,7 @@ from adapad_ray.models.target_modules import base_prefix
 from adapad_ray.models.task_classes import (
     CAUSAL,
     SEQUENCES,
+    check_architecture,
     choose_pooling,
     project_classifier,
     without_pooler,
@@ -86,13 +88,12 @@ def load_backbone(
     torch_dtype = parse_dtype(dtype)
     resolved = resolve_model(source)
     chosen = choose_pooling(resolved, pooling, num_labels, auto_class)
-    if resolved.folder is not None and not _weight_files(resolved.folder):
-        raise BadRequestError(
-            f"model folder {source!r} has no model.safetensors: pickled weights are not loaded, "
-            "convert them with save_pretrained"
-        )
+    files = None if resolved.folder is None else weight_files(resolved.folder, source)
     with reading_model(source), torch.random.fork_rng():
-        model, missing = _read_weights(resolved, num_labels, auto_class, chosen, torch_dtype)
+        model, missing = _read_weights(source, resolved, num_labels, auto_class, chosen, torch_dtype)
+    if isinstance(getattr(model, "generation_config", None), transformers.GenerationConfig):
+        # Settings of generation_config.json, such as a repetition penalty, would change greedy answers.
+        model.generation_config = transformers.GenerationConfig()
     tokenizer = None
     if getattr(model, "main_input_name", "input_ids") == "input_ids":
         tokenizer = load_tokenizer(source)
@@ -101,7 +102,7 @@ def load_backbone(
     head = find_head_modules(model, missing, source, auto_class)
     model.requires_grad_(False).eval()
     initialise_head(model, head, seed)
-    digest = _digest(resolved, chosen, model, head)
+    digest = _digest(resolved, files, chosen, model, head)
     if precision == "mixed":
         use_bf16_products(model, skip=head)
     return Backbone(source, model, tokenizer, head, chosen, digest, backbone_parameters(model, head))
@@ -135,10 +136,11 @@ def backbone_parameters(model: nn.Module, head_modules: Sequence[str] = ()) -> i
 
 
 def _read_weights(
-    source: ModelSource, num_labels: int, auto_class: str, pooling: Pooling, dtype: torch.dtype
+    name: str, source: ModelSource, num_labels: int, auto_class: str, pooling: Pooling, dtype: torch.dtype
 ) -> tuple[Any, set[str]]:
     """Return the model with its head, and the names of the parameters that the checkpoint lacks."""
     config = read_config(source)
+    check_architecture(config, auto_class, name)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
     options |= {"use_safetensors": True, "trust_remote_code": False}
     if (classifier := project_classifier(config, pooling, auto_class)) is not None:
@@ -164,15 +166,11 @@ def parse_dtype(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("model*.safetensors"))
-
-
-def _digest(source: ModelSource, pooling: Pooling, model: Any, head: Sequence[str]) -> str:
+def _digest(source: ModelSource, weights: list[Path] | None, pooling: Pooling, model: Any, head: Sequence[str]) -> str:
     """sha256 over the pooling and over the files of a folder, or over the loaded weights of a Hub model."""
     digest = hashlib.sha256(f"pooling {pooling}\n".encode())
-    if source.folder is not None:
-        _update_from_files(digest, [source.folder / "config.json", *_weight_files(source.folder)])
+    if source.folder is not None and weights is not None:
+        _update_from_files(digest, [source.folder / "config.json", *weights])
     else:
         _update_from_weights(digest, model, head)
     return digest.hexdigest()

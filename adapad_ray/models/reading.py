@@ -25,18 +25,25 @@ def reading_model(source: str) -> Iterator[None]:
     """Silence transformers while the block reads a model, and turn its errors into one line.
 
     Raises:
-        BadRequestError: transformers, safetensors or the Hub could not read the model.
+        BadRequestError: transformers, safetensors or the Hub could not read the model, or a package is missing.
     """
     with quiet_transformers():
         try:
             yield
         except BadRequestError:
             raise
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        except ImportError as error:
             raise BadRequestError(
-                f"model {source!r} could not be loaded ({reason}): pass {accepted_sources()}"
+                f"model {source!r} needs a package that is not installed: {_first_line(error)}"
             ) from error
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise BadRequestError(
+                f"model {source!r} could not be loaded ({_first_line(error)}): pass {accepted_sources()}"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from adapad_ray.models.source import read_config, resolve_for_planning
 from adapad_ray.models.task_classes import (
     CAUSAL,
     SEQUENCES,
+    check_architecture,
     choose_pooling,
     project_classifier,
     without_pooler,
@@ -36,6 +37,7 @@ def load_skeleton(
     chosen = choose_pooling(resolved, pooling, num_labels, auto_class)
     with reading_model(source), torch.random.fork_rng(), torch.device(device):
         config = read_config(resolved)
+        check_architecture(config, auto_class, source)
         if (classifier := project_classifier(config, chosen, auto_class)) is not None:
             encoder = transformers.AutoModel.from_config(config, **without_pooler(config))
             model: nn.Module = classifier(encoder, num_labels)

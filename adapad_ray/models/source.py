@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import transformers
+from transformers.quantizers import AutoHfQuantizer
 
 from adapad_ray.assets import ASSETS, fetch, find_asset, require_hub
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models.built_models import TINY_VIT, TINY_VIT_DESCRIPTION, converted, tiny_vit
+from adapad_ray.models.checkpoint_files import ADAPTER, beside_weights, only_an_adapter, reject_adapter
 from adapad_ray.models.configs import find_config, list_configs
 from adapad_ray.models.reading import accepted_sources, quiet_transformers, reading_model
 from adapad_ray.models.task_models import LINEAR
@@ -49,7 +51,7 @@ def resolve_model(source: str) -> ModelSource:
     """Find a packaged model, a local folder or a Hub name.
 
     Raises:
-        BadRequestError: the folder holds no model, the name is malformed, or the Hub cannot be reached.
+        BadRequestError: the folder holds no model or an adapter, the name is malformed, or the Hub cannot be reached.
     """
     if source == TINY_VIT:
         with quiet_transformers():
@@ -60,12 +62,14 @@ def resolve_model(source: str) -> ModelSource:
         return ModelSource(str(folder), pooling=_declared_pooling(folder))
     path = Path(source).expanduser()
     if os.path.isdir(path):  # Path.is_dir raises for a name that is too long for a file
+        reject_adapter(path, source)
         if not (path / "config.json").is_file():
             raise BadRequestError(f"model folder {source!r} has no config.json: pass what save_pretrained wrote")
         return ModelSource(str(path.resolve()), pooling=_declared_pooling(path))
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith("."):
         raise BadRequestError(f"model folder {source!r} does not exist: pass {accepted_sources()}")
     require_hub(f"model {source!r}")
+    _reject_adapter_on_hub(source)
     return ModelSource(source, pooling=_declared_pooling_on_hub(source))
 
 
@@ -94,11 +98,30 @@ def keeps_sizes(source: str) -> bool:
 
 
 def read_config(source: ModelSource) -> Any:
-    """Return the configuration with the key-value cache off, because a classifier reads every token once."""
+    """Return the configuration with the key-value cache off, because a classifier reads every token once.
+
+    Raises:
+        ImportError: the model is quantised, and a package that reads it is missing.
+        ValueError: the model is quantised in a way that cannot be read here.
+    """
     config: Any = transformers.AutoConfig.from_pretrained(source.path_or_name, trust_remote_code=False)
+    _check_quantisation(config)
     for part in (config, config.get_text_config()):
         part.use_cache = False
     return config
+
+
+def _check_quantisation(config: Any) -> None:
+    """Check what transformers checks when it reads quantised weights, so that a plan meets it too."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return
+    try:
+        AutoHfQuantizer.from_config(settings, pre_quantized=True).validate_environment()
+    except ImportError as error:
+        raise ImportError(f"its weights are quantised; {error}; or pass the model without quantisation") from error
+    except (RuntimeError, ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"its weights are quantised: {error}; pass the model without quantisation") from error
 
 
 def _declared_pooling(folder: Path) -> Pooling:
@@ -106,6 +129,18 @@ def _declared_pooling(folder: Path) -> Pooling:
     if not (folder / "modules.json").is_file():
         return "own"
     return _read_pooling(folder / "1_Pooling" / "config.json")
+
+
+def _reject_adapter_on_hub(name: str) -> None:
+    """As `reject_adapter`, for a repository."""
+    with reading_model(name):
+        files = [
+            transformers.utils.cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+            for file in (ADAPTER, "config.json")
+        ]
+    if files[0] is not None:
+        model = f"model {name!r}"
+        raise BadRequestError(only_an_adapter(model, Path(files[0])) if files[1] is None else beside_weights(model))
 
 
 def _declared_pooling_on_hub(name: str) -> Pooling:

@@ -18,7 +18,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.base import FrozenLinear
 from adapad_ray.frozen_linear.dispatch import frozen_linear, is_linear, is_supported
 from adapad_ray.safe_regex import Matcher
-from adapad_ray.validation import closest
+from adapad_ray.spelling import closest
 
 ALL_LINEAR = "all-linear"
 

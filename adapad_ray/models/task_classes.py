@@ -18,6 +18,14 @@ SEQUENCES, CAUSAL, IMAGES = (
 )
 """Auto classes that need special treatment. A causal language model has no task head to train."""
 
+_MIXES_PADDING = ("convbert", "fnet", "nystromformer", "yoso")
+"""Architectures whose convolutions, Fourier transforms or approximations of attention reach over the mask."""
+_SEES_BOTH_SIDES = (
+    "bert", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "modernbert", "rembert",
+    "roberta", "roberta-prelayernorm", "roformer", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod",
+)  # fmt: skip
+"""Encoders that transformers loads as causal language models too."""
+
 
 def choose_pooling(source: ModelSource, pooling: str | None, num_labels: int, auto_class: str) -> Pooling:
     """Return the pooling to use: the one asked for, else the declared one.
@@ -45,6 +53,34 @@ def project_classifier(config: Any, pooling: Pooling, auto_class: str) -> Callab
     if auto_class == IMAGES and config.model_type == "paligemma":
         return ImagePrefixClassifier
     return MeanPooledClassifier if pooling == "mean" else None
+
+
+def check_architecture(config: Any, auto_class: str, source: str) -> None:
+    """Check that an architecture gives a text the same result whatever text stands beside it in a batch.
+
+    Raises:
+        BadRequestError: it does not, or it sees the answer that it should predict.
+    """
+    kind = config.model_type
+    if kind in _MIXES_PADDING:
+        raise BadRequestError(
+            f"model {source!r} is a {kind}, whose layers mix padding into the states of a text, so that results depend "
+            "on the other texts of a batch: use another architecture"
+        )
+    if auto_class == CAUSAL and kind in _SEES_BOTH_SIDES and not getattr(config, "is_decoder", False):
+        raise BadRequestError(
+            f"model {source!r} is a {kind}, whose tokens see the tokens after them, the answer among them: this task "
+            "needs a causal language model, such as a llama or a gpt2"
+        )
+
+
+def reads_last_position(config: Any) -> bool:
+    """Return whether the model's own classifier reads the last position, whatever token stands there.
+
+    Other classifiers of decoders look for the last token that is no padding. XLNet counts positions from one token to
+    another, so that padding on the left does not shift them.
+    """
+    return config.model_type == "xlnet" and getattr(config, "summary_type", "last") == "last"
 
 
 def without_pooler(config: Any) -> dict[str, bool]:

@@ -49,7 +49,9 @@ class MeanPooledClassifier(nn.Module):
         self.config.num_labels = num_labels
         self.base_model_prefix = str(encoder.base_model_prefix)
         self.add_module(self.base_model_prefix, encoder)
-        self.classifier = nn.Linear(self.config.hidden_size, num_labels, dtype=next(encoder.parameters()).dtype)
+        # OPT's smaller models project their states to the width of the embedding.
+        width = getattr(self.config, "word_embed_proj_dim", self.config.hidden_size)
+        self.classifier = nn.Linear(width, num_labels, dtype=next(encoder.parameters()).dtype)
 
     def forward(
         self,

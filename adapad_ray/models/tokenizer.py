@@ -9,13 +9,16 @@ import transformers
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models.reading import reading_model
-from adapad_ray.models.source import ModelSource, resolve_for_planning, resolve_model
+from adapad_ray.models.source import ModelSource, read_config, resolve_for_planning, resolve_model
+from adapad_ray.models.task_classes import reads_last_position
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "tekken.json")
 
 
 def load_tokenizer(source: str) -> Any:
     """Load a model's tokenizer. Without a padding token of its own, it pads with its end-of-text token.
+
+    Its `padding_side` is that of the model: left where the model's answer is at the last position, else right.
 
     Raises:
         BadRequestError: the model has no tokenizer, or the tokenizer has neither token.
@@ -25,6 +28,7 @@ def load_tokenizer(source: str) -> Any:
         raise BadRequestError(f"model folder {source!r} has no tokenizer: write one there with its save_pretrained")
     with reading_model(source):
         tokenizer = transformers.AutoTokenizer.from_pretrained(resolved.path_or_name, trust_remote_code=False)
+        tokenizer.padding_side = "left" if reads_last_position(read_config(resolved)) else "right"
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise BadRequestError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.report.records import load_predictions
+from adapad_ray.report.seed_variance import SeedVariance, seed_variance
 from adapad_ray.report.statistics import Estimate, estimate, item_weights, pareto_front
 from adapad_ray.results import CellResult, Point
 from adapad_ray.tasks import find_metric
@@ -55,11 +56,13 @@ class SeedScores:
     """The metric on each resample of the items, `[draws, seeds]`."""
     items: int
     """Number of items of the split."""
+    prior: SeedVariance | None = None
+    """What other scores know about the variance over seeds."""
 
     @property
     def estimate(self) -> Estimate:
         """The mean over seeds and items."""
-        return estimate(self.values, self.draws, self.items)
+        return estimate(self.values, self.draws, self.items, self.prior)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -68,7 +71,10 @@ class SeedScores:
         return low, min(high, 1.0)
 
     def minus(self, other: SeedScores) -> SeedScores | None:
-        """The difference, paired by item and by common seeds; None if there is no common seed."""
+        """The difference, paired by item and by common seeds; None if there is no common seed.
+
+        Its seeds' variance is its own: see `moderated`.
+        """
         seeds = tuple(seed for seed in self.seeds if seed in other.seeds)
         if not seeds:
             return None
@@ -79,6 +85,14 @@ class SeedScores:
         """The scores of these seeds, in this order."""
         columns = [self.seeds.index(seed) for seed in seeds]
         return SeedScores(seeds, self.values[columns], self.draws[:, columns], self.items)
+
+
+def moderated(scores: Sequence[SeedScores]) -> list[SeedScores]:
+    """The same scores, all with the prior that they give each other of the variance over seeds."""
+    several = [score for score in scores if len(score.seeds) > 1]
+    variances = [float(np.var(score.values, ddof=1)) for score in several]
+    prior = seed_variance(variances, [len(score.seeds) - 1 for score in several])
+    return [replace(score, prior=prior) for score in scores]
 
 
 class Curves:
@@ -200,7 +214,7 @@ class Curves:
                 items=items,
             )
             start += len(group)
-        return scores
+        return dict(zip(scores, moderated(list(scores.values())), strict=True))
 
     def table(self) -> pd.DataFrame:
         """One row per point, with the columns of `curve.csv`.

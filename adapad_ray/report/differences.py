@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from adapad_ray.report.curves import Curves, PointKey, SeedScores
+from adapad_ray.report.curves import Curves, PointKey, SeedScores, moderated
 from adapad_ray.report.statistics import MOST_SEEDS, Estimate, aurac, holm
 from adapad_ray.report.style.formatting import p_value, points, seed_count
 
@@ -160,14 +160,17 @@ def label_differences(curves: Curves, margin: float = 0.01) -> list[LabelDiffere
     `margin` is the smallest difference of interest, for which seeds are planned.
     """
     finals = [key for key in curves.points if key.kind == "final" and key.budget is not None]
+    pairs = {
+        (a, b): paired
+        for a, b in combinations(finals, 2)
+        if a.budget == b.budget and (paired := curves.test[a].minus(curves.test[b])) is not None
+    }
     differences = []
-    for a, b in combinations(finals, 2):
-        paired = curves.test[a].minus(curves.test[b]) if a.budget == b.budget else None
-        if paired is not None:
-            sizes, flops = zip(*(_size_and_flops(curves, key, paired.seeds) for key in (a, b)), strict=True)
-            differences.append(
-                LabelDifference(a.label, b.label, a.budget, sizes, flops, paired.seeds, paired.estimate, margin)
-            )
+    for (a, b), paired in zip(pairs, moderated(list(pairs.values())), strict=True):
+        sizes, flops = zip(*(_size_and_flops(curves, key, paired.seeds) for key in (a, b)), strict=True)
+        differences.append(
+            LabelDifference(a.label, b.label, a.budget, sizes, flops, paired.seeds, paired.estimate, margin)
+        )
     differences.sort(key=lambda difference: difference.budget or 0)
     differences += [
         LabelDifference(a.label, b.label, None, a.range, (a.flops, b.flops), paired.seeds, paired.estimate, margin)

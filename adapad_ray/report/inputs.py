@@ -57,7 +57,7 @@ class ReportInputs:
     splits: Mapping[str, SplitSize] = field(default_factory=dict)
     """How many rows of the data are used; empty if the sweep has not recorded it."""
     warnings: Sequence[str] = ()
-    """What may not be meant in the data."""
+    """What is suspicious about the data, the tokenizer and the model."""
     mlflow_url: str | None = None
     """Address of the comparison in MLflow, or the command that opens it."""
     delta: float = 0.01

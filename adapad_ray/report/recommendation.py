@@ -7,7 +7,7 @@ import math
 from pydantic import BaseModel, ConfigDict
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.report.curves import Curves, PointKey
+from adapad_ray.report.curves import Curves, PointKey, moderated
 from adapad_ray.report.style.formatting import margin, seed_count
 
 FROZEN = "head_only"
@@ -87,13 +87,11 @@ def recommend(curves: Curves, *, delta: float = 0.01, confidence: float = 0.95) 
     candidates.sort(key=lambda key: (size[key], -mean[key]))
     best = min(candidates, key=lambda key: (-mean[key], size[key]))
 
-    def bound(key: PointKey) -> float:
-        if key == best:
-            return 0.0
-        difference = scores[key].minus(scores[best])
-        return -math.inf if difference is None else difference.estimate.lower_bound(confidence)
-
-    bounds = {key: bound(key) for key in candidates}
+    behind = {key: scores[key].minus(scores[best]) for key in candidates if key != best}
+    bounds = dict.fromkeys(candidates, -math.inf) | {best: 0.0}
+    shared = {key: difference for key, difference in behind.items() if difference is not None}
+    for key, difference in zip(shared, moderated(list(shared.values())), strict=True):
+        bounds[key] = difference.estimate.lower_bound(confidence)
     chosen = next(key for key in candidates if bounds[key] > -delta)
     alone = next(key for key in candidates if mean[key] >= mean[best] - delta)
     chosen_point, best_point, alone_point = (_summary(curves, key) for key in (chosen, best, alone))

@@ -18,6 +18,7 @@ import pandas as pd
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from adapad_ray.files import sqlite_url
 from adapad_ray.quiet import quiet_optuna
 from adapad_ray.report.curves import Curves
 from adapad_ray.report.differences import ERROR_RATE
@@ -110,7 +111,7 @@ def load_searches(folder: Path, searched: Sequence[SearchedLabel], curves: Curve
     """Loads the searches from a sweep's folder and compares their fronts with the curve's default points."""
     if not searched or not (folder / DATABASE).exists():
         return []
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / DATABASE}")
+    storage = optuna.storages.RDBStorage(sqlite_url(folder / DATABASE))
     searches = []
     for search in searched:
         study = optuna.load_study(study_name=search.study, storage=storage)

@@ -1,7 +1,8 @@
 """Intervals of means over seeds × items, planned numbers of seeds, Holm's correction, Pareto front and AURAC.
 
 There are few seeds and many items, so the two parts of a mean's variance are estimated differently: the items' part by
-a bootstrap over items, which works for any metric, and the seeds' part from the values per seed, with Student's t.
+a bootstrap over items, which works for any metric, and the seeds' part from the values per seed, with Student's t. The
+latter is moderated by what the sweep's other points know (`seed_variance.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
+
+from adapad_ray.report.seed_variance import SeedVariance
 
 Array = NDArray[np.float64]
 BLOCK = 4_000_000
@@ -39,26 +42,28 @@ def item_weights(items: int, draws: int, generator: np.random.Generator) -> Iter
 class Estimate:
     """A mean over seeds and test items, with the two parts of its variance.
 
-    The half width of its interval is the root of the sum of two squared half widths: t with S - 1 degrees of freedom
-    for the seeds' part and t with items - 1 for the items' part. The interval is exact if there is only one part. In
-    between it is slightly conservative, at every level that Holm's correction uses. The usual alternatives fail there
-    because three seeds often agree by chance: a single t with Welch and Satterthwaite's degrees of freedom rejects a
-    true null hypothesis in 2.1 % of cases at a level of 0.25 % (three seeds that cause 90 % of the variance; this
-    interval: 0.1 %), and a bootstrap of three seeds has only ten outcomes and so no tails.
+    The half width of its interval is the root of the sum of two squared half widths: t with `freedom` degrees of
+    freedom for the seeds' part and t with items - 1 for the items' part. The interval is exact if there is only one
+    part. In between it is slightly conservative, at every level that Holm's correction uses. The usual alternatives
+    fail there because three seeds often agree by chance: a single t with Welch and Satterthwaite's degrees of freedom
+    rejects a true null hypothesis in 2.1 % of cases at a level of 0.25 % (three seeds that cause 90 % of the variance;
+    this interval: 0.1 %), and a bootstrap of three seeds has only ten outcomes and so no tails.
     """
 
     mean: float
     of_seeds: float
-    """Variance of the mean that falls with more seeds: s² / S of the values per seed; 0 with one seed."""
+    """Variance of the mean that falls with more seeds: s² / S, s² the variance of a seed's value; 0 with one seed."""
     of_items: float
     """Variance of the mean that falls with more items only."""
     seeds: int
     items: int
+    freedom: float
+    """Degrees of freedom of `of_seeds`: S - 1, or more where other points contribute."""
 
     def half_width(self, tail: float) -> float:
         """Half width of the interval with this probability in each tail."""
         return math.hypot(
-            _quantile(tail, max(self.seeds - 1, 1)) * math.sqrt(self.of_seeds),
+            _quantile(tail, max(self.freedom, 1)) * math.sqrt(self.of_seeds),
             _quantile(tail, max(self.items - 1, 1)) * math.sqrt(self.of_items),
         )
 
@@ -91,8 +96,7 @@ class Estimate:
         """
         if self.seeds < 2:
             return None
-        freedom = self.seeds - 1
-        variance = self.of_seeds * self.seeds * freedom / float(stats.chi2.ppf(1 - ASSURANCE, freedom))
+        variance = self.of_seeds * self.seeds * self.freedom / float(stats.chi2.ppf(1 - ASSURANCE, self.freedom))
         counts = np.arange(2, MOST_SEEDS + 1)
         of_seeds, of_items = variance / counts, self.of_items
         t, z = _quantile(error_rate / 2, counts - 1), _quantile(error_rate / 2, max(self.items - 1, 1))
@@ -107,20 +111,25 @@ class Estimate:
         return math.ceil(self.items * self.of_items * (float(both) / effect) ** 2)
 
 
-def estimate(values: Array, draws: Array, items: int) -> Estimate:
+def estimate(values: Array, draws: Array, items: int, prior: SeedVariance | None = None) -> Estimate:
     """Estimates the mean of a metric from its values `[seeds]` and its item-bootstrap draws `[draws, seeds]`.
+
+    `prior` is what other points know about the variance over seeds.
 
     The items' part of the variance is the mean covariance of the draws of two seeds. The variance of one seed's draws
     would also contain the interaction of items and seeds, which s² of the values per seed already includes.
     """
     seeds = len(values)
     of_items = float(np.var(draws.mean(axis=1), ddof=1))
-    of_seeds = 0.0
+    of_seeds, freedom = 0.0, float(seeds - 1)
     if seeds > 1:
-        of_seeds = float(np.var(values, ddof=1)) / seeds
+        variance = float(np.var(values, ddof=1))
+        if prior is not None:
+            variance, freedom = prior.moderate(variance, seeds - 1)
+        of_seeds = variance / seeds
         each = float(np.var(draws, axis=0, ddof=1).mean())
         of_items = max(0.0, (seeds * of_items - each) / (seeds - 1))
-    return Estimate(float(np.mean(values)), of_seeds, of_items, seeds, items)
+    return Estimate(float(np.mean(values)), of_seeds, of_items, seeds, items, freedom)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

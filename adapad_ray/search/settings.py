@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -12,6 +13,8 @@ BUDGET = "budget"
 """The budget's name in a search space."""
 EACH = "each"
 """Value of `tune.budget` with which every budget of the curve is tuned separately."""
+ENDS = "ends"
+"""Value of `tune.budget` with which the smallest and the largest budget of each method are tuned."""
 MOST_TRIALS = 10_000
 """Trials of one study. A project default: a plan is a table of cells in memory."""
 
@@ -24,24 +27,30 @@ class TuneStage(_Section):
     """The tune stage: every method is trained at the same number of points, at one reference budget or at each."""
 
     trials: int = Field(default=6, ge=1, le=MOST_TRIALS)
-    """Points per method, or per method and budget with `budget: each`."""
+    """Points per method and tuned budget."""
     budget: int | float | str
     """A reference budget that every method of the sweep can meet: the best point there is used at all budgets. Or
-    `each`: every budget of the curve is tuned separately."""
+    `ends`: the smallest and the largest budget of each method are tuned, and between them settings are interpolated.
+    Or `each`: every budget of the curve is tuned separately."""
     space: dict[str, dict[str, list[Any]]]
     """Ranges as `{log | uniform | int: [low, high]}` or `{choice: [...]}`; a method ignores settings that it lacks."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the quasi-random list and of the training runs."""
 
     @property
-    def each(self) -> bool:
-        """Whether every budget is tuned separately."""
-        return self.budget == EACH
+    def by_budget(self) -> bool:
+        """Whether budgets have settings of their own."""
+        return self.budget in (ENDS, EACH)
 
-    @field_validator("space")
+    def tuned_budgets(self, budgets: Sequence[int | None]) -> list[int | None]:
+        """Which of a method's ascending budgets are tuned, if budgets have settings of their own."""
+        return sorted({budgets[0], budgets[-1]}) if self.budget == ENDS else list(budgets)  # type: ignore[type-var]
+
+    @field_validator("space", mode="before")
     @classmethod
-    def _parses(cls, space: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
-        parse_space(space)
+    def _parses(cls, space: Any) -> Any:
+        if isinstance(space, Mapping):
+            parse_space(space)
         return space
 
 
@@ -69,9 +78,11 @@ class SearchStage(_Section):
     rerun: int = Field(default=5, ge=0)
     """Most configurations of a method's front that are retrained with every seed and tested."""
 
-    @field_validator("space")
+    @field_validator("space", mode="before")
     @classmethod
-    def _parses(cls, space: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
+    def _parses(cls, space: Any) -> Any:
+        if not isinstance(space, Mapping):
+            return space
         if BUDGET not in space:
             raise ValueError("budget is missing: the search trades it against the metric, as in {log: [10k, 160k]}")
         settings = {name: values for name, values in space.items() if name != BUDGET}

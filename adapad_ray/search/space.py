@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import optuna
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.quiet import quiet_optuna
-from adapad_ray.validation import closest
+from adapad_ray.spelling import closest
 
 Space = Mapping[str, Mapping[str, Sequence[Any]]]
 """`{name: {log | uniform | int: [low, high]}}` or `{name: {choice: [...]}}`."""
@@ -56,6 +57,28 @@ def quasi_random_list(distributions: Distributions, n: int, seed: int) -> list[d
 def point_of(params: Mapping[str, Any], distributions: Distributions) -> dict[str, Any]:
     """A trial's parameters as a cell has them: real numbers with 4 significant digits."""
     return {name: _rounded(params[name], distribution) for name, distribution in distributions.items()}
+
+
+def interpolated(
+    distributions: Distributions, low: Mapping[str, Any], high: Mapping[str, Any], share: float
+) -> dict[str, Any]:
+    """The point at `share` (0 to 1) of the way between two points; a choice is that of the nearer one.
+
+    A range that is searched on a logarithmic scale is interpolated on it.
+    """
+    point = {}
+    for name, distribution in distributions.items():
+        a, b = low[name], high[name]
+        if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+            value = a if share < 0.5 else b
+        elif getattr(distribution, "log", False):
+            value = math.exp((1 - share) * math.log(a) + share * math.log(b))
+        else:
+            value = (1 - share) * a + share * b
+        if isinstance(distribution, optuna.distributions.IntDistribution):
+            value = round(value)
+        point[name] = _rounded(value, distribution)
+    return {name: point[name] for name in low}
 
 
 def parse_space(space: Space, where: str = "tune.space") -> dict[str, optuna.distributions.BaseDistribution]:
@@ -112,6 +135,9 @@ def _choice(where: str, values: Sequence[Any]) -> optuna.distributions.Categoric
     for value in values:
         if value is not None and not isinstance(value, (bool, int, float, str)):
             raise BadRequestError(f"{where}.choice takes numbers, strings, booleans and null but got {value!r}")
+    twice = [value for value, count in Counter(map(str, values)).items() if count > 1]
+    if twice:
+        raise BadRequestError(f"{where}.choice has {twice[0][:100]} twice: remove one")
     return optuna.distributions.CategoricalDistribution(tuple(values))
 
 

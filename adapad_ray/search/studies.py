@@ -19,7 +19,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from adapad_ray.files import atomic_path
+from adapad_ray.files import atomic_path, sqlite_url
 from adapad_ray.quiet import quiet_optuna
 from adapad_ray.report.records import DATABASE, REASON
 from adapad_ray.report.statistics import pareto_front
@@ -34,10 +34,10 @@ def open_storage(folder: Path) -> optuna.storages.RDBStorage:
     with quiet_optuna():
         if not path.exists():
             with atomic_path(path) as scratch:
-                fresh = optuna.storages.RDBStorage(f"sqlite:///{scratch}")
+                fresh = optuna.storages.RDBStorage(sqlite_url(scratch))
                 fresh.remove_session()
                 fresh.engine.dispose()
-        return optuna.storages.RDBStorage(f"sqlite:///{path}")
+        return optuna.storages.RDBStorage(sqlite_url(path))
 
 
 @dataclass(frozen=True)

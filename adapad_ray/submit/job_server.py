@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -16,6 +17,7 @@ from packaging.version import Version
 
 from adapad_ray.distributed.ray_internals import SUBMISSION_LOGGERS, use_token_if_available
 from adapad_ray.errors import BadRequestError
+from adapad_ray.interrupts import within
 from adapad_ray.submit.package import PackedSweep
 
 LOCAL = "http://127.0.0.1:8265"
@@ -23,6 +25,8 @@ LOCAL = "http://127.0.0.1:8265"
 RAY_VERSIONS = ">=2.55,<3"
 """Versions of Ray that the cluster may run; equal to this package's own requirement."""
 
+_LONGEST_WAIT = 8.0
+"""Seconds in which the server must give its first reply."""
 _RETRY_SECONDS = 2.0
 _UNREACHABLE_AFTER = 30.0
 """Seconds without a reply after which `follow` raises; the job itself continues."""
@@ -140,12 +144,10 @@ class JobServer:
                 "and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH, the path of a file with it) to the token of its head"
             ) from error
         except ConnectionError as error:
-            raise BadRequestError(
-                f"no Ray job server answers at {self.address}: start the head (docs/cluster.md), forward its port "
-                "8265 to this machine, or pass --address http://<head>:8265"
-            ) from error
-        except RuntimeError as error:
-            raise BadRequestError(f"the Ray job server at {self.address} cannot be used: {error}") from error
+            raise _unreachable(self.address) from error
+        except (RuntimeError, ValueError, OSError) as error:  # OSError: a status of HTTP; ValueError: no page of Ray's
+            reason = " ".join(str(error).split())
+            raise BadRequestError(f"the Ray job server at {self.address} cannot be used: {reason}") from error
 
 
 def _url(address: str) -> str:
@@ -157,10 +159,22 @@ def _url(address: str) -> str:
 
 
 def _is_open(address: str) -> bool:
-    """Whether the server replies to a request without a token."""
+    """Whether the server replies to a request without a token.
+
+    Raises:
+        BadRequestError: nothing replies; Ray's client would wait for it forever.
+    """
     import requests  # type: ignore[import-untyped]
 
     try:
-        return bool(requests.get(f"{address}/api/version", timeout=10).status_code == 200)
-    except requests.RequestException:
-        return False
+        reply = within(_LONGEST_WAIT, partial(requests.get, f"{address}/api/version", timeout=_LONGEST_WAIT))
+    except (requests.RequestException, TimeoutError) as error:
+        raise _unreachable(address) from error
+    return bool(reply.status_code == 200)
+
+
+def _unreachable(address: str) -> BadRequestError:
+    return BadRequestError(
+        f"no Ray job server answers at {address}: start the head (docs/cluster.md), forward its port 8265 to this "
+        "machine, or pass --address http://<head>:8265"
+    )

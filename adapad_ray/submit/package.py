@@ -97,7 +97,7 @@ def _pack(request: Request, spec: SweepSpec, folder: Path) -> list[str]:
         data[key] = Path("data", key, path.parent.name or "root", path.name)
         (folder / data[key]).parent.mkdir(parents=True)
         shutil.copy(path, folder / data[key])
-    moved = [f"{key}={path}" for key, path in data.items()]
+    moved = [f"{key}={json.dumps(str(path), ensure_ascii=False)}" for key, path in data.items()]  # quoted for YAML
     return [request.path.name, *request.overrides, *moved, *(["data_dir=null"] if moved and spec.data_dir else [])]
 
 

@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
-from adapad_ray.safe_yaml import read_yaml
+from adapad_ray.safe_yaml import read_yaml, write_yaml
 from adapad_ray.storage import WorkingFolder, is_url
 from adapad_ray.sweep.lock import FolderLock, SweepLock, unwritable
 from adapad_ray.sweep.spec import SweepSpec
@@ -98,6 +96,6 @@ def _difference(name: str, recorded: Any, current: Any) -> str:
 
 def _record(folder: Path, spec: SweepSpec) -> None:
     try:
-        write_text(folder / RECORDED_SPEC, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+        write_text(folder / RECORDED_SPEC, write_yaml(spec.model_dump(mode="json")))
     except OSError as error:
         raise unwritable(folder, error) from error

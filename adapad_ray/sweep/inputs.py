@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
+from torch import nn
+
 from adapad_ray.errors import BadRequestError, UnreachableError
-from adapad_ray.models import Backbone, backbone_parameters, keeps_sizes
+from adapad_ray.models import CAUSAL, Backbone, Reading, backbone_parameters, check_texts, keeps_sizes
 from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
-from adapad_ray.tasks import TYPES, DataLimits, Source, TaskData, resolve_task
+from adapad_ray.tasks import TYPES, DataLimits, RawTask, Source, TaskData, resolve_task
+from adapad_ray.training.batches import pad_to_multiple
 from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
 
 
@@ -31,6 +35,8 @@ class SweepInputs:
     """Whether the data are missing: their number of rows is the declared one and every row has `max_length` tokens."""
     sizes_are_packaged: bool = False
     """Whether the model's configuration comes from this package, because the Hub cannot be reached."""
+    warnings: tuple[str, ...] = ()
+    """What is suspicious about the data, the tokenizer and the model; one sentence each."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,12 @@ def load_inputs(spec: SweepSpec) -> LoadedInputs:
     source, limits, precision = _source(spec), _limits(spec), resolve_precision(spec)
     kind = TYPES[source.type]
     raw = kind.read(source)
-    data = kind.encode(raw, kind.reader(spec.model), limits)
+    reader = kind.reader(spec.model)
+    data = kind.encode(raw, reader, limits)
     backbone = kind.backbone(spec.model, data, pooling=spec.pooling, dtype=spec.dtype, precision=precision)
-    return LoadedInputs(SweepInputs(backbone.model, backbone.parameters, backbone.digest, data, precision), backbone)
+    warnings = (*data.warnings, *_check_reading(spec, backbone.model, reader, raw, data))
+    inputs = SweepInputs(backbone.model, backbone.parameters, backbone.digest, data, precision, warnings=warnings)
+    return LoadedInputs(inputs, backbone)
 
 
 def sketch_inputs(spec: SweepSpec) -> SweepInputs:
@@ -83,7 +92,44 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
         tokens_are_words=not own and raw is not None,
         rows_are_assumed=raw is None,
         sizes_are_packaged=keeps_sizes(spec.model),
+        warnings=(*data.warnings, *(_check_reading(spec, model, reader, raw, data) if own and raw is not None else ())),
     )
+
+
+def _check_reading(spec: SweepSpec, model: nn.Module, tokenizer: Any, raw: RawTask, data: TaskData) -> tuple[str, ...]:
+    """Check that the model can read every text; return what is only suspicious. Other data need no check."""
+    splits: dict[str, Any] = {name: getattr(split, "windows", split) for name, split in data.splits.items()}
+    if not all(hasattr(split, "tokens") for split in splits.values()):
+        return ()
+    prompts = TYPES[data.type].auto_class == CAUSAL
+    pair = "text_pair" in raw.splits["train"]
+    multiple = max(spec.training_settings(label).pad_to_multiple_of for label in spec.labels())
+    return check_texts(
+        Reading(
+            spec.model,
+            model,
+            tokenizer,
+            splits,
+            added_tokens=None if prompts else tokenizer.num_special_tokens_to_add(pair=pair),
+            pad=partial(
+                pad_to_multiple,
+                multiple=multiple,
+                pad_token_id=tokenizer.pad_token_id,
+                left=getattr(splits["train"], "pads_left", False),
+            ),
+            answer_tokens=_answer_tokens(data),
+        )
+    )
+
+
+def _answer_tokens(data: TaskData) -> int:
+    """Tokens that generation may add beyond the longest sequence of the splits."""
+    most = data.settings.get("max_new_tokens")
+    if most is None:
+        return 0
+    longest = max(int(split.lengths.max()) for split in data.splits.values())
+    prompt = max(int((split.lengths - split.answered).max()) for split in data.splits.values())  # type: ignore[attr-defined]
+    return max(0, prompt + int(most) - longest)
 
 
 def _source(spec: SweepSpec) -> Source:

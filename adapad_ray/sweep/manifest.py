@@ -35,7 +35,7 @@ class Manifest:
     splits: dict[str, SplitSize] = field(default_factory=dict)
     """How many rows of the data are used."""
     warnings: list[str] = field(default_factory=list)
-    """What may not be meant in the data."""
+    """What is suspicious about the data, the tokenizer and the model."""
 
     def save(self, folder: Path) -> None:
         """Writes the manifest into the sweep's folder, atomically."""

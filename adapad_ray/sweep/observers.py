@@ -82,8 +82,11 @@ class SweepObserver:
     def cells_reused(self, results: Sequence[CellResult]) -> None:
         """An earlier launch has finished these cells of the wave."""
 
-    def winners_found(self, winners: Winners) -> None:
-        """The tune stage has ended, and the curve is about to be computed."""
+    def winners_found(self, winners: Winners, edges: Sequence[str]) -> None:
+        """The tune stage has ended, and the curve is about to be computed.
+
+        `edges` has a sentence for every best value that lies at the edge of those tried.
+        """
 
     def trial_failed(self, label: str, number: int, reason: str) -> None:
         """The cell of a search's trial cannot exist: the trial counts as failed."""
@@ -115,6 +118,10 @@ class Observers:
 
     def __init__(self, observers: Sequence[SweepObserver]) -> None:
         self._observers = list(observers)
+
+    def before(self, observer: SweepObserver) -> Observers:
+        """These observers and, before them, another."""
+        return Observers([observer, *self._observers])
 
     def notify(self, hook: Callable[Concatenate[SweepObserver, P], None], *args: P.args, **kwargs: P.kwargs) -> None:
         """Calls a method of `SweepObserver` on every observer, as in `notify(SweepObserver.computing_ended)`."""

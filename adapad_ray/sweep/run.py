@@ -25,12 +25,13 @@ from adapad_ray.sweep.observers import (
     TrackerLog,
 )
 from adapad_ray.sweep.planning.cell_factory import CellFactory
+from adapad_ray.sweep.planning.cells import Wave
 from adapad_ray.sweep.planning.plan import plan_sweep
 from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.sweep.stages import Stage, build_stages
 from adapad_ray.sweep.sweep_metrics import SweepMetrics
-from adapad_ray.tracking import Tracker, tracking_uri
+from adapad_ray.tracking import Tracker
 
 OpenExecutor = Callable[[int], AbstractContextManager[Executor]]
 """Opens an executor for so many cells."""
@@ -61,6 +62,7 @@ class Sweep:
         spec = spec.model_copy(update={"precision": resolve_precision(spec, recorded.get("precision"))})
         loaded = load_inputs(spec)
         self.spec, self.folder = spec, folder
+        self.warnings = loaded.inputs.warnings
         self.cells = CellFactory(spec, loaded.inputs)
         self.plan = plan_sweep(self.cells)
         self._given_observers = observers
@@ -74,14 +76,15 @@ class Sweep:
             StorageError: the store of a URL cannot be reached; finished cells are kept.
         """
         with locked_folder(self.folder, self.spec) as lock:
-            tracker = Tracker.open(tracking_uri(self.spec.tracking), self.spec.name, self.spec.name)
+            tracker = Tracker.open(self.spec.tracking, self.spec.name, self.spec.name)
             observers = self._observers(lock, tracker)
             try:
                 stages = build_stages(self.cells, self.plan, self.folder.path)
-                state = self._finished_state(stages)
-                if state is not None:
+                state, complete = self._known_state(stages)
+                if complete:
                     observers.notify(SweepObserver.nothing_to_compute, len(state.results))
                 else:
+                    self._manifest(stages, state).save(self.folder.path)
                     state = self._compute(stages, observers)
                 return self._conclude(stages, state, observers, tracker)
             except BaseException as reason:
@@ -99,22 +102,21 @@ class Sweep:
             ]
         )
 
-    def _finished_state(self, stages: Sequence[Stage]) -> SweepState | None:
-        """All cells and results if earlier launches have finished every wave; else None."""
-        state = SweepState()
+    def _known_state(self, stages: Sequence[Stage]) -> tuple[SweepState, bool]:
+        """The cells that are known before any is computed with their results, and whether that is all of the sweep."""
+        state, complete = SweepState(), True
         for stage in stages:
-            if not stage.all_known:
-                return None
+            complete = complete and stage.all_known
             for wave in stage.waves(state.results):
                 if find_missing(wave, state, self.folder):
-                    return None
-        return state
+                    return state, False
+        return state, complete
 
     def _compute(self, stages: Sequence[Stage], observers: Observers) -> SweepState:
         state = SweepState()
-        self._manifest(stages).save(self.folder.path)
         observers.notify(SweepObserver.data_read, self.cells.inputs.data.sizes)
         with self._open_executor(self.plan.cells) as executor:
+            observers = observers.before(_ManifestLog(lambda: self._manifest(stages, state).save(self.folder.path)))
             launch = Launch(self.spec, self.folder, state, executor, observers)
             observers.notify(SweepObserver.computing_started, state, self.plan.cells, executor.groups)
             try:
@@ -145,23 +147,33 @@ class Sweep:
     def _manifest(
         self,
         stages: Sequence[Stage],
-        state: SweepState | None = None,
+        state: SweepState,
         failed: Sequence[FailedCell] = (),
         mlflow: str = "",
     ) -> Manifest:
-        cells, data = {} if state is None else state.cells, self.cells.inputs.data
         return Manifest(
             title=self.spec.name,
-            labels={cell.id: cell.identity.label for cell in cells.values()} or None,
+            labels={cell.id: cell.identity.label for cell in state.cells.values()},
             gaps=[Gap(gap.label, gap.budget, gap.reason) for gap in self.plan.gaps],
             failed=list(failed),
             delta=self.spec.delta,
             mlflow=mlflow,
             searched=[searched for stage in stages for searched in stage.searched()],
             published=self.spec.published,
-            splits=dict(data.sizes),
-            warnings=list(data.warnings),
+            splits=dict(self.cells.inputs.data.sizes),
+            warnings=list(self.warnings),
         )
+
+
+class _ManifestLog(SweepObserver):
+    """Records which cells belong to the sweep as they become known: its folder may hold others, of an earlier file."""
+
+    def __init__(self, save: Callable[[], None]) -> None:
+        self._save = save
+
+    def wave_planned(self, wave: Wave, additional: int) -> None:
+        """Writes the manifest."""
+        self._save()
 
 
 def _failed_cells(state: SweepState) -> list[FailedCell]:

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
 from pydantic_core import PydanticCustomError
 
 from adapad_ray.methods import METHODS
 from adapad_ray.report.published import PublishedPoint
 from adapad_ray.search.settings import BUDGET, SearchStage, TuneStage
 from adapad_ray.tasks import Source, parse_source
-from adapad_ray.training.settings import TrainingSettings
+from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
 from adapad_ray.validation import SECRET, validated
 
 REFERENCE = "head_only"
@@ -30,6 +30,14 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _as_list(budgets: Any) -> Any:
+    """One budget as a list of one."""
+    return [budgets] if isinstance(budgets, (int, float, str)) and not isinstance(budgets, bool) else budgets
+
+
+Budgets = Annotated[list[int | float | str], BeforeValidator(_as_list)]
+
+
 class MethodEntry(_Section):
     """What the file has under one label: these fields, and the settings of the method."""
 
@@ -39,7 +47,7 @@ class MethodEntry(_Section):
     """Default: the sweep's."""
     training: dict[str, Any] = {}
     """Training settings that differ from the sweep's. Settings of the data cannot differ."""
-    budgets: list[int | float | str] | None = None
+    budgets: Budgets | None = None
     """A subset of the sweep's budgets; default: all."""
     compute_as: str | None = None
     """The leader: a label whose training compute this one is given at every budget, as a compute-matched control."""
@@ -77,13 +85,13 @@ class SweepSpec(_Section):
     """Folder of a GLUE task's files, or of the files that `task` names."""
     pooling: str | None = None
     """`mean` or `own`; default: what the model declares."""
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     precision: Literal["auto", "full", "mixed"] = "auto"
     """`mixed`: products with frozen weights are in bf16 in training, all else in fp32. `auto`: see `precision.py`."""
     target_modules: str | list[str] = "all-linear"
     methods: dict[str, MethodEntry] = Field(min_length=1)
     """Label → settings."""
-    budgets: list[int | float | str] = Field(min_length=1)
+    budgets: Budgets = Field(min_length=1)
     """Deployed adapter parameters, as `41472`, `10.4k`, `0.5%` (of the backbone's) or `144 ranks`."""
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default=[0, 1, 2], min_length=1)
     training: TrainingSettings = TrainingSettings()
@@ -122,6 +130,18 @@ class SweepSpec(_Section):
             )
         return tracking
 
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _is_a_list(cls, seeds: Any) -> Any:
+        if isinstance(seeds, str):
+            raise ValueError("write a list, as in [0, 1, 2]")
+        if type(seeds) is not int or seeds < 0:
+            return seeds
+        if seeds > 0:
+            first = "[0, 1, …]" if seeds > 3 else str(list(range(seeds)))
+            raise ValueError(f"write [{seeds}] for the seed {seeds}, or {first} for {seeds} of them")
+        return [0]
+
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, seeds: list[int]) -> list[int]:
@@ -146,19 +166,36 @@ class SweepSpec(_Section):
         """What the file has under a label."""
         return self.methods.get(label, MethodEntry())
 
-    def method_settings(self, label: str, point: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The method's resolved configuration with every default; values of `point` override the file's."""
+    def method_settings(
+        self, label: str, point: Mapping[str, Any] | None = None, where: str | None = None
+    ) -> dict[str, Any]:
+        """The method's resolved configuration with every default; values of `point` override the file's.
+
+        Args:
+            where: what error messages name; default: the label's key in the file.
+        """
         config = METHODS[self.method_name(label)].Config
         tuned = {key: value for key, value in (point or {}).items() if key in config.model_fields}
         settings = {**self.entry(label).config, **tuned}
-        where, more_fields = f"methods.{label}", MethodEntry.model_fields.keys()
-        return validated(config, settings, where, more_fields=more_fields).model_dump(mode="json")
+        key, more_fields = f"methods.{label}", MethodEntry.model_fields.keys()
+        elsewhere = {name: f"{key}.training.{name}" for name in TrainingSettings.model_fields}
+        elsewhere |= {name: f"training.{name}" for name in DATA_SETTINGS}
+        method = validated(config, settings, where or key, more_fields=more_fields, elsewhere=elsewhere)
+        return method.model_dump(mode="json")
 
-    def training_settings(self, label: str, point: Mapping[str, Any] | None = None) -> TrainingSettings:
-        """The training settings of a label: values of `point` override the label's, which override the sweep's."""
+    def training_settings(
+        self, label: str, point: Mapping[str, Any] | None = None, where: str | None = None
+    ) -> TrainingSettings:
+        """The training settings of a label: values of `point` override the label's, which override the sweep's.
+
+        Args:
+            where: as for `method_settings`.
+        """
         tuned = {key: value for key, value in (point or {}).items() if key in TrainingSettings.model_fields}
         settings = {**self.training.model_dump(), **self.entry(label).training, **tuned}
-        return validated(TrainingSettings, settings, f"methods.{label}.training")
+        key = f"methods.{label}"
+        elsewhere = {name: f"{key}.{name}" for name in METHODS[self.method_name(label)].Config.model_fields}
+        return validated(TrainingSettings, settings, where or f"{key}.training", elsewhere=elsewhere)
 
     def modules_of(self, label: str) -> str | list[str]:
         """The modules that a label adapts."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
+from adapad_ray.budget import BudgetText, read_budget
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS
+from adapad_ray.search.ranges import points_over, values_of
 from adapad_ray.search.settings import BUDGET, SearchStage, TuneStage
+from adapad_ray.search.space import parse_space
+from adapad_ray.spelling import nearest
 from adapad_ray.sweep.spec import SweepSpec, front_label
 from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
-from adapad_ray.validation import nearest
 
 MOST_CELLS = 100_000
 """Of one sweep. A project default: a plan is a table of cells in memory."""
@@ -27,6 +33,7 @@ def check_spec(spec: SweepSpec) -> None:
         raise BadRequestError(
             f"methods × budgets × seeds are {cells:,} cells, more than {MOST_CELLS:,}: make the sweep smaller"
         )
+    _check_budgets(spec)
     for label in spec.labels():
         _check_label(spec, label)
     if spec.tune is not None:
@@ -39,6 +46,16 @@ def check_spec(spec: SweepSpec) -> None:
         raise BadRequestError("search is given, but mode is curve: add mode: search, or remove search")
     if spec.search is not None:
         _check_search(spec, spec.search)
+
+
+def _check_budgets(spec: SweepSpec) -> None:
+    """Checks that budgets can be read, and that none stands there twice: `10k` and `10000` are the same."""
+    written: dict[BudgetText, int | float | str] = {}
+    for budget in spec.budgets:
+        amount = read_budget(budget)
+        if amount in written:
+            raise BadRequestError(f"budgets has {written[amount]!r} and {budget!r}, which are the same: remove one")
+        written[amount] = budget
 
 
 def _check_label(spec: SweepSpec, label: str) -> None:
@@ -54,8 +71,9 @@ def _check_label(spec: SweepSpec, label: str) -> None:
     for key in spec.entry(label).training:
         if key in DATA_SETTINGS:
             raise BadRequestError(f"methods.{label}.training.{key} cannot differ between methods: set training.{key}")
+    known = {read_budget(budget) for budget in spec.budgets}
     for budget in spec.budgets_of(label):
-        if budget not in spec.budgets:
+        if read_budget(budget) not in known:
             raise BadRequestError(f"methods.{label}.budgets has {budget!r}, which is not among budgets {spec.budgets}")
     leader = spec.compute_as(label)
     if leader is not None and not spec.has_budget(label):
@@ -76,9 +94,13 @@ def _check_tune(spec: SweepSpec, stage: TuneStage) -> None:
             raise BadRequestError(
                 f"tune.space.{key} would change the data or which adapters exist: add a label for each value instead"
             )
+    if not stage.by_budget:
+        _check_budget("tune.budget", stage.budget)
     for label in spec.labels():
         if not spec.tune_space(label):
             raise BadRequestError(f"tune.space has no setting of {label}: add learning_rate, which every method has")
+        for point in points_over(parse_space(spec.tune_space(label))):
+            _check_point(spec, label, point, "tune.space")
 
 
 def _check_search(spec: SweepSpec, stage: SearchStage) -> None:
@@ -95,8 +117,48 @@ def _check_search(spec: SweepSpec, stage: SearchStage) -> None:
             raise BadRequestError(f"search.space.{key} is a setting of no method searched: {nearest(key, known)}")
         if key in DATA_SETTINGS:
             raise BadRequestError(f"search.space.{key} would change the data, which all cells share: remove it")
+    for values in stage.space[BUDGET].values():
+        for value in values:
+            _check_budget(f"search.space.{BUDGET}", value)
     for label in searched:
+        settings = {key: values for key, values in spec.search_space(label).items() if key != BUDGET}
+        distributions = parse_space(settings, "search.space") if settings else {}
+        for name in distributions:  # one at a time: a search passes over combinations that cannot exist
+            for value in values_of(name, distributions):
+                with suppress(_JointError):
+                    _check_point(spec, label, {name: value}, "search.space")
         if front_label(label) in spec.methods:
             raise BadRequestError(
                 f"methods.{front_label(label)} is the name that the front of {label} will have: rename it"
             )
+
+
+class _JointError(BadRequestError):
+    """Values that are allowed by themselves, but not together or with the settings of the file."""
+
+
+def _check_point(spec: SweepSpec, label: str, point: Mapping[str, Any], where: str) -> None:
+    """Checks that a label takes the values of a point.
+
+    Raises:
+        BadRequestError: names the value that is never allowed.
+        _JointError: names the values that do not go together.
+    """
+    try:
+        spec.method_settings(label, point, where)
+        spec.training_settings(label, point, where)
+    except BadRequestError as error:
+        message = str(error)
+        if message.startswith(f"{where}."):
+            raise BadRequestError(f"{message} (for {label})") from error
+        reason = message.removeprefix(f"{where}: ")
+        named = [name for name in point if name in reason] or list(point)
+        values = " and ".join(f"{where}.{name} {point[name]!r}" for name in named)
+        raise _JointError(f"{values} cannot be trained by {label}: {reason}") from error
+
+
+def _check_budget(key: str, budget: Any) -> None:
+    try:
+        read_budget(budget)
+    except BadRequestError as error:
+        raise BadRequestError(f"{key}: {error}") from error

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 
+from adapad_ray.tasks.losses import Loss
 from adapad_ray.tasks.metrics import find_metric
 from adapad_ray.tasks.task_data import Evaluated, Passes, Split, TaskData
 
@@ -13,8 +16,18 @@ def evaluate_logits(data: TaskData, passes: Passes, splits: list[str]) -> dict[s
     results = {}
     for name in splits:
         logits = logits_of(passes, data.splits[name])
-        results[name] = Evaluated(logits, find_metric(data.metric).scores(logits, data.splits[name].labels))
+        labels = data.splits[name].labels
+        scores = find_metric(data.metric).scores(logits, labels)
+        results[name] = Evaluated(logits, scores, loss=mean_loss(data.loss, logits, labels))
     return results
+
+
+def mean_loss(loss: Loss, logits: np.ndarray, labels: np.ndarray) -> float:
+    """The mean of the training loss over items, from logits `[items, outputs]` and labels `[items, …]`."""
+    import torch
+
+    output = SimpleNamespace(logits=torch.from_numpy(logits))
+    return float(loss(output, torch.tensor(labels)).double().mean())
 
 
 def logits_of(passes: Passes, split: Split) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -18,8 +17,6 @@ from adapad_ray.tasks.data.splits import SPLITS, carve, carved_counts
 from adapad_ray.tasks.source import DataSource
 from adapad_ray.tasks.split_sizes import SplitSize
 from adapad_ray.tasks.task_data import DataLimits, RawTask, Split, TaskData, digest_of
-
-logger = logging.getLogger(__name__)
 
 DataSourceT = TypeVar("DataSourceT", bound=DataSource)
 
@@ -97,9 +94,7 @@ class RowTask(TaskType[DataSourceT]):
             warnings.append(
                 f"{dropped:,} training rows are left out, because their text is in a carved split with another group"
             )
-        warnings = [f"task {name!r}: {warning}" for warning in (*warnings, *doubtful_classes(class_names))]
-        for warning in warnings:
-            logger.warning(warning)
+        warnings += doubtful_classes(class_names)
         return RawTask(name, class_names, source.metric, labelled, digest, self.name, source, carved, tuple(warnings))
 
     def encode(self, raw: RawTask, reader: Any, limits: DataLimits) -> TaskData:
@@ -119,12 +114,13 @@ class RowTask(TaskType[DataSourceT]):
             splits[split] = self.encode_split(raw, frame, split, reader, limits.max_length)
             sizes[split] = _size(raw, frame, split)
         settings = self.settings(raw)
+        about = [raw.type, raw.metric, repr(sorted(settings.items())), *_beside_tokens(raw, reader)]
         return TaskData(
             name=raw.name,
             class_names=raw.class_names,
             metric=raw.metric,
             splits=splits,
-            digest=digest_of(splits, raw.type, raw.metric, repr(sorted(settings.items()))),
+            digest=digest_of(splits, *about),
             loss=self.loss,
             type=raw.type,
             settings=settings,
@@ -165,6 +161,12 @@ def _why_empty(split: str, task: str, train: pd.DataFrame, carved: bool) -> str:
         f"the training data of task {task!r} are too few to carve splits from ({len(train):,} rows{groups}): the "
         f"{split} split would be empty; give more rows or files for all three splits"
     )
+
+
+def _beside_tokens(raw: RawTask, reader: Any) -> list[str]:
+    """What results and their records hold of a task beside its rows: names of classes, and tokens that fill and end."""
+    tokens = [f"{name} {getattr(reader, name, None)}" for name in ("pad_token_id", "eos_token_id")]
+    return [f"classes {list(raw.class_names)!r}", *tokens]
 
 
 def _in_hash_order(frame: pd.DataFrame) -> pd.DataFrame:

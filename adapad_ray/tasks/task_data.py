@@ -67,6 +67,8 @@ class Evaluated:
     """Name → value, the deciding metric among them; all are better when higher."""
     answers: tuple[str, ...] = ()
     """The model's answer to every item, where answers are texts."""
+    loss: float | None = None
+    """Mean training loss over the items; None where predictions are not what the loss takes."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class RawTask:
     carved: tuple[str, ...] = ()
     """The splits that were carved from the training data."""
     warnings: tuple[str, ...] = ()
-    """What may not be meant; each is logged once."""
+    """What is suspicious about the rows; one sentence each."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ class TaskData:
     splits: Mapping[str, Split]
     """`train`, `validation` and `test`, and further tests as `test_<name>`."""
     digest: str
-    """sha256 over what determines a result: the inputs and labels of all splits, and `settings`."""
+    """sha256 over what determines a result and its record: the inputs and labels of all splits, the names of the
+    classes, and `settings`."""
     loss: Loss = cross_entropy
     components: TrueComponents | None = None
     """The components that training should find, if they are known."""
@@ -132,7 +135,7 @@ class TaskData:
     sizes: Mapping[str, SplitSize] = field(default_factory=dict)
     """Of every split."""
     warnings: tuple[str, ...] = ()
-    """What may not be meant."""
+    """What is suspicious about the rows; one sentence each."""
 
 
 def digest_of(splits: Mapping[str, Split], *about: str) -> str:

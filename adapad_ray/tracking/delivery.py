@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import monotonic
 
+from adapad_ray.interrupts import interrupts_delayed
 from adapad_ray.tracking.store import first_line
 
 logger = logging.getLogger(__name__)
@@ -46,7 +44,7 @@ class Deliveries:
         if self._failed_at is not None and not now and monotonic() - self._failed_at < self.retry_seconds:
             return False
         try:
-            with _interrupts_delayed():
+            with interrupts_delayed():
                 if was_down:
                     self._refresh()
                 while self._waiting:
@@ -65,29 +63,3 @@ class Deliveries:
             logger.warning("MLflow's store %s is available again: everything was logged", self._store)
             self._failed_at = None
         return True
-
-
-@contextmanager
-def _interrupts_delayed() -> Iterator[None]:
-    """Delays Ctrl-C and SIGTERM to the end of the block, because they would break a transaction.
-
-    A second signal interrupts at once.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    caught: list[int] = []
-
-    def delay(number: int, _frame: object) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    before = {number: signal.signal(number, delay) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        if caught:
-            signal.raise_signal(caught[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,9 @@ class Links:
     @property
     def serve_command(self) -> str | None:
         """The command that serves a database; None for a server."""
-        return None if is_server(self.uri) else f"mlflow ui --backend-store-uri {without_password(self.uri)}"
+        if is_server(self.uri):
+            return None
+        return shlex.join(["mlflow", "ui", "--backend-store-uri", without_password(self.uri)])
 
     @property
     def experiment(self) -> str:

@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
-from contextlib import suppress
+import socket
+import sqlite3
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.files import atomic_path
+from adapad_ray.files import atomic_path, require_writable, sqlite_url
+from adapad_ray.interrupts import within
 from adapad_ray.tracking.names import mlflow_key
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+LONGEST_WAIT = 5.0
+"""Seconds in which the store must give its first answer."""
+_SQLITE = "sqlite:///"
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""Dialect → port of its servers, unless the address names one."""
+
 
 def tracking_uri(configured: str) -> str:
-    """The address of the store: `MLFLOW_TRACKING_URI` if set, else `configured`. SQLite paths become absolute."""
+    """The address of the store: `MLFLOW_TRACKING_URI` if set, else `configured`. SQLite paths become absolute.
+
+    A path may hold `?`, `#` and `%`, which URLs reserve: they are written as URLs write them.
+
+    Raises:
+        BadRequestError: the path cannot be written as a URL (`sqlite_url`).
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or configured
-    path = sqlite_path(uri)
-    return uri if path is None else f"sqlite:///{path}"
+    if not uri.startswith(_SQLITE):
+        return uri
+    return sqlite_url(*_path_and_options(uri.removeprefix(_SQLITE)))
+
+
+def check_store(configured: str) -> None:
+    """Checks within seconds that the store answers and can be written; MLflow itself would try for minutes.
+
+    Raises:
+        BadRequestError: it does not.
+    """
+    uri = tracking_uri(configured)
+    try:
+        within(LONGEST_WAIT, partial(_check, uri))
+    except (OSError, ValueError, sqlite3.Error) as error:  # ValueError: no URL
+        raise unusable(uri, error) from error
 
 
 def connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
@@ -39,17 +70,27 @@ def connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     try:
         _create_database(uri)
         client = MlflowClient(tracking_uri=uri)
-        return client, _experiment_id(client, uri, experiment)
-    except (MlflowException, SQLAlchemyError) as error:
+        found = _experiment_id(client, uri, experiment)
+        _remove_misread_folder(uri)
+        return client, found
+    except BadRequestError:
+        raise
+    except ImportError as error:  # the driver of a database
+        raise BadRequestError(
+            f"MLflow's store {without_password(uri)} needs the package {error.name}: install it, or use another store"
+        ) from error
+    except (MlflowException, SQLAlchemyError, ValueError) as error:  # ValueError: a reply that is not MLflow's
         raise unusable(uri, error) from error
 
 
 def unusable(uri: str, error: Exception) -> BadRequestError:
     """The error for a store that cannot be used."""
-    return BadRequestError(
-        f"MLflow's store {without_password(uri)} cannot be used ({first_line(error)}): start the server, correct "
-        "`tracking` or MLFLOW_TRACKING_URI, or use sqlite:///mlflow.db"
+    remedy = (
+        "start the server, correct `tracking` or MLFLOW_TRACKING_URI, or use sqlite:///mlflow.db"
+        if sqlite_path(uri) is None
+        else "it must be a database that can be written here; choose another with `tracking` or MLFLOW_TRACKING_URI"
     )
+    return BadRequestError(f"MLflow's store {without_password(uri)} cannot be used ({first_line(error)}): {remedy}")
 
 
 def is_server(uri: str) -> bool:
@@ -58,20 +99,25 @@ def is_server(uri: str) -> bool:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The absolute path of a SQLite database, with driver options if the address has any; None for other stores."""
-    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+    """The path of the SQLite database at an address that `tracking_uri` has returned; None for other stores."""
+    if not uri.startswith(_SQLITE):
+        return None
+    from sqlalchemy.engine import make_url
+
+    return Path(make_url(uri).database or "")
 
 
 def without_password(uri: str) -> str:
     """The address without user and password, for messages and links."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+    return re.sub("//[^/?#]*@", "//", uri, count=1)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, without passwords and at most 200 characters long."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    line = re.sub(r"//[^/@\s]*@", "//", line)
+    """The first telling line of an error's message, without passwords and at most 200 characters long."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
+    line = re.sub(r"//[^/@\s]*@", "//", lines[0] if lines else type(error).__name__)
     return line if len(line) <= 200 else line[:199] + "…"
 
 
@@ -87,6 +133,63 @@ def _configure_mlflow() -> None:
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises, with a traceback
+
+
+def _path_and_options(text: str) -> tuple[Path, dict[str, str]]:
+    """The absolute path and the driver's options in what follows `sqlite:///`.
+
+    A `?` begins options only if options follow, and `%41` is a letter only if no folder has that very name.
+    """
+    name, mark, query = text.rpartition("?")
+    if not mark or not re.fullmatch(r"\w+=[^&=?/]*(&\w+=[^&=?/]*)*", query):
+        name, query = text, ""
+    path = Path(name).absolute()
+    return path if path.parent.is_dir() else Path(unquote(name)).absolute(), dict(parse_qsl(query))
+
+
+def _check(uri: str) -> None:
+    path = sqlite_path(uri)
+    if path is not None:
+        _check_database(path)
+    elif is_server(uri):
+        _check_server(uri)
+    else:
+        parts = urlsplit(uri)
+        port = _DATABASE_PORTS.get(parts.scheme.partition("+")[0])
+        if port is not None and parts.hostname is not None:  # else there is no port, or MLflow will say what is wrong
+            _check_port(parts.hostname, parts.port or port)
+
+
+def _check_database(path: Path) -> None:
+    """Writes to a SQLite database, if there is one, and takes it back."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    require_writable(path.parent)  # for its journal too
+    if path.exists():
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=0.9 * LONGEST_WAIT)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("CREATE TABLE adapad_check (value)")  # a read-only database can begin, but not this
+            database.rollback()
+
+
+def _check_server(uri: str) -> None:
+    """Asks a server for any page; what MLflow's own request gets, a wrong password say, is MLflow's to report."""
+    import requests  # type: ignore[import-untyped]
+
+    try:
+        requests.get(uri, timeout=LONGEST_WAIT, stream=True, allow_redirects=False).close()
+    except requests.exceptions.SSLError:  # MLflow has settings for certificates
+        return
+    except requests.RequestException:
+        parts = urlsplit(uri)
+        if parts.hostname is not None:  # its own error says why, in few words
+            _check_port(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+        raise
+
+
+def _check_port(host: str, port: int) -> None:
+    socket.create_connection((host, port), timeout=LONGEST_WAIT).close()
 
 
 def _create_database(uri: str) -> None:
@@ -97,18 +200,20 @@ def _create_database(uri: str) -> None:
     from mlflow import MlflowClient
 
     path = sqlite_path(uri)
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadRequestError(f"cannot create the folder of MLflow's store {path} ({error.strerror})") from error
-    path = sqlite_path(uri.partition("?")[0])  # without driver options
     if path is None or path.exists():
         return
     # A file system without hard links raises OSError; MLflow then creates the database in place.
     with suppress(OSError), atomic_path(path, overwrite=False) as temporary:
-        MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
+        MlflowClient(tracking_uri=sqlite_url(temporary)).search_experiments(max_results=1)
+
+
+def _remove_misread_folder(uri: str) -> None:
+    """Removes the empty folder that MLflow makes for a database: it reads the path off the URL without decoding it."""
+    path = sqlite_path(uri)
+    misread = Path(uri.removeprefix(_SQLITE).partition("?")[0]).parent
+    if path is not None and misread != path.parent:
+        with suppress(OSError):
+            os.removedirs(misread)
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:

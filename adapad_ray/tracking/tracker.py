@@ -25,7 +25,7 @@ from adapad_ray.tracking.delivery import Deliveries
 from adapad_ray.tracking.links import LONGEST_LINK, Links
 from adapad_ray.tracking.report_run import LoggedReport, log_report
 from adapad_ray.tracking.runs import SweepRuns
-from adapad_ray.tracking.store import connect, tracking_uri, unusable, without_password
+from adapad_ray.tracking.store import check_store, connect, tracking_uri, unusable, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,6 +55,7 @@ class Tracker:
         """
         if not re.fullmatch(r"[\w. -]+", sweep_id):
             raise BadRequestError(f"sweep id {sweep_id!r} may contain only letters, digits, spaces and _-.")
+        check_store(uri)
         uri = tracking_uri(uri)
         client, experiment_id = connect(uri, experiment)
         from mlflow.exceptions import MlflowException

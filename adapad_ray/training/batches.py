@@ -53,7 +53,8 @@ class Batches:
     def load(self, rows: np.ndarray) -> Batch:
         """The examples with these row numbers, padded and moved to the device."""
         batch = self.data.batch(rows, self.pad_token_id)
-        batch = pad_to_multiple(batch, self.settings.pad_to_multiple_of, self.pad_token_id)
+        left = getattr(self.data, "pads_left", False)
+        batch = pad_to_multiple(batch, self.settings.pad_to_multiple_of, self.pad_token_id, left=left)
         labels = batch.pop("labels").to(self.device)
         size = self.data.size_of(batch)
         return Batch({key: value.to(self.device) for key, value in batch.items()}, labels, size)
@@ -76,18 +77,20 @@ def epoch_batches(
     return [batches[i] for i in torch.randperm(len(batches), generator=draw).tolist()]
 
 
-def pad_to_multiple(batch: dict[str, Tensor], multiple: int, pad_token_id: int) -> dict[str, Tensor]:
+def pad_to_multiple(
+    batch: dict[str, Tensor], multiple: int, pad_token_id: int, *, left: bool = False
+) -> dict[str, Tensor]:
     """The batch with its texts `[batch, tokens]` padded to a multiple of `multiple` tokens.
 
-    The matrix units of GPUs prefer multiples of 8 or 64. Prompts, whose answers end together, are padded on the left,
-    other texts on the right, so that positions that are learnt or counted from the other end stay. Batches without
-    texts are returned unchanged.
+    The matrix units of GPUs prefer multiples of 8 or 64. The padding goes where that of the batch is: to the `left` for
+    prompts, whose answers end together, and for models that read the last position. Batches without texts are returned
+    unchanged.
     """
     if "attention_mask" not in batch:
         return batch
     extra = -batch["attention_mask"].shape[1] % multiple
     if not extra:
         return batch
-    sides = (extra, 0) if "logits_to_keep" in batch else (0, extra)
+    sides = (extra, 0) if left else (0, extra)
     fillers = {"input_ids": pad_token_id, "attention_mask": 0, "token_type_ids": 0, "position_ids": 0}
     return batch | {name: pad(batch[name], sides, value=fillers[name]) for name in fillers.keys() & batch.keys()}

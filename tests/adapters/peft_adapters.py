@@ -41,9 +41,9 @@ class PeftAdapter:
     def model(self, folder=None):
         return peft.PeftModel.from_pretrained(self.base(), folder or self.folder).eval()
 
-    def logits(self, folder=None):
+    def logits(self, folder=None, dtype=torch.float32):
         with torch.no_grad():
-            return self.model(folder)(input_ids=IDS).logits.double().numpy()
+            return self.model(folder).to(dtype)(input_ids=IDS).logits.double().numpy()
 
     def updates(self, folder=None):
         """Module → dense ΔW, as PEFT computes it."""
@@ -69,11 +69,35 @@ CASES = {
     "conv1d": (gpt2, {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True, "task_type": "CAUSAL_LM"}),
     "regex": (bert, {"target_modules": r".*layer\.1.*(query|value)"}),
 }
+"""Forms of B A, scales and heads."""
+
+CONFIGURATIONS = CASES | {
+    "all-linear": (bert, {"target_modules": "all-linear", "task_type": "SEQ_CLS"}),
+    "one layer": (bert, {"target_modules": ["query", "dense"], "layers_to_transform": [1], "layers_pattern": "layer"}),
+    "excluded modules": (bert, {"target_modules": ["query", "key"], "exclude_modules": ["layer.0.attention.self.key"]}),
+    "excluded pattern": (bert, {"target_modules": "all-linear", "exclude_modules": r".*(pooler|attention).*"}),
+    "targets that the model lacks": (bert, {"target_modules": ["query", "c_attn", "gate_up_proj"]}),
+    "patterns without modules": (
+        bert,
+        {"target_modules": ["query"], "rank_pattern": {"key": 9}, "alpha_pattern": {"q_proj": 3, "query": 6}},
+    ),
+    "overlapping patterns": (
+        bert,
+        {"target_modules": ["query"], "alpha_pattern": {"0.attention.self.query": 3, "query": 6, ".*": 1}},
+    ),
+    "head and dense": (bert, {"target_modules": ["dense"], "modules_to_save": ["pooler"], "task_type": "SEQ_CLS"}),
+    "output layer": (gpt2, {"target_modules": ["c_proj", "lm_head"], "fan_in_fan_out": True}),
+    "embedding saved whole": (
+        gpt2,
+        {"target_modules": ["c_attn"], "modules_to_save": ["wpe"], "fan_in_fan_out": True, "use_rslora": True},
+    ),
+}
+"""Ways to choose modules, layers, ranks and scales."""
 
 
 def save_adapter(name, folder, dtype=torch.float32):
     """Saves an adapter of this case with random factors and a random head."""
-    base, settings = CASES[name]
+    base, settings = CONFIGURATIONS[name]
     model = peft.get_peft_model(base(), peft.LoraConfig(**{"r": 5, "lora_alpha": 8, **settings}))
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():

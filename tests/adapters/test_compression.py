@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from adapad_ray.adapters.compression import compress_adapter
 from adapad_ray.errors import BadRequestError
 from adapad_ray.testing import MethodCase
-from tests.adapters.peft_adapters import CASES, IDS, save_adapter
+from tests.adapters.peft_adapters import CASES, CONFIGURATIONS, IDS, save_adapter
 
 
 @pytest.fixture(params=CASES, ids=str)
@@ -25,15 +25,25 @@ def config_of(folder):
     return json.loads((folder / "adapter_config.json").read_text())
 
 
-def test_keeping_everything_gives_the_same_logits(adapter, tmp_path):
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_keeping_everything_gives_the_logits_that_peft_computes(name, tmp_path):
+    adapter = save_adapter(name, tmp_path / "peft")
     before = adapter.logits()
     assert not np.allclose(before, adapter.base()(input_ids=IDS).logits.detach().numpy(), atol=1e-3)
-    for name, keep in {"ratio": {"ratio": 1.0}, "energy": {"energy": 1.0}, "budget": {"budget": "1M"}}.items():
-        report = compress_adapter(adapter.folder, tmp_path / name, **keep)
-        np.testing.assert_allclose(adapter.logits(tmp_path / name), before, rtol=0, atol=1e-5)
-        assert report.energy_kept == 1.0 and report.relative_error < 1e-6
-        merged = adapter.model(tmp_path / name).merge_and_unload()(input_ids=IDS).logits.detach().numpy()
-        np.testing.assert_allclose(merged, before, rtol=0, atol=1e-5)
+    exact = adapter.logits(dtype=torch.float64)
+    report = compress_adapter(adapter.folder, tmp_path / "all", ratio=1.0)
+    np.testing.assert_allclose(adapter.logits(tmp_path / "all", torch.float64), exact, rtol=0, atol=1e-6)
+    assert report.energy_kept == 1.0 and report.relative_error < 1e-6
+    merged = [adapter.model(folder).merge_and_unload() for folder in (adapter.folder, tmp_path / "all")]
+    logits = [model(input_ids=IDS).logits.detach().numpy() for model in merged]
+    np.testing.assert_allclose(logits[1], logits[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("keep", [{"energy": 1.0}, {"budget": "1M"}], ids=str)
+def test_every_way_to_ask_for_everything_keeps_it(tmp_path, keep):
+    adapter = save_adapter("patterns", tmp_path / "peft")
+    assert compress_adapter(adapter.folder, tmp_path / "all", **keep).energy_kept == 1.0
+    np.testing.assert_allclose(adapter.logits(tmp_path / "all"), adapter.logits(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("cut", ["global", "local", "uniform"])
@@ -100,6 +110,30 @@ def test_a_module_that_keeps_nothing_is_left_out_and_the_rest_reloads(tmp_path):
         quiet.split("model.", 2)[-1].removesuffix(".lora_B.weight")
     ]
     assert len(adapter.updates(tmp_path / "cut")) == 3
+
+
+@pytest.mark.parametrize(
+    ("rename", "note"),
+    [
+        (lambda key: key.replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.default."), "'default'"),
+        (lambda key: key.replace("base_model.model.", "base_model.model._orig_mod."), "_orig_mod"),
+    ],
+    ids=["the adapter's name", "a compiled model"],
+)
+def test_what_peft_cannot_load_for_the_names_of_its_tensors_is_mended_and_said(tmp_path, rename, note):
+    adapter = save_adapter("head", tmp_path / "peft")
+    expected, weights = adapter.logits(), adapter.folder / "adapter_model.safetensors"
+    save_file({rename(key): value for key, value in load_file(weights).items()}, weights)
+    report = compress_adapter(adapter.folder, tmp_path / "out", ratio=1.0)
+    np.testing.assert_allclose(adapter.logits(tmp_path / "out"), expected, rtol=0, atol=1e-5)
+    assert len(report.notes) == 1 and note in report.notes[0]
+
+
+def test_factors_of_8_bits_are_cut_in_fp32(tmp_path):
+    adapter = save_adapter("plain", tmp_path / "peft", torch.float8_e4m3fn)
+    report = compress_adapter(adapter.folder, tmp_path / "out", ratio=1.0)
+    assert "float8_e4m3fn" in report.notes[0]
+    np.testing.assert_allclose(adapter.logits(tmp_path / "out"), adapter.logits(), rtol=0, atol=1e-5)
 
 
 def test_a_doubled_alpha_and_a_halved_b_are_the_same_adapter(tmp_path):

@@ -53,7 +53,7 @@ def test_an_insignificant_difference_comes_with_the_seeds_that_would_detect_it(f
     assert float(seeds[-1][1]) == 4 and int(seeds[-1][0]) == found.seeds_needed(0.04) > 4
     (tiny,) = differences(factory, margin=0.001)
     assert tiny.sentence.endswith("detecting 0.1 points would take more than 1,000 seeds")
-    few_items = replace(found, estimate=Estimate(0.002, of_seeds=1e-6, of_items=1e-4, seeds=4, items=2000))
+    few_items = replace(found, estimate=Estimate(0.002, of_seeds=1e-6, of_items=1e-4, seeds=4, items=2000, freedom=3))
     assert few_items.sentence.endswith(
         "these 4 seeds would detect a difference of 4 points; with 2,000 test items no number of seeds would detect "
         "0.2 points (at least 392,828 items are needed)"
@@ -82,7 +82,7 @@ def test_crossing_curves_are_called_crossing(factory):
     sentences = conclusions(differences(factory))
     assert "The curves of adapad and lora cross: adapad is better at 10,368 and lora is better at 165,888." in sentences
     assert sentences[0].startswith(
-        "Of 12 comparisons (equal budgets, and areas under the curves), 4 show a difference."
+        "Of 12 comparisons (equal budgets, and areas under the curves), 5 show a difference."
     )
     assert "does not mean that the methods are equal" in sentences[-1]
     assert "seeds would detect a difference of 1 point" in sentences[-1]

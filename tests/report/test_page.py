@@ -113,7 +113,9 @@ def test_the_page_shows_conclusions_ranks_and_trials(html):
     ]
     assert "<tr><td>adapad</td><td>1–2</td>" in ranks
     tuned = re.search(r"<h2>What was tuned</h2>.*?</table>", html, re.DOTALL)[0]
-    rows = re.findall(r"<code>learning_rate</code> ([0-9.]+)</span> </td><td>[0-9.]+</td><td>(●?)</td>", tuned)
+    rows = re.findall(
+        r"<code>learning_rate</code> ([0-9.]+)</span> </td><td>–</td><td>[0-9.]+</td><td>(●?)</td>", tuned
+    )
     assert rows == [("0.002", "●"), ("0.005", "")]
 
 

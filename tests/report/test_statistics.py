@@ -68,7 +68,7 @@ def test_identical_models_have_no_difference():
 
 
 def test_the_p_value_is_where_the_interval_touches_zero():
-    difference = statistics.Estimate(0.02, of_seeds=0.005**2, of_items=0.004**2, seeds=4, items=300)
+    difference = statistics.Estimate(0.02, of_seeds=0.005**2, of_items=0.004**2, seeds=4, items=300, freedom=3)
     low, _ = difference.interval(1 - difference.p_value)
     assert low == pytest.approx(0, abs=1e-9) and 0 < difference.p_value < 0.05
 
@@ -107,7 +107,9 @@ def test_aurac_of_a_straight_line_in_the_logarithm():
 
 def pilot(of_items=0.0, seeds=5):
     """A pilot whose values per seed scatter by 2 points."""
-    return statistics.Estimate(0.004, of_seeds=0.02**2 / seeds, of_items=of_items, seeds=seeds, items=800)
+    return statistics.Estimate(
+        0.004, of_seeds=0.02**2 / seeds, of_items=of_items, seeds=seeds, items=800, freedom=seeds - 1
+    )
 
 
 def test_planned_seeds_have_the_planned_power():

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.search.space import quasi_random_points
+from adapad_ray.search.space import interpolated, parse_space, quasi_random_points
 
 SPACE = {
     "learning_rate": {"log": [1e-4, 1e-2]},
@@ -69,3 +69,12 @@ def test_rounding_never_leaves_the_range():
 def test_a_space_that_is_wrong_is_refused_with_key_and_value(space, message):
     with pytest.raises(BadRequestError, match=message):
         quasi_random_points(space, 2, seed=0)
+
+
+def test_a_point_between_two_is_interpolated_on_the_scale_of_its_range():
+    space = parse_space(
+        {"a": {"log": [1e-4, 1e-2]}, "b": {"uniform": [0, 1]}, "c": {"int": [1, 9]}, "d": {"choice": ["x", "y"]}}
+    )
+    low, high = {"a": 1e-4, "b": 0.0, "c": 1, "d": "x"}, {"a": 1e-2, "b": 1.0, "c": 9, "d": "y"}
+    assert interpolated(space, low, high, 0.5) == {"a": 1e-3, "b": 0.5, "c": 5, "d": "y"}
+    assert interpolated(space, low, high, 0.0) == low and interpolated(space, low, high, 1.0) == high

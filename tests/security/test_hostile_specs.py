@@ -68,7 +68,7 @@ PATHS: list[dict[str, Any]] = [
 TYPES: list[Any] = [
     {"methods": []}, {"methods": {"lora": 3}}, {"methods": {"lora": {"__class__": 1}}}, {"methods": {}},
     {"budgets": {"a": 1}}, {"training": "fast"}, {"target_modules": 3}, {"target_modules": []}, {"unknown": {"x": 1}},
-    {1: 2}, {None: 1}, {"resources": None}, {"pooling": "{{7*7}}"},
+    {1: 2}, {None: 1}, {"resources": []}, {"pooling": "{{7*7}}"},
 ]  # fmt: skip
 
 

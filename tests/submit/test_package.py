@@ -61,6 +61,18 @@ def test_the_package_the_file_and_local_data_are_uploaded_and_nothing_else(write
     assert not folder.exists()
 
 
+def test_a_data_file_of_any_name_is_uploaded_under_that_name(write, tmp_path):
+    folder = tmp_path / "a?b #c%d: [1]"
+    folder.mkdir()
+    (folder / "007 'x', \"ü\".csv").write_bytes((tmp_path / "film" / "train.csv").read_bytes())
+    file = f"{folder.name}/007 'x', \"ü\".csv"
+    with packed(Request(write(task={"train": file, "text": "review", "label": "stars"}), (), (SHARED,))) as sweep:
+        _, _, *arguments = shlex.split(sweep.entrypoint)
+        spec = load_spec(sweep.folder / arguments[0], arguments[1:])
+        assert spec.task.train == f"data/task.train/{file}"
+        assert (sweep.folder / spec.task.train).exists()
+
+
 def test_the_tracking_address_of_the_environment_is_passed_on(write, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
     with packed(Request(write(tracking="sqlite:///mlflow.db"), shared=(SHARED,))) as sweep:

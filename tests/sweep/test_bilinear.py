@@ -40,7 +40,7 @@ def test_several_workers_are_not_refused():
         (["model=minilm-l6"], "model 'minilm-l6' does not go with this task"),
         (["task=rotten-tomatoes"], "model 'linear' does not go with this task"),
         (["training.max_train_examples=10"], "training.max_train_examples is for texts"),
-        (["dtype=float8"], "dtype 'float8' is unknown"),
+        (["dtype=float8"], "dtype is 'float8'"),
         (["task.spectrum=[1,1]"], "must fall strictly"),
     ],
 )

@@ -65,9 +65,10 @@ METHODS, BUDGETS = ("lora", "adapad"), [ONE_EACH, 2 * ONE_EACH]
 TUNE = {"trials": 3, "budget": ONE_EACH, "space": {"learning_rate": {"log": [1e-3, 1e-1]}}}
 
 
-def result(planned, score, passes=1):
-    """A finished cell with this validation metric."""
-    point = Point(kind="final", parameters=1, head_parameters=1, ranks={}, validation={"accuracy": score})
+def result(planned, score, passes=1, loss=None):
+    """A finished cell with this validation metric and loss."""
+    validation = {"accuracy": score}
+    point = Point(kind="final", parameters=1, head_parameters=1, ranks={}, validation=validation, validation_loss=loss)
     cost = Cost(
         start_seconds=0, train_seconds=0, evaluation_seconds=0, train_flops=0, steps=10, lane_passes=10 * passes,
         tokens=0, peak_parameters=0, peak_memory_bytes=0,
@@ -149,6 +150,48 @@ def test_each_budget_can_be_tuned_for_itself(planner):
     chosen = {(c.cell.identity.budget, c.cell.identity.training["learning_rate"]) for c in curve}
     assert chosen == {(None, max(rates)), (ONE_EACH, min(rates)), (2 * ONE_EACH, max(rates))}
     assert p.plan().cells == len(tune) + len(curve) == 3 * 3 + 3 * 2
+
+
+def test_the_ends_of_a_curve_are_tuned_and_the_budgets_between_are_interpolated(planner):
+    budgets = [ONE_EACH, 2 * ONE_EACH, 4 * ONE_EACH]
+    p = planner(tune={**TUNE, "budget": "ends"}, budgets=budgets)
+
+    def small_rates_suit_the_small_budget(planned):
+        rate = planned.point["learning_rate"]
+        return 0.5 - rate if planned.cell.identity.budget == ONE_EACH else rate
+
+    tune, _, curve, _ = waves(p, scores=small_rates_suit_the_small_budget)
+    tried = {planned.point["learning_rate"] for planned in tune}
+    low, high = min(tried), max(tried)
+    assert {planned.cell.identity.budget for planned in tune} == {None, ONE_EACH, 4 * ONE_EACH}
+    rates = {c.cell.identity.budget: c.cell.identity.training["learning_rate"] for c in curve}
+    assert rates[ONE_EACH] == low and rates[4 * ONE_EACH] == high
+    assert rates[2 * ONE_EACH] == pytest.approx((low * high) ** 0.5, rel=1e-3)
+    assert p.plan().cells == len(tune) + len(curve) == 3 * (1 + 2) + 2 * (1 + 3)
+    described = estimate(p.spec, p.inputs, p.plan())
+    assert described.cells == {"tune": len(tune), "curve": len(curve)}
+
+
+def test_a_method_with_one_budget_is_tuned_there(planner):
+    p = planner(tune={**TUNE, "budget": "ends"}, methods={"lora": {"budgets": [ONE_EACH]}, "adapad": {}})
+    tune, *_ = waves(p)
+    assert {x.cell.identity.budget for x in tune if x.cell.identity.label == "lora"} == {ONE_EACH}
+
+
+def test_the_loss_chooses_where_the_metric_ties(planner):
+    p = planner(tune=TUNE)
+    tune = next(iter(p.tuning.waves({})))
+    lora = sorted((x for x in tune if x.cell.identity.label == "lora"), key=lambda x: x.point["learning_rate"])
+    results = {x.id: result(x, 0.5, loss=loss) for x, loss in zip(lora, (0.7, 0.6, 0.65), strict=True)}
+    assert p.tuning.winners(results)["lora", None] == lora[1].point
+
+
+def test_a_tie_goes_to_the_smaller_rate(planner):
+    p = planner(tune=TUNE)
+    tune = next(iter(p.tuning.waves({})))
+    lora = [x for x in tune if x.cell.identity.label == "lora"]
+    results = {x.id: result(x, 0.5, loss=0.6) for x in lora}
+    assert p.tuning.winners(results)["lora", None]["learning_rate"] == min(x.point["learning_rate"] for x in lora)
 
 
 def test_a_cell_is_identified_by_what_determines_it_and_not_by_names(planner):

@@ -111,9 +111,10 @@ def test_hooks_are_called_in_the_order_of_a_launch(launch):
     ((state, expected, groups),) = recorder.arguments("computing_started")
     assert (expected, groups) == (tuned + curve, 2)
     assert len(state.results) == outcome.computed == expected
-    ((winners,),) = recorder.arguments("winners_found")
+    ((winners, edges),) = recorder.arguments("winners_found")
     best = max(i.training["learning_rate"] for i in executor.computed if i.stage == "tune" and i.label == "lora")
     assert winners["lora", None] == {"learning_rate": best}
+    assert f"lora: the best learning_rate, {best:g}, is the largest of those tried; higher ones may be better" in edges
     assert {i.training["learning_rate"] for i in executor.computed if i.stage == "curve"} == {best}
     assert outcome.mlflow == {"MLflow": "http://mlflow"}
 

@@ -81,7 +81,8 @@ def test_a_tuned_point_reaches_training_and_method():
         ({"resources": {"worker": 2}}, ["resources.worker", "did you mean workers"]),
         ({"methods": {"adapad": {"initial_rank": 0, "advance_learning": False}}}, ["initial_rank 0"]),
         ({"methods": {"lora": {"training": 5}}}, ["methods.lora.training", "5"]),
-        ({"methods": {"lora": {"budgets": 40_000}}}, ["methods.lora.budgets", "40000"]),
+        ({"methods": {"lora": {"budgets": {"a": 1}}}}, ["methods.lora.budgets", "list"]),
+        ({"methods": {"lora": {"budgets": 41_000}}}, ["methods.lora.budgets", "41000", "40k"]),
         ({"methods": {"lora": {"budgets": [7]}}}, ["methods.lora.budgets", "7", "40k"]),
         ({"methods": {"lora": {"compute_as": []}}}, ["methods.lora.compute_as"]),
         ({"methods": {"lora": {"compute_as": "nobody"}}}, ["compute_as", "'nobody'"]),
@@ -120,3 +121,192 @@ def test_a_file_that_is_not_a_mapping_is_rejected(tmp_path, text):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(BadRequestError, match=r"none\.yaml cannot be read"):
         load_spec(tmp_path / "none.yaml")
+
+
+MINIMAL = "model: m\ntask: {train: t.csv}\nmethods: {lora: {}}\nbudgets: [1000]\n"
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Loads a file with this content and these overrides."""
+
+    def load(text: str | bytes = MINIMAL, *overrides: str):
+        path = tmp_path / "s.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load_spec(path, overrides)
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "value"),
+    [
+        ("methods=[lora, adapad]", "methods", {"lora": {}, "adapad": {}}),
+        ("methods=lora", "methods", {"lora": {}}),
+        ("methods=[lora, adapad: {initial_rank: 0}]", "methods", {"lora": {}, "adapad": {"initial_rank": 0}}),
+        ("methods={lora: {budgets: 1k}}", "methods", {"lora": {"budgets": ["1k"]}}),
+        ("budgets=10k", "budgets", ["10k"]),
+        ("budgets=10000", "budgets", [10000]),
+        ("seeds=0", "seeds", [0]),
+        ("seeds=[010]", "seeds", [10]),
+        ("training=", "training", {}),
+        ("training={batch_size: 016, group_by_length: no}", "training", {"batch_size": 16, "group_by_length": False}),
+        ("training={batch_size: 10_0, epochs: 2, learning_rate: 1e-3}", "training",
+         {"batch_size": 100, "epochs": 2.0, "learning_rate": 1e-3}),
+        ("training.batch_size=8.0", "training", {"batch_size": 8}),
+        ("task.label=2024", "task", {"train": "t.csv", "label": "2024"}),
+        ("task.label=007", "task", {"train": "t.csv", "label": "007"}),
+        ("task.label=no", "task", {"train": "t.csv", "label": "no"}),
+        ("name=2026-01-01", "name", "2026-01-01"),
+    ],
+)  # fmt: skip
+def test_what_can_only_mean_one_thing_is_taken(load, override, field, value):
+    spec = load(MINIMAL, override).model_dump(exclude_defaults=True)
+    if field == "training":
+        assert {name: spec.get(field, {}).get(name, value[name]) for name in value} == value
+    else:
+        assert spec[field] == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epochs=5", "epochs is unknown: did you mean training.epochs?"),
+        ("lr=1e-3", "did you mean training.learning_rate?"),
+        ("r=8", "did you mean methods.lora.rank?"),
+        ("seed=1", "did you mean seeds?"),
+        ("budget=1k", "did you mean budgets?"),
+        ("workers=2", "did you mean resources.workers?"),
+        ("train=a.csv", "did you mean task.train?"),
+        ("training.rank=8", "training.rank is unknown: did you mean methods.lora.rank?"),
+        ("training.seed=8", "did you mean seeds?"),
+        ("methods.lora.r=8", "methods.lora.r is unknown: did you mean rank?"),
+        ("methods.lora.epochs=8", "did you mean methods.lora.training.epochs?"),
+        ("methods.lora.max_length=8", "did you mean training.max_length?"),
+        ("methods.lora.training.rank=8", "did you mean methods.lora.rank?"),
+        ("tune={budget: 1k, space: {lr: {log: [1e-4, 1e-2]}}}", "tune.space.lr .* did you mean learning_rate?"),
+        ("dtype=bf16", "dtype is 'bf16': .* did you mean bfloat16?"),
+        ("seeds=3", r"seeds is 3: write \[3\] for the seed 3, or \[0, 1, 2\] for 3 of them"),
+        ("seeds=0,1", r"seeds is '0,1': write a list, as in \[0, 1, 2\]"),
+        ("seeds=[true]", "seeds.0 is True: input should be a number, not true"),
+        ("training.epochs=true", "training.epochs is True: input should be a number"),
+        ("training.batch_size=1:30", "training.batch_size is '1:30'"),
+        ("training.epochs=nan", "training.epochs is 'nan'"),
+        ("training.epochs=.nan", "training.epochs is nan"),
+        ("budgets=[true]", "budgets.0 is True"),
+        ("budgets=[10k, 10000]", "budgets has '10k' and 10000, which are the same: remove one"),
+        ("budgets=[1000.5]", "'1000.5' is not a whole number of parameters: write 1,000"),
+        ("budgets=['0,5%']", "budget '0,5%' is not understood"),
+        ("methods=[lora, lora]", "methods has lora twice"),
+        ("methods=[lora, 3]", "methods is"),
+        ("task.label=true", "task.label is True: .*; write it in quotes"),
+        ("task.label=1.10", "task.label is 1.1: .*; write it in quotes"),
+        ("model=", "model is missing: every sweep needs model"),
+        ("tune.budget=abc", "tune"),
+    ],
+)
+def test_a_slip_on_the_command_line_is_answered_with_what_was_meant(load, override, message):
+    with pytest.raises(BadRequestError, match=message):
+        load(MINIMAL, override)
+
+
+def test_overrides_reach_into_empty_entries_lists_and_labels_with_dots(load):
+    text = MINIMAL.replace("{lora: {}}", "[lora, adapad, lora/v1.5: {rank: 2}]")
+    spec = load(text, "methods.lora.rank=3", "methods.lora/v1.5.rank=4", "training.epochs=2")
+    ranks = {label: spec.method_settings(label).get("rank") for label in spec.methods}
+    assert ranks == {"lora": 3, "adapad": None, "lora/v1.5": 4}
+    assert load(MINIMAL.replace("{}", ""), "methods.lora.rank=3").method_settings("lora")["rank"] == 3
+
+
+def test_an_override_of_one_entry_leaves_its_alias_alone(load):
+    text = MINIMAL.replace("{lora: {}}", "{lora/a: &a {rank: 2}, lora/b: *a}")
+    spec = load(text, "methods.lora/a.rank=3")
+    assert [spec.method_settings(label)["rank"] for label in spec.methods] == [3, 2]
+
+
+def test_a_section_does_not_silently_undo_an_override_of_one_of_its_fields(load):
+    with pytest.raises(BadRequestError, match=r"'training={batch_size: 4}' undoes 'training.epochs=3': put it first"):
+        load(MINIMAL, "training.epochs=3", "training={batch_size: 4}")
+    training = load(MINIMAL, "training={batch_size: 4}", "training.epochs=3").training
+    assert (training.batch_size, training.epochs) == (4, 3)
+
+
+def test_the_end_of_a_value_is_not_lost_as_a_comment(load):
+    with pytest.raises(BadRequestError, match=r"'task.train=a #1.csv' has a comment"):
+        load(MINIMAL, "task.train=a #1.csv")
+    for written in ("'a #1.csv'", '"a #1.csv"'):
+        assert load(MINIMAL, f"task.train={written}").task.train == "a #1.csv"
+    assert load(MINIMAL, "task.train=a#1.csv").task.train == "a#1.csv"
+
+
+def test_of_two_overrides_of_one_field_the_later_counts(load):
+    """As for options of other commands: `adapad submit` adds the places of uploaded files to the user's overrides."""
+    assert load(MINIMAL, "seeds=[0]", "seeds=[1]").seeds == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty: every sweep needs model, task, methods and budgets"),
+        ("# nothing\n", "is empty"),
+        (MINIMAL + "seeds: [0]\nseeds: [1]\n", r"has the key seeds twice \(lines 5 and 6\)"),
+        (MINIMAL.replace("{lora: {}}", "{lora: {rank: 1}, lora: {rank: 2}}"), r"the key methods.lora twice \(line 3\)"),
+        (MINIMAL.encode() + b"name: caf\xe9\n", "is not UTF-8 .byte 0xe9 on line 5.: save it as UTF-8"),
+        (MINIMAL.encode("utf-16"), "is not UTF-8 .byte 0xff on line 1."),
+    ],
+)
+def test_a_file_that_cannot_mean_what_it_says_is_rejected(load, text, message):
+    with pytest.raises(BadRequestError, match=message):
+        load(text)
+
+
+def test_a_byte_order_mark_and_merged_keys_are_read(load):
+    text = "\ufeff" + MINIMAL.replace("{lora: {}}", "\n  lora/a: &a {rank: 2}\n  lora/b: {<<: *a, lora_alpha: 4}")
+    spec = load(text)
+    assert [spec.method_settings(label)["rank"] for label in spec.methods] == [2, 2]
+
+
+TUNE = "tune={budget: 1k, space: {learning_rate: {log: [1e-4, 1e-2]}, %s}}"
+SEARCH = "search={space: {budget: {log: [1k, 9k]}, %s}}"
+
+
+@pytest.mark.parametrize(
+    ("stage", "space", "message"),
+    [
+        (TUNE, "batch_size: {choice: [8, high]}", "tune.space.batch_size is 'high'"),
+        (TUNE, "batch_size: {uniform: [8, 32]}", "tune.space.batch_size is 17.17: .* integer"),
+        (TUNE, "batch_size: {choice: [8, true]}", "tune.space.batch_size is True"),
+        (TUNE, "weight_decay: {uniform: [-1, 1]}", "tune.space.weight_decay is -1.0: .* greater than or equal to 0"),
+        (TUNE, "dropout: {uniform: [0, 1]}", "tune.space.dropout is 1.0: .* less than 1"),
+        (TUNE, "optimizer: {choice: [adamw, adam]}", "tune.space.optimizer is 'adam'"),
+        (TUNE, "weight_decay: {choice: [0, .nan]}", "tune.space.weight_decay is nan"),
+        (TUNE, "weight_decay: {choice: [0.1, 0.1]}", "tune.space.weight_decay.choice has 0.1 twice"),
+        (TUNE, "weight_decay: 0.1", "tune.space.weight_decay must have exactly one of log, uniform, int, choice"),
+        (TUNE, "pad_to_multiple_of: {int: [1, 64]}", "tune.space.pad_to_multiple_of 3 cannot be trained"),
+        (TUNE, "growth_start: {uniform: [0, 0.7]}",
+         "tune.space.growth_start 0.7 cannot be trained by adapad: growth_end 0.6"),
+        (TUNE, "growth_start: {uniform: [0.1, 0.5]}, growth_end: {uniform: [0.3, 0.9]}",
+         "tune.space.growth_end 0.3 and tune.space.growth_start 0.5 cannot be trained by adapad"),
+        (SEARCH, "learning_rate: {choice: [high, low]}", "search.space.learning_rate is 'high'"),
+        (SEARCH, "rank: {int: [0, 4]}", "search.space.rank is 0"),
+    ],
+)  # fmt: skip
+def test_a_space_is_checked_over_its_whole_range(load, stage, space, message):
+    mode = ["mode=search"] if stage == SEARCH else []
+    with pytest.raises(BadRequestError, match=message):
+        load(MINIMAL, "methods=[lora, adapad]", *mode, stage % space)
+
+
+@pytest.mark.parametrize(
+    ("stage", "space"),
+    [
+        (TUNE, "growth_start: {uniform: [0, 0.3]}, growth_end: {uniform: [0.3, 0.9]}"),
+        (TUNE, "growth_interval: {choice: [null, 5]}, batch_size: {int: [8, 64]}"),
+        (TUNE, "group_by_length: {choice: [true, false]}"),
+        (SEARCH, "initial_rank: {choice: [0, 1]}, advance_learning: {choice: [true, false]}"),
+    ],
+)  # fmt: skip
+def test_a_space_that_is_right_everywhere_is_taken(load, stage, space):
+    """A search passes over combinations that cannot exist, so only single values are checked there."""
+    mode = ["mode=search"] if stage == SEARCH else []
+    assert load(MINIMAL, "methods=[lora, adapad]", *mode, stage % space)

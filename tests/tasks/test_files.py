@@ -347,12 +347,10 @@ def test_half_a_character_is_refused(tmp_path):
         (("a", " "), "a class is called ' '"),
     ],
 )
-def test_classes_that_may_not_be_meant_are_warned_about(tmp_path, caplog, names, warning):
-    with caplog.at_level(logging.WARNING):
-        raw = load_task({"train": str(write(tmp_path / "t.csv", delimited(rows(*names))))})
+def test_classes_that_may_not_be_meant_are_warned_about(tmp_path, names, warning):
+    raw = load_task({"train": str(write(tmp_path / "t.csv", delimited(rows(*names))))})
     assert set(raw.class_names) == set(names)
-    assert [warning in record.getMessage() for record in caplog.records] == [True]
-    assert len(raw.warnings) == 1
+    assert [warning in found for found in raw.warnings] == [True]
 
 
 @pytest.mark.parametrize(("train", "test"), [(("1", "0"), ("1.0", "0.0")), (("True", "False"), ("true", "false"))])

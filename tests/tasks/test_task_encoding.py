@@ -1,5 +1,6 @@
 """Encoding: flat arrays, deterministic caps, padded batches."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -117,6 +118,11 @@ def test_the_digest_follows_what_is_trained_on(pairs, tokenizer):
     digest = encode(pairs, tokenizer, max_length=32).digest
     renamed = dataclasses.replace(pairs, name="other", source_digest="other")
     assert encode(renamed, tokenizer, max_length=32).digest == digest
+    classes = dataclasses.replace(pairs, class_names=tuple(f"class {name}" for name in pairs.class_names))
+    assert encode(classes, tokenizer, max_length=32).digest != digest
+    padded = copy.deepcopy(tokenizer)
+    padded.pad_token = padded.sep_token
+    assert encode(pairs, padded, max_length=32).digest != digest
     assert encode(pairs, tokenizer, max_length=8).digest != digest
     flipped = {split: frame.assign(label=1 - frame["label"]) for split, frame in pairs.splits.items()}
     assert encode(dataclasses.replace(pairs, splits=flipped), tokenizer, max_length=32).digest != digest

@@ -167,7 +167,7 @@ def test_bad_files(write, tmp_path):
         ({"text": "review"}, "needs `train`"),
         ({"train": "a.csv", "subset": "b"}, "subset 'b' belongs to a `dataset`"),
         ({"train": "a.csv", "metric": "bleu"}, "task.metric is 'bleu': use one of accuracy"),
-        ({"train": 3}, "task.train is 3"),
+        ({"train": 3.5}, "task.train is 3.5"),
     ],
 )
 def test_bad_sources(task, message):

@@ -1,15 +1,23 @@
 """The address of the store, its creation, and stores that cannot be used."""
 
+import shlex
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
 
 import pytest
 from mlflow import MlflowClient
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tracking import Tracker, tracking_uri
-from tests.ports import free_port
+from adapad_ray.tracking import Tracker, check_store, store, tracking_uri
+from adapad_ray.tracking.store import sqlite_path
+from tests.ports import free_port, silent_server
 from tests.tracking.helpers import runs
 
 
@@ -20,20 +28,126 @@ def test_the_environment_wins(monkeypatch, tmp_path):
     assert tracking_uri("sqlite:///mlflow.db") == "http://localhost:5000"
 
 
-def test_an_unreachable_server_is_a_bad_request_within_seconds():
+def problem(uri):
+    with pytest.raises(BadRequestError) as caught:
+        check_store(uri)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "postgresql", "mysql+pymysql"])
+def test_a_server_that_is_down(scheme):
     port = free_port()
-    start = time.monotonic()
-    with pytest.raises(BadRequestError, match=f"http://127.0.0.1:{port} cannot be used") as caught:
-        Tracker.open(f"http://user:secret@127.0.0.1:{port}", "demo", "demo")
-    assert time.monotonic() - start < 30
-    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+    text = problem(f"{scheme}://user:secret@127.0.0.1:{port}/store")
+    assert f"{scheme}://127.0.0.1:{port}/store cannot be used (Connection refused)" in text
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize("uri", ["http://", "http://127.0.0.1:99999", "http://[::1", "postgresql://127.0.0.1:port/x"])
+def test_an_address_that_is_no_url(uri):
+    assert f"MLflow's store {uri} cannot be used" in problem(uri)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_server_that_never_answers(scheme, monkeypatch):
+    monkeypatch.setattr(store, "LONGEST_WAIT", 0.3)
+    with silent_server() as port:
+        assert "cannot be used" in problem(f"{scheme}://127.0.0.1:{port}")
+
+
+def test_a_server_that_is_not_mlflow():
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>welcome</html>")
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        check_store(uri)  # it answers
+        with pytest.raises(BadRequestError, match=rf"{uri} cannot be used .*welcome"):
+            Tracker.open(uri, "demo", "demo")
+        server.shutdown()
+
+
+def test_a_database_whose_driver_is_missing(monkeypatch):
+    monkeypatch.setattr(store, "check_store", lambda uri: None)
+    monkeypatch.setitem(sys.modules, "pymysql", None)
+    with pytest.raises(BadRequestError, match="needs the package pymysql: install it"):
+        store.connect("mysql+pymysql://127.0.0.1/store", "demo")
 
 
 def test_an_address_that_is_no_store_is_a_bad_request(tmp_path):
-    (tmp_path / "file").write_text("")
-    for uri in (f"sqlite:///{tmp_path}/file/mlflow.db", "nonsense://x", str(tmp_path / "mlruns")):
+    for uri in ("nonsense://x", str(tmp_path / "mlruns")):
         with pytest.raises(BadRequestError):
             Tracker.open(uri, "demo", "demo")
+
+
+@pytest.mark.parametrize("path", ["file/mlflow.db", "folder", "junk.db"])
+def test_a_path_that_is_no_database(path, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "junk.db").write_text("no database" * 100)
+    assert f"{tmp_path}/{path} cannot be used" in problem(f"sqlite:///{tmp_path}/{path}")
+
+
+def test_a_folder_that_cannot_be_written():
+    assert "(No such file or directory)" in problem("sqlite:////proc/nowhere/mlflow.db")
+
+
+def test_a_database_that_cannot_be_written(uri, monkeypatch):
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda name, **kw: connect(name.replace("mode=rw", "mode=ro"), **kw))
+    assert "(attempt to write a readonly database)" in problem(uri)
+
+
+def test_a_database_that_another_process_has_locked(uri, monkeypatch):
+    monkeypatch.setattr(store, "LONGEST_WAIT", 0.5)
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert "(database is locked)" in problem(uri)
+
+
+def test_a_database_of_another_mlflow(uri):
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    with pytest.raises(BadRequestError, match=r"database schema .found version ffffffffffff"):
+        Tracker.open(uri, "demo", "demo")
+
+
+def test_checking_a_database_leaves_it_as_it_was(uri):
+    path = Path(uri.removeprefix("sqlite:///"))
+    before = path.read_bytes()
+    check_store(uri)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_database_in_a_folder_of_any_name(uri, tmp_path, monkeypatch):
+    folder = tmp_path / "a?b#c%d %41 %3F&=;ü"
+    folder.mkdir()
+    shutil.move(uri.removeprefix("sqlite:///"), folder / "mlflow.db")
+    monkeypatch.chdir(folder)
+    for spelling in ("sqlite:///mlflow.db", f"sqlite:///{folder}/mlflow.db", "sqlite:///mlflow.db?timeout=20"):
+        assert sqlite_path(tracking_uri(spelling)) == folder / "mlflow.db"
+    tracker = Tracker.open("sqlite:///mlflow.db", "demo", "demo")
+    run = tracker.runs.parent_id
+    tracker.runs.client.log_text(run, "content", "note.txt")
+    assert shlex.split(tracker.how_to_look["MLflow"])[-1] == tracker.uri
+    tracker.close()
+    assert {entry.name for entry in tmp_path.iterdir()} == {folder.name}
+    assert {entry.name for entry in folder.iterdir()} == {"mlflow.db", "mlartifacts"}
+    client = MlflowClient(tracking_uri=tracker.uri)
+    assert [artifact.path for artifact in client.list_artifacts(run)] == ["note.txt"]
+
+
+def test_characters_that_are_written_as_urls_write_them_are_read(tmp_path):
+    (tmp_path / "a?b").mkdir()
+    assert sqlite_path(tracking_uri(f"sqlite:///{tmp_path}/a%3Fb/mlflow.db")) == tmp_path / "a?b" / "mlflow.db"
 
 
 def test_a_launch_that_is_killed_while_its_store_is_created_leaves_none(tmp_path):
@@ -53,5 +167,5 @@ def test_a_launch_that_is_killed_while_its_store_is_created_leaves_none(tmp_path
 def test_a_deleted_experiment_is_named(uri):
     tracker = Tracker.open(uri, "gone", "gone")
     MlflowClient(tracking_uri=uri).delete_experiment(tracker.experiment_id)
-    with pytest.raises(BadRequestError, match="'gone' was deleted"):
+    with pytest.raises(BadRequestError, match=r"^MLflow's experiment 'gone' was deleted"):
         Tracker.open(uri, "gone", "gone")

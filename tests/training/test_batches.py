@@ -57,7 +57,7 @@ def test_texts_are_widened_on_the_right():
 def test_prompts_are_widened_on_the_left_and_their_answers_stay_at_the_end():
     split = prompted([[5, 6, 7], [5, 6, 7, 8, 9]], [1, 2], np.zeros(2, dtype=np.int64))
     batch = split.batch(np.arange(2), pad_token_id=0)
-    wide = pad_to_multiple(batch, 4, pad_token_id=0)
+    wide = pad_to_multiple(batch, 4, pad_token_id=0, left=True)
     assert wide["input_ids"].tolist() == [[0, 0, 0, 0, 0, 5, 6, 7], [0, 0, 0, 5, 6, 7, 8, 9]]
     assert wide["position_ids"].tolist() == [[0] * 6 + [1, 2], [0, 0, 0, 0, 1, 2, 3, 4]]
     for name in ("labels", "logits_to_keep"):

@@ -14,7 +14,7 @@ from adapad_ray.tasks import SplitSize
 
 @dataclass(frozen=True)
 class Data(Section):
-    """How many rows the splits have, where they come from, and what may not be meant."""
+    """How many rows the splits have, where they come from, and what is suspicious about them."""
 
     heading = "Data"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from adapad_ray.report.edges import edges_of
 from adapad_ray.report.section import Section
 from adapad_ray.report.style.blocks import Block, Table, mark, note, settings_list
 from adapad_ray.report.style.formatting import count, metric_name, share
@@ -23,7 +24,11 @@ class TunedTrial:
     seed: int
     settings: dict[str, str]
     """The settings in which the label's trials differ."""
+    score: float
+    """What the stage maximises (`CellResult.tuning_score`)."""
     validation: float
+    """The metric."""
+    loss: float | None
     used: bool
     """Whether the cells of the curve used these settings."""
 
@@ -36,22 +41,37 @@ class Tuning(Section):
 
     trials: list[TunedTrial]
     metric: str
+    edges: list[str]
+    """A sentence for every best value at the edge of those tried."""
 
     @classmethod
     def compute(cls, sweep: SweepResults) -> Self | None:
         trials = tuned_trials(sweep.results)
-        return cls(trials, metric_name(sweep.metric)) if trials else None
+        return cls(trials, metric_name(sweep.metric), _edges(sweep.results)) if trials else None
 
     def words(self) -> Iterator[Block]:
         yield Table(
-            ["method", "budget", "seed", "settings tried", f"validation {self.metric}", "used"],
+            ["method", "budget", "seed", "settings tried", "validation loss", f"validation {self.metric}", "used"],
             [
-                [t.label, count(t.budget), t.seed, settings_list(t.settings), share(t.validation), mark(t.used)]
+                [
+                    t.label,
+                    count(t.budget),
+                    t.seed,
+                    settings_list(t.settings),
+                    "–" if t.loss is None else f"{t.loss:.4f}",
+                    share(t.validation),
+                    mark(t.used),
+                ]
                 for t in self.trials
             ],
             styles={3: "wrap"},
         )
-        yield note("All trials of the tune stage, on the validation split. ● marks the settings that the curve used.")
+        yield note(
+            "All trials of the tune stage, on the validation split, the best first. The loss decides, because it "
+            "is finer than the metric. ● marks the settings that the curve used."
+        )
+        for edge in self.edges:
+            yield note(f"{edge}.")
 
 
 def tuned_trials(results: Sequence[CellResult]) -> list[TunedTrial]:
@@ -70,8 +90,38 @@ def tuned_trials(results: Sequence[CellResult]) -> list[TunedTrial]:
         for cell, values in zip(cells, settings, strict=True):
             tried = {name: values[name] for name in varied if name in values}
             used = bool(varied) and {name: values.get(name) for name in varied} in in_curve
-            trials.append(TunedTrial(label, cell.identity.budget, cell.identity.seed, tried, cell.score, used))
-    return sorted(trials, key=lambda t: (t.label, t.budget or 0, -t.validation, list(t.settings.items())))
+            trials.append(
+                TunedTrial(
+                    label,
+                    cell.identity.budget,
+                    cell.identity.seed,
+                    tried,
+                    cell.tuning_score,
+                    cell.score,
+                    cell.final.validation_loss,
+                    used,
+                )
+            )
+    return sorted(trials, key=lambda t: (t.label, t.budget or 0, -t.score, list(t.settings.items())))
+
+
+def _edges(results: Sequence[CellResult]) -> list[str]:
+    """The sentences of `edges_of` for every label and tuned budget."""
+    groups: dict[tuple[str, int | None], list[CellResult]] = {}
+    for result in results:
+        if result.identity.stage == "tune":
+            groups.setdefault((result.identity.label, result.identity.budget), []).append(result)
+    sentences = []
+    for (label, budget), cells in groups.items():
+        settings = [{**cell.identity.training, **cell.identity.config} for cell in cells]
+        varied = [name for name in settings[0] if len({repr(values.get(name)) for values in settings}) > 1]
+        tried = [
+            (cell.tuning_score, {name: values[name] for name in varied if name in values})
+            for cell, values in zip(cells, settings, strict=True)
+        ]
+        where = label if budget is None else f"{label} at {budget:,}"
+        sentences += [f"{where}: {edge}" for edge in edges_of(tried)]
+    return sentences
 
 
 def _settings(cell: CellResult) -> dict[str, str]:

@@ -47,7 +47,7 @@ def check_reachable(budgets: Sequence[int], rows: Sequence[Row], gaps: Sequence[
 def check_tune_budget(cells: CellFactory) -> None:
     """Rejects a reference budget that some label cannot meet."""
     spec = cells.spec
-    if spec.tune is None or spec.tune.each:
+    if spec.tune is None or spec.tune.by_budget:
         return
     for label in filter(spec.has_budget, spec.labels()):
         try:

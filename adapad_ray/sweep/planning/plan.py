@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from adapad_ray.budget import BudgetTooSmallError
@@ -83,7 +84,18 @@ def _with_gaps_of_followers(spec: SweepSpec, rows: list[Row], gaps: list[GapRow]
 def _count(spec: SweepSpec, rows: list[Row], searched: int) -> int:
     count = len(rows) * len(spec.seeds)
     if spec.tune is not None:
-        count += spec.tune.trials * len(rows if spec.tune.each else spec.labels())
+        count += spec.tune.trials * len(tuned_rows(spec, rows) if spec.tune.by_budget else spec.labels())
     if spec.search is not None:
         count += spec.search.trials * searched
     return count
+
+
+def tuned_rows(spec: SweepSpec, rows: Iterable[Row]) -> list[Row]:
+    """The rows whose budgets are tuned, where budgets have settings of their own."""
+    assert spec.tune is not None
+    tuned = []
+    for label in spec.labels():
+        own = sorted((row for row in rows if row.label == label), key=lambda row: row.budget or 0)
+        budgets = spec.tune.tuned_budgets([row.budget for row in own]) if own else []
+        tuned += [row for row in own if row.budget in budgets]
+    return tuned

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-from adapad_ray.search.settings import TuneStage
-from adapad_ray.search.space import quasi_random_points
+from adapad_ray.report.edges import edges_of
+from adapad_ray.search.settings import ENDS, TuneStage
+from adapad_ray.search.space import interpolated, parse_space, quasi_random_points
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import PlannedCell, Results, Wave
 from adapad_ray.sweep.planning.plan import SweepPlan
@@ -15,7 +17,7 @@ from adapad_ray.sweep.planning.waves import leaders_first, parents_first, passes
 from adapad_ray.sweep.spec import SweepSpec
 
 WinnerKey = tuple[str, int | None]
-"""(label, budget); the budget is None if one point serves all budgets."""
+"""(label, budget); the budget is None if one point serves all budgets of the label."""
 Winners = Mapping[WinnerKey, Mapping[str, Any]]
 """The best point of the tune stage."""
 
@@ -51,14 +53,55 @@ class TuneCells:
         return wave
 
     def winners(self, results: Results) -> Winners:
-        """The best finished point of each label by the validation metric; the earlier point wins a tie."""
-        scored: dict[WinnerKey, list[tuple[float, Mapping[str, Any]]]] = {}
+        """The best finished point of each label, interpolated where `tune.budget` is `ends`.
+
+        The best has the largest `tuning_score`. A tie goes to the smaller learning rate, then to the earlier point.
+        """
+        winners: dict[WinnerKey, Mapping[str, Any]] = {}
         for label in self._spec.labels():
-            for planned in self.of_label(label, results):
-                if planned.id in results:
-                    key = winner_key(self._spec, label, planned.cell.identity.budget)
-                    scored.setdefault(key, []).append((results[planned.id].score, planned.point))
-        return {key: max(points, key=lambda item: item[0])[1] for key, points in scored.items()}
+            best = {
+                key: max(tried, key=lambda trial: (trial[0], -trial[1].get("learning_rate", 0.0)))[1]
+                for key, tried in self._tried(label, results).items()
+            }
+            winners |= self._interpolated(label, best) if self._stage.budget == ENDS else best
+        return winners
+
+    def edges(self, results: Results) -> list[str]:
+        """A sentence for every setting whose best value is the smallest or the largest of those tried."""
+        sentences = []
+        for label in self._spec.labels():
+            for (_, budget), tried in self._tried(label, results).items():
+                at = "" if budget is None else f" at {budget:,}"
+                for edge in edges_of(tried):
+                    sentences.append(f"{label}{at}: {edge}")
+        return sentences
+
+    def _tried(self, label: str, results: Results) -> dict[WinnerKey, list[tuple[float, Mapping[str, Any]]]]:
+        """The finished points of a label with their scores, by the key of the winner."""
+        tried: dict[WinnerKey, list[tuple[float, Mapping[str, Any]]]] = {}
+        for planned in self.of_label(label, results):
+            if planned.id in results:
+                key = winner_key(self._spec, label, planned.cell.identity.budget)
+                tried.setdefault(key, []).append((results[planned.id].tuning_score, planned.point))
+        return tried
+
+    def _interpolated(
+        self, label: str, best: Mapping[WinnerKey, Mapping[str, Any]]
+    ) -> dict[WinnerKey, Mapping[str, Any]]:
+        """A point for every budget of the label: between its tuned budgets, in the logarithm of the budget."""
+        if not best:
+            return {}
+        known = sorted(best, key=lambda key: key[1] or 0)
+        low, high = known[0], known[-1]
+        space = parse_space(self._spec.tune_space(label))
+        points: dict[WinnerKey, Mapping[str, Any]] = {}
+        for row in self._plan.rows:
+            if row.label == label:
+                share = 0.0
+                if row.budget is not None and low[1] is not None and high[1] is not None and low != high:
+                    share = math.log(row.budget / low[1]) / math.log(high[1] / low[1])
+                points[winner_key(self._spec, label, row.budget)] = interpolated(space, best[low], best[high], share)
+        return points
 
     def study(self, planned: PlannedCell) -> str:
         """Name, within the sweep, of the Optuna study of a cell: `lora`, or `lora@41472` if each budget is tuned."""
@@ -69,9 +112,10 @@ class TuneCells:
     def _budgets(self) -> dict[str, list[int | None]]:
         """The budgets at which each label is tuned."""
         spec = self._spec
-        if self._stage.each:
-            rows = self._plan.rows
-            return {label: [row.budget for row in rows if row.label == label] for label in spec.labels()}
+        if self._stage.by_budget:
+            rows = sorted(self._plan.rows, key=lambda row: row.budget or 0)
+            budgets = {label: [row.budget for row in rows if row.label == label] for label in spec.labels()}
+            return {label: self._stage.tuned_budgets(of) if of else [] for label, of in budgets.items()}
         reference = self._cells.budget(self._stage.budget)
         return {label: [reference if spec.has_budget(label) else None] for label in spec.labels()}
 
@@ -88,4 +132,4 @@ class TuneCells:
 
 def winner_key(spec: SweepSpec, label: str, budget: int | None) -> WinnerKey:
     """The key of the winner that a label takes at a budget of the curve."""
-    return label, budget if spec.tune is not None and spec.tune.each else None
+    return label, budget if spec.tune is not None and spec.tune.by_budget else None

@@ -28,8 +28,11 @@ class Curve(Stage):
         winners = self._winners(launch.state.results)
         if winners and winners != self._announced and any(planned.stage == "curve" for planned in missing):
             self._announced = winners
-            launch.observers.notify(SweepObserver.winners_found, winners)
+            launch.observers.notify(SweepObserver.winners_found, winners, self._edges(launch.state.results))
         launch.compute(missing)
+
+    def _edges(self, results: Results) -> list[str]:
+        return [] if self._tune_cells is None else self._tune_cells.edges(results)
 
     def _winners(self, results: Results) -> Winners | None:
         return None if self._tune_cells is None else self._tune_cells.winners(results)

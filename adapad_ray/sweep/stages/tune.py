@@ -61,7 +61,7 @@ class Tune(Stage):
             for planned in self._cells.of_label(label, state.results):
                 points = studies.setdefault(self._cells.study(planned), [])
                 if planned.id in state.results:
-                    points.append((planned.point, state.results[planned.id].score))
+                    points.append((planned.point, state.results[planned.id].tuning_score))
                 elif planned.id in state.failures:
                     points.append((planned.point, None))
             for study, points in studies.items():

@@ -7,6 +7,7 @@ from typing import Any
 
 from adapad_ray.assets import ASSETS
 from adapad_ray.errors import BadRequestError
+from adapad_ray.spelling import closest
 from adapad_ray.tasks.catalog.glue import GLUE_TASKS, in_folder
 from adapad_ray.tasks.catalog.packaged import DIGITS, packaged_source
 from adapad_ray.tasks.registry import parse_source
@@ -14,7 +15,6 @@ from adapad_ray.tasks.source import DataSource, Source
 from adapad_ray.tasks.types.bilinear import Bilinear, BilinearSource
 from adapad_ray.tasks.types.classification import ClassificationSource
 from adapad_ray.tasks.types.span import SpanSource
-from adapad_ray.validation import closest
 
 SQUAD_TASKS: dict[str, DataSource] = {
     "squad": SpanSource(

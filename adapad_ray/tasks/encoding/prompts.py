@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class PromptedSplit(TokenSequences):
     """Prompts, each followed by an answer; several sequences may belong to one item."""
 
+    pads_left: ClassVar[bool] = True
     answered: np.ndarray
     """Tokens of each sequence's answer, int64 `[sequences]`."""
     labels: np.ndarray

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,8 @@ class TokenSequences:
     """int32 `[total]`."""
     offsets: np.ndarray
     """int64 `[examples + 1]`: example i is `tokens[offsets[i]:offsets[i + 1]]`."""
+    pads_left: ClassVar[bool] = False
+    """Whether shorter examples of a batch are padded before their first token, not after their last."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -55,7 +57,7 @@ class EncodedSplit(TokenSequences):
     """int64 `[examples]`, or float32 where they are numbers."""
 
     def batch(self, indices: np.ndarray, pad_token_id: int) -> dict[str, torch.Tensor]:
-        """Return the model's inputs, int64, padded on the right to the longest of the batch.
+        """Return the model's inputs, int64, padded to the longest of the batch.
 
         `input_ids`, `attention_mask` and, where there are any, `token_type_ids` are `[batch, longest]`; `labels` is
         `[batch]`.
@@ -64,8 +66,9 @@ class EncodedSplit(TokenSequences):
 
         rows = np.asarray(indices)
         starts, lengths = self.offsets[rows], self.lengths[rows]
-        positions = np.arange(int(lengths.max(initial=1)))[None, :]
-        mask = positions < lengths[:, None]
+        width = int(lengths.max(initial=1))
+        positions = np.arange(width)[None, :] - (width - lengths[:, None] if self.pads_left else 0)
+        mask = (positions >= 0) & (positions < lengths[:, None])
         flat = np.where(mask, starts[:, None] + positions, 0)
         batch = {
             "input_ids": np.where(mask, self.tokens[flat], pad_token_id).astype(np.int64),
@@ -75,6 +78,15 @@ class EncodedSplit(TokenSequences):
         if self.token_types is not None:
             batch["token_type_ids"] = np.where(mask, self.token_types[flat], 0).astype(np.int64)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+@dataclass(frozen=True)
+class LeftPaddedSplit(EncodedSplit):
+    """Examples for a model that reads its answer from the last position, as XLNet does."""
+
+    pads_left: ClassVar[bool] = True
+    side: str = "left"
+    """Part of the data's digest, because it decides what the model reads."""
 
 
 def check_length(tokenizer: Any, max_length: int, *, pair: bool, room: int = 1) -> None:
@@ -91,7 +103,10 @@ def check_length(tokenizer: Any, max_length: int, *, pair: bool, room: int = 1) 
 
 
 def encode_texts(frame: pd.DataFrame, tokenizer: Any, max_length: int, label_type: type) -> EncodedSplit:
-    """Tokenise `text` and `text_pair`, each sequence cut to `max_length` tokens."""
+    """Tokenise `text` and `text_pair`, each sequence cut to `max_length` tokens.
+
+    Batches are padded on the tokenizer's side.
+    """
     pairs = frame["text_pair"].tolist() if "text_pair" in frame else None
     encoded = tokenizer(
         frame["text"].tolist(), pairs, truncation=True, max_length=max_length, return_attention_mask=False
@@ -102,7 +117,8 @@ def encode_texts(frame: pd.DataFrame, tokenizer: Any, max_length: int, label_typ
         # Models take a missing segment for segment 0.
         token_types = token_types if token_types.any() else None
     tokens, offsets = concatenate(encoded["input_ids"])
-    return EncodedSplit(tokens, offsets, token_types, frame["label"].to_numpy(dtype=label_type))
+    split = LeftPaddedSplit if tokenizer.padding_side == "left" else EncodedSplit
+    return split(tokens, offsets, token_types, frame["label"].to_numpy(dtype=label_type))
 
 
 def concatenate(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,11 +7,11 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.spelling import closest
 from adapad_ray.tasks.metrics.answers import ANSWER_F1, EXACT_MATCH
 from adapad_ray.tasks.metrics.base import MeanOfTwo, Metric
 from adapad_ray.tasks.metrics.classes import ACCURACY, F1, F1Macro, MatthewsCorrcoef
 from adapad_ray.tasks.metrics.numbers import R2, Pearson, Spearman
-from adapad_ray.validation import closest
 
 _ALL: tuple[Metric, ...] = (
     ACCURACY,

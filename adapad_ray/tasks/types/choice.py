@@ -13,7 +13,8 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.data.columns import classes_as_text, encode_classes, sort_classes, spelling_hint
 from adapad_ray.tasks.data.tables import Columns
 from adapad_ray.tasks.encoding.prompts import PromptedSplit, check_room, prompted, sequences
-from adapad_ray.tasks.losses import IGNORED
+from adapad_ray.tasks.logits import mean_loss
+from adapad_ray.tasks.losses import IGNORED, cross_entropy
 from adapad_ray.tasks.metrics import ClassMetricName, check_classes, find_metric
 from adapad_ray.tasks.task_data import Evaluated, Passes, RawTask, TaskData
 from adapad_ray.tasks.types.prompts import PromptSource, PromptTask, fill_prompts
@@ -97,7 +98,8 @@ class Choice(PromptTask[ChoiceSource]):
             for rows, batch, output in passes.outputs(split):
                 scores[rows] = _score(output.logits, batch["labels"], data.settings["score"])
             choices = scores.reshape(-1, data.settings["choices"])
-            results[name] = Evaluated(choices, find_metric(data.metric).scores(choices, split.labels))
+            metrics = find_metric(data.metric).scores(choices, split.labels)
+            results[name] = Evaluated(choices, metrics, loss=mean_loss(cross_entropy, choices, split.labels))
         return results
 
 

@@ -53,7 +53,7 @@ class Deployment:
         self.adapted.use(deployable.lane)
         kind = "final" if deployable.prefix is None else "prefix"
         key = kind if deployable.prefix is None else f"{kind}-{deployable.prefix}"
-        metrics = self._evaluate(key, deployable)
+        metrics, validation_loss = self._evaluate(key, deployable)
         adapter = deployed_adapter(self.adapted, deployable.lane)
         return Point(
             kind=kind,  # type: ignore[arg-type]
@@ -62,12 +62,16 @@ class Deployment:
             head_parameters=self.adapted.head_parameters(),
             ranks=adapter.ranks,
             validation=metrics["validation"],
+            validation_loss=validation_loss,
             test=metrics.get("test", {}),
             adapter=self._export(key, deployable, adapter),
         )
 
-    def _evaluate(self, key: str, deployable: Deployable) -> dict[str, dict[str, float]]:
-        """Metrics of `validation` and `test`; those of further tests are added to `test` under prefixed names."""
+    def _evaluate(self, key: str, deployable: Deployable) -> tuple[dict[str, dict[str, float]], float | None]:
+        """Metrics of `validation` and `test`, and the validation loss.
+
+        Metrics of further tests are added to `test` under prefixed names.
+        """
         data, backbone = self.workspace.data, self.workspace.backbone
         passes = ModelPasses(
             self.adapted.model,
@@ -91,7 +95,7 @@ class Deployment:
                 metrics["test"] |= {f"{further}_{name}": value for name, value in result.metrics.items()}
             else:
                 metrics[split] = dict(result.metrics)
-        return metrics
+        return metrics, evaluated["validation"].loss
 
     def _export(self, key: str, deployable: Deployable, adapter: DeployedAdapter) -> str | None:
         """Folder of the exported adapter inside the cell's; None in the tune stage and where there is no PEFT form."""

@@ -1,0 +1,93 @@
+"""Which files of a model folder decide what is loaded, and which must not stand beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from adapad_ray.errors import BadRequestError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+
+
+def weight_files(folder: Path, source: str) -> list[Path]:
+    """Return the files that transformers reads weights from: one, or an index and its shards.
+
+    The configuration may name one of the two; otherwise a single file goes before an index.
+
+    Args:
+        source: the model as the user named it, for messages.
+
+    Raises:
+        BadRequestError: there are none, or the index is damaged or names a file that is missing.
+    """
+    named = _read_json(folder / "config.json", source).get("transformers_weights")
+    file = str(named or (INDEX if not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file() else WEIGHTS))
+    _require(folder, file, "the configuration" if named else None, source)
+    if not file.endswith(".index.json"):
+        return [folder / file]
+    shards = _read_json(folder / file, source).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise BadRequestError(f"{file} of model {source!r} has no weight_map of file names")
+    names = sorted({str(name) for name in shards.values()})
+    for name in names:
+        _require(folder, name, file, source)
+    return [folder / file, *(folder / name for name in names)]
+
+
+def _require(folder: Path, name: str, named_by: str | None, source: str) -> None:
+    if Path(name).name == name and (folder / name).is_file():
+        return
+    if named_by is not None:
+        raise BadRequestError(f"model folder {source!r} lacks {name!r}, which {named_by} names: copy it there")
+    raise BadRequestError(
+        f"model folder {source!r} has no {name}: pickled weights are not loaded, convert them with save_pretrained"
+    )
+
+
+def _read_json(path: Path, source: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadRequestError(f"{path.name} of model {source!r} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise BadRequestError(f"{path.name} of model {source!r} must hold one JSON object")
+    return content
+
+
+def reject_adapter(folder: Path, source: str) -> None:
+    """Check that a folder holds no adapter, which transformers would load on top of the model.
+
+    Raises:
+        BadRequestError: it holds one, alone or beside a model.
+    """
+    path = folder / ADAPTER
+    if not path.is_file():
+        return
+    if (folder / WEIGHTS).is_file() or (folder / INDEX).is_file():
+        raise BadRequestError(beside_weights(f"model folder {source!r}"))
+    raise BadRequestError(only_an_adapter(f"model folder {source!r}", path))
+
+
+def beside_weights(model: str) -> str:
+    """Return the reason why a model with an adapter beside its weights is rejected."""
+    return (
+        f"{model} holds {ADAPTER} beside the weights of a model: delete the adapter's files if it is merged into the "
+        "weights already, else merge it first (peft's merge_and_unload) and save the result without them"
+    )
+
+
+def only_an_adapter(model: str, config: Path) -> str:
+    """Return the reason why an adapter without a model is rejected; it names the model that the adapter is for."""
+    try:
+        base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        base = None
+    return (
+        f"{model} holds an adapter only ({ADAPTER}) and no model: pass its base model"
+        + (f", {base!r}," if base else "")
+        + " or merge the two (peft's merge_and_unload) and pass the result"
+    )

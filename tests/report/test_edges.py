@@ -1,0 +1,18 @@
+"""Best values at the edge of what was tried."""
+
+from adapad_ray.report.edges import edges_of
+
+
+def test_a_best_value_at_an_edge_is_named_with_the_side():
+    trials = [(0.1, {"rate": 1e-3, "rank": 4}), (0.2, {"rate": 2e-3, "rank": 2}), (0.3, {"rate": 5e-3, "rank": 3})]
+    assert edges_of(trials) == ["the best rate, 0.005, is the largest of those tried; higher ones may be better"]
+
+
+def test_a_best_value_inside_is_no_edge():
+    assert edges_of([(0.1, {"rate": 1e-3}), (0.3, {"rate": 2e-3}), (0.2, {"rate": 5e-3})]) == []
+
+
+def test_two_values_and_words_have_no_edge():
+    assert edges_of([(0.1, {"rate": 1e-3}), (0.3, {"rate": 2e-3})]) == []
+    assert edges_of([(0.1, {"cut": "a"}), (0.3, {"cut": "b"}), (0.2, {"cut": "c"})]) == []
+    assert edges_of([]) == []
