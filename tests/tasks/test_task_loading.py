@@ -222,3 +222,19 @@ def test_text_pairs_are_kept_apart_by_their_first_text(write):
         assert list(frame) == ["text", "text_pair", "label"]
         assert (frame["text"].value_counts() == 5).all()
     assert json.dumps(task.class_names) == '["0", "1"]'
+
+
+def test_a_cache_that_cannot_be_written_is_called_so(monkeypatch):
+    def load_dataset(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    glue_like(monkeypatch)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(BadRequestError, match=r"the cache folder .* cannot be written \(Permission denied\)"):
+        load_task("cola")
+
+
+def test_files_need_no_cache(write, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ADAPAD_CACHE", str(tmp_path / "file" / "cache"))
+    assert load_task(ask(write("a.csv", reviews()))).class_names == ("bad", "good", "so-so")
