@@ -197,19 +197,3 @@ def test_bad_requests(tokenizer, source, table, message):
 def test_an_answer_needs_room_for_a_prompt(tokenizer):
     with pytest.raises(BadRequestError, match="answers of 4 tokens take 6 to 64 tokens"):
         task(GENERATION, ANSWERS, tokenizer, max_length=5)
-
-
-def test_generation_settings_of_a_model_are_part_of_its_digest_where_answers_are_generated(model, tokenizer, tmp_path):
-    """A penalty for repetitions changes greedy answers; the words of a choice are only scored."""
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    tables = {"generation": task(GENERATION, ANSWERS, tokenizer), "choice": task(CHOICE, REVIEWS, tokenizer)}
-
-    def digests():
-        return {name: TYPES[name].backbone(str(tmp_path), data).digest for name, data in tables.items()}
-
-    before = digests()
-    assert digests() == before
-    transformers.GenerationConfig(repetition_penalty=1.3).save_pretrained(tmp_path)
-    after = digests()
-    assert after["generation"] != before["generation"] and after["choice"] == before["choice"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +20,7 @@ from adapad_ray.tasks.task_data import Evaluated, Passes, RawTask, TaskData
 from adapad_ray.tasks.types.prompts import PromptSource, PromptTask, fill_prompts
 
 if TYPE_CHECKING:
-    from adapad_ray.models import Backbone
+    pass
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
@@ -55,15 +53,6 @@ class Generation(PromptTask[GenerationSource]):
 
     name = "generation"
     Source = GenerationSource
-
-    def backbone(self, model: str, data: TaskData, **options: Any) -> Backbone:
-        """As for all types; the digest also covers the generation settings that the model brings, such as a penalty for
-        repetitions, which apply to greedy answers too."""
-        backbone = super().backbone(model, data, **options)
-        settings = dict(backbone.model.generation_config.to_diff_dict())  # type: ignore[operator, union-attr]
-        settings.pop("transformers_version", None)
-        content = f"{backbone.digest} generation {sorted(settings.items())!r}"
-        return dataclasses.replace(backbone, digest=hashlib.sha256(content.encode()).hexdigest())
 
     def select(self, table: pd.DataFrame, source: GenerationSource, split: str) -> pd.DataFrame:
         """Prompts, and `label`, the acceptable answers."""
