@@ -226,3 +226,29 @@ def decide_growth(
                 granted_any = True
         if not (last and granted_any):
             return decision
+
+
+@dataclass(frozen=True)
+class ComponentRequest:
+    """A component that a module may get."""
+
+    module: str
+    score: float
+    cost: int
+
+
+def decide_components(requests: Iterable[ComponentRequest], ledger: Ledger, *, released: int) -> list[str]:
+    """Chooses the components with the highest scores that fit, one after another, and charges the ledger.
+
+    Of equal scores the earlier request is first. Returns the modules in the order of the scores, each as often as it
+    gets a component.
+
+    Args:
+        released: total parameters that may be spent, including those already spent.
+    """
+    limit, chosen = min(released, ledger.budget), []
+    for request in sorted(requests, key=lambda request: -request.score):
+        if ledger.spent + request.cost <= limit:
+            ledger.charge(request.cost)
+            chosen.append(request.module)
+    return chosen

@@ -112,6 +112,34 @@ class PlainBlock(Block):
         return self.a, self.b
 
 
+class ProbeBlock(Block):
+    """Random directions that measure the loss gradient G of the frozen weight; it never acts and never learns.
+
+    With b zero, the gradient with respect to b is `s a Gᵀ` `[size, d_out]`: a sketch of G that is never formed, whose
+    norms and singular values are near those of G (Halko, Martinsson and Tropp 2011). `published_b` holds the sum of the
+    sketches taken so far, so that checkpoints and other workers have it.
+    """
+
+    a: Tensor
+    b: Tensor
+
+    def __init__(self, shape: ModuleShape, size: int, generator: torch.Generator) -> None:
+        super().__init__(shape, size)
+        self.register_buffer("a", torch.randn(size, shape.in_features, generator=generator) / math.sqrt(size))
+        self.register_buffer("b", torch.zeros(size, shape.out_features))
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        return self.a, self.b.requires_grad_()
+
+    @torch.no_grad()
+    def take(self, *, add: bool) -> Tensor | None:
+        """Return the sketch of the last backward pass `[size, d_out]`, and add it to the sum; None without one."""
+        gradient, self.b.grad = self.b.grad, None
+        if gradient is not None and add:
+            self.published_b += gradient
+        return gradient
+
+
 class Plain(Family):
     """Rank-1 components of `d_in + d_out` parameters."""
 

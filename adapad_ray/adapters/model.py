@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adapad_ray.adapters.adapted_linear import AdaptedLinear
-from adapad_ray.adapters.families import PLAIN, Block, Family
+from adapad_ray.adapters.families import PLAIN, Block, Family, ProbeBlock
 from adapad_ray.adapters.lane import RESERVE, Lane
 from adapad_ray.adapters.trainable_model import Structure, TrainableModel
 from adapad_ray.budget import ModuleShape
@@ -39,6 +39,8 @@ class AdaptedModel(TrainableModel):
         dropout: float = 0.0,
     ) -> None:
         self.family = family
+        self.probe_size = 0
+        """Directions of a probe, where reserves are probes (see `ProbeBlock`); 0: reserves are components."""
         self.family_name = family.name
         self.layers: dict[str, AdaptedLinear] = {}
         for shape in modules:
@@ -74,8 +76,8 @@ class AdaptedModel(TrainableModel):
         return block
 
     def add_reserve(self, module: str, generator: torch.Generator) -> Block:
-        """Give `module` a new reserve: one component that acts and learns in the reserve lane only."""
-        block = self._new_block(module, 1, generator)
+        """Give `module` a new reserve: one component that acts and learns in the reserve lane only, or a probe."""
+        block = self._new_probe(module, generator) if self.probe_size else self._new_block(module, 1, generator)
         block.hold_back()
         self.layers[module].reserve = block
         return block
@@ -103,6 +105,11 @@ class AdaptedModel(TrainableModel):
         # Components learn in fp32 at least, whatever the backbone's dtype.
         dtype = torch.promote_types(layer.linear.dtype, torch.float32)
         return self.family.block(layer.shape, size, generator).to(layer.linear.device, dtype)
+
+    def _new_probe(self, module: str, generator: torch.Generator) -> ProbeBlock:
+        layer = self.layers[module]
+        dtype = torch.promote_types(layer.linear.dtype, torch.float32)
+        return ProbeBlock(layer.shape, self.probe_size, generator).to(layer.linear.device, dtype)
 
     def use(self, lane: Lane, generator: torch.Generator | None = None) -> None:
         super().use(lane, generator)
@@ -166,7 +173,7 @@ class AdaptedModel(TrainableModel):
         total = 0
         for layer in self.layers.values():
             columns = sum(block.size for k, block in enumerate(layer.active(), start=1) if lane.acts(k))
-            columns += int(lane.reserve and layer.reserve is not None)
+            columns += layer.reserve.size if lane.reserve and layer.reserve is not None else 0
             total += columns * layer.shape.component_cost
         return total
 

@@ -1,8 +1,10 @@
 """AdaPaD (2605.10741): parallel deflation with advance learning and rank discovery under one shared budget.
 
 Lane k trains component k of every module against the published components of its predecessors. At the end of every
-round all lanes publish together, so targets improve as predecessors do. While growth lasts, a reserve lane trains one
-candidate component (a *reserve*) per module; the modules with the best scores receive theirs until the budget is spent.
+round all lanes publish together, so targets improve as predecessors do. Which modules get components is decided early
+from the gradients of the frozen weights (`growth_score: gradient`), or, as the paper describes it, while training goes
+on: a reserve lane trains one candidate component (a *reserve*) per module, and the modules with the best scores receive
+theirs until the budget is spent (`growth_score: reserve`).
 
 The deflation target itself is in two places: `Lane.deflation` says which components act and which one learns, and
 `AdaptedLinear` computes the output from them.
@@ -18,14 +20,27 @@ from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
+from torch import nn
 
 from adapad_ray.adapters.cp import Cp, Splits
 from adapad_ray.adapters.families import PLAIN
 from adapad_ray.adapters.lane import RESERVE, Lane
-from adapad_ray.budget import BudgetTooSmallError, GrowthRequest, GrowthSchedule, decide_growth
+from adapad_ray.adapters.model import AdaptedModel
+from adapad_ray.adapters.trainable_model import TrainableModel
+from adapad_ray.budget import (
+    BudgetTooSmallError,
+    ComponentRequest,
+    GrowthRequest,
+    GrowthSchedule,
+    decide_components,
+    decide_growth,
+)
 from adapad_ray.methods.base import MethodConfig
-from adapad_ray.methods.growth import GrowingMethod, ReserveScores
+from adapad_ray.methods.growth import GradientScores, GrowingMethod, ReserveScores
 from adapad_ray.methods.plan import CellContext, Deployable, Plan, RoundReport
+
+PROBE_SIZE = 16
+"""Random directions in which the gradient of each frozen weight is measured (a project default)."""
 
 
 class AdapadConfig(MethodConfig):
@@ -46,16 +61,22 @@ class AdapadConfig(MethodConfig):
     r_max: int | None = Field(default=None, ge=1)
     """Largest rank of a module; by default twice the mean rank of the budget and at least 2. A smaller value leaves
     growth no choice."""
+    growth_score: Literal["gradient", "reserve"] | None = None
+    """What decides which modules grow. `gradient`: size and signal-to-noise ratio of the loss gradient of each frozen
+    weight (`GradientScores`). `reserve`: importance and uncertainty of a component in training (`ReserveScores`), as
+    in the paper. Default: gradient for plain components, reserve for family cp."""
     growth_start: float = Field(default=0.1, ge=0, le=1)
     """Share of the steps before the first growth: scores need a few steps to mean anything."""
-    growth_end: float = Field(default=0.6, ge=0, le=1)
-    """Share of the steps after which the whole budget is assigned; the rest trains the final structure."""
+    growth_end: float | None = Field(default=None, ge=0, le=1)
+    """Share of the steps after which the whole budget is assigned; the rest trains the final structure. Default:
+    growth_start for `growth_score: gradient`, so that all components learn from then on, and 0.6 for `reserve`."""
     growth_interval: int | None = Field(default=None, ge=1)
     """Steps between two growths, rounded up to whole rounds. The default makes as many growths as fit, up to twice
     r_max and at least 8: a module receives one component at a time, and the last growth assigns whatever is left,
     mostly untrained."""
     growth_threshold: float = Field(default=1.0, ge=0)
-    """A module grows when its score exceeds this multiple of the mean score. 1 prefers modules above the average."""
+    """A module grows when its score exceeds this multiple of the mean score. 1 prefers modules above the average. The
+    last growth ignores it, and so does `growth_score: gradient`."""
     score_decay: float = Field(default=0.85, ge=0, lt=1)
     """β of both moving averages of the score, as in AdaLoRA and IncreLoRA."""
     joint_fraction: float = Field(default=0.0, ge=0, lt=1)
@@ -75,16 +96,30 @@ class AdapadConfig(MethodConfig):
             raise ValueError("splits needs family cp")
         if self.initial_rank == 0 and not self.advance_learning:
             raise ValueError("initial_rank 0 needs advance_learning: every component starts as a reserve")
-        if self.growth_end < self.growth_start:
+        if self.growth_score == "gradient" and self.family != "plain":
+            raise ValueError(f"growth_score gradient is for plain components: use reserve with family {self.family}")
+        if self.end_of_growth < self.growth_start:
             raise ValueError(f"growth_end {self.growth_end} must not be before growth_start {self.growth_start}")
-        if self.joint_fraction + self.growth_end > 1 + 1e-9:
+        if self.joint_fraction + self.end_of_growth > 1 + 1e-9:
             raise ValueError(
-                f"joint_fraction {self.joint_fraction} and growth_end {self.growth_end} must not exceed 1 together: "
+                f"joint_fraction {self.joint_fraction} and growth_end {self.end_of_growth} must not exceed 1 together: "
                 "joint training starts after growth"
             )
         if self.r_max is not None and self.r_max < self.initial_rank:
             raise ValueError(f"r_max {self.r_max} must not be below initial_rank {self.initial_rank}")
         return self
+
+    @property
+    def by_gradient(self) -> bool:
+        """Whether gradients of the frozen weights decide which modules grow."""
+        return (self.growth_score or ("gradient" if self.family == "plain" else "reserve")) == "gradient"
+
+    @property
+    def end_of_growth(self) -> float:
+        """`growth_end` or its default."""
+        if self.growth_end is not None:
+            return self.growth_end
+        return self.growth_start if self.by_gradient else max(0.6, self.growth_start)
 
 
 class Adapad(GrowingMethod[AdapadConfig]):
@@ -107,7 +142,9 @@ class Adapad(GrowingMethod[AdapadConfig]):
         self.schedule = self._growth_schedule()
         self.joint_start = self._joint_start()
         """Step at which the joint tail starts; the number of all steps where there is none."""
-        self.scores: ReserveScores = ReserveScores(config.score_decay)
+        self.scores: ReserveScores | GradientScores = (
+            GradientScores(skip=self.schedule.start // 2) if config.by_gradient else ReserveScores(config.score_decay)
+        )
 
     def _default_r_max(self) -> int:
         return max(2, self.config.initial_rank, math.ceil(2 * self.budget / sum(self.costs.values())))
@@ -116,7 +153,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
         total, period = self.context.total_steps, self.local_steps
         last = total // period * period  # a growth after the last round would leave the budget unspent
         start = min(last, max(period, round(self.config.growth_start * total / period) * period))
-        end = min(last, max(start, round(self.config.growth_end * total / period) * period))
+        end = min(last, max(start, round(self.config.end_of_growth * total / period) * period))
         interval = self.config.growth_interval or max(1, (end - start) // max(8, 2 * self.r_max))
         return GrowthSchedule(start, end, math.ceil(interval / period) * period)
 
@@ -144,7 +181,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
         reachable = min(self.budget, sum(self.limits[name] * cost for name, cost in self.costs.items()))
         return Plan(
             parameters=reachable if growing else initial,
-            peak_parameters=reachable + (one_each if growing else 0),
+            peak_parameters=reachable + (one_each if growing and not self.config.by_gradient else 0),
             lanes=max(self.limits.values()) + 1 if growing else self.initial_rank,
             ranks=None if growing else ranks,
             acting_parameters=reachable * sum(m.component_cost for m in self.context.modules) // one_each,
@@ -152,6 +189,13 @@ class Adapad(GrowingMethod[AdapadConfig]):
 
     def scales(self) -> dict[str, float]:
         return self.budget_scales()
+
+    def attach(self, model: nn.Module, head_modules: Sequence[str]) -> TrainableModel:
+        attached = super().attach(model, head_modules)
+        if self.config.by_gradient:
+            assert isinstance(attached, AdaptedModel)
+            attached.probe_size = PROBE_SIZE
+        return attached
 
     # Lanes: deflation, advance learning, self-correction.
 
@@ -204,18 +248,13 @@ class Adapad(GrowingMethod[AdapadConfig]):
 
     def _grow(self, steps_done: int, generator: torch.Generator) -> RoundReport:
         adapted, report = self.adapted, RoundReport()
-        last, lanes_before, ranks = self.schedule.last(steps_done), adapted.blocks, adapted.ranks
-        requests = [
-            GrowthRequest(n, self.scores.value(n) / self.costs[n], self.costs[n], self.limits[n] - ranks[n])
-            for n, layer in adapted.layers.items()
-            if layer.reserve is not None
-        ]
+        last, lanes_before = self.schedule.last(steps_done), adapted.blocks
         released = self.schedule.released(steps_done, self.budget, self.initial_parameters)
-        decision = decide_growth(
-            requests, self.ledger, released=released, threshold=self.config.growth_threshold, last=last
-        )
-        report.grown += self.activate(decision.modules, steps_done, generator)
-        for module in decision.modules:
+        modules = self._chosen(released, last)
+        if isinstance(self.scores, GradientScores):
+            report.retired += self.drop_reserves()  # probes are no components
+        report.grown += self.activate(modules, steps_done, generator)
+        for module in set(modules):
             self.scores.forget(module)
         for k in range(lanes_before + 1, adapted.blocks + 1):
             adapted.add_head(k, source=k - 1)
@@ -225,6 +264,28 @@ class Adapad(GrowingMethod[AdapadConfig]):
         if not self.growing:
             report.retired += adapted.drop_head(RESERVE)
         return report
+
+    def _chosen(self, released: int, last: bool) -> list[str]:
+        """The modules that get a component now, each as often as it gets one; the ledger is charged."""
+        costs, ranks = self.costs, self.adapted.ranks
+        if isinstance(self.scores, GradientScores):
+            scores = self.scores.of_components(self.adapted)
+            return decide_components(
+                [
+                    ComponentRequest(module, score, costs[module])
+                    for module, of_module in scores.items()
+                    for score in of_module[: self.limits[module] - ranks[module]]
+                ],
+                self.ledger,
+                released=released,
+            )
+        requests = [
+            GrowthRequest(n, self.scores.value(n) / costs[n], costs[n], self.limits[n] - ranks[n])
+            for n, layer in self.adapted.layers.items()
+            if layer.reserve is not None
+        ]
+        threshold = self.config.growth_threshold
+        return decide_growth(requests, self.ledger, released=released, threshold=threshold, last=last).modules
 
     # Prefixes.
 

@@ -65,7 +65,7 @@ class Increlora(GrowingMethod[IncreloraConfig]):
         self.initial_rank = config.initial_rank
         self.limits = {m.name: m.max_rank for m in context.modules}
         self.top_h, self.schedule = self._schedule()
-        self.scores = SmoothedScores(config.score_decay)
+        self.scores: SmoothedScores = SmoothedScores(config.score_decay)
 
     def _schedule(self) -> tuple[int, GrowthSchedule]:
         """Number of modules that grow at one time, and the steps at which they do."""

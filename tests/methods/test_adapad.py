@@ -144,6 +144,8 @@ def test_predecessors_act_through_the_snapshot_until_they_publish():
 
 
 def started(budget, *, training=None, **config):
+    """A trainer that grows by reserves, as in the paper; `test_gradient_growth.py` has the other way."""
+    config = {"growth_score": "reserve"} | config
     trainer = MethodCase("adapad", budget, config, training=training or {}).trainer()
     trainer.start()
     return trainer
@@ -430,7 +432,7 @@ def test_a_tail_has_a_step_and_begins_after_growth_with_a_whole_round(fraction):
 
 def test_a_tail_that_begins_before_growth_has_ended_is_refused():
     with pytest.raises(ValidationError, match=r"joint_fraction 0\.5 and growth_end 0\.6"):
-        AdapadConfig(joint_fraction=0.5)
+        AdapadConfig(growth_score="reserve", joint_fraction=0.5)
     AdapadConfig(joint_fraction=0.4)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.budget import GrowthSchedule, Ledger
 from adapad_ray.methods.base import BudgetedMethod, ConfigT
-from adapad_ray.methods.growth.scores import SmoothedScores
+from adapad_ray.methods.growth.scores import Scores
 from adapad_ray.methods.plan import CellContext
 from adapad_ray.results import GrowthEvent
 
@@ -25,7 +25,7 @@ class GrowingMethod(BudgetedMethod[ConfigT]):
     limits: dict[str, int]
     """Module → largest rank."""
     schedule: GrowthSchedule
-    scores: SmoothedScores
+    scores: Scores
 
     def __init__(self, config: ConfigT, context: CellContext) -> None:
         super().__init__(config, context)

@@ -1,14 +1,26 @@
-"""Scores of modules that may grow: smoothed importance times smoothed uncertainty."""
+"""Scores of modules that may grow: of trained reserves, or of the gradients of the frozen weights."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from adapad_ray.adapters.families import ProbeBlock
 from adapad_ray.adapters.model import AdaptedModel
+
+
+class Scores(Protocol):
+    """What a growing method saves of its scores."""
+
+    def state(self) -> dict[str, Any]:
+        """Return the scores' state, as JSON."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
 
 
 class SmoothedScores:
@@ -87,3 +99,73 @@ class ReserveScores(SmoothedScores):
         for name, value in zip(names, sums, strict=True):
             totals[name] = totals.get(name, 0.0) + value
         self.add(totals)
+
+
+class GradientScores:
+    """Scores of components that do not exist yet, from the loss gradient G of each frozen weight over n batches.
+
+        M = ‖Ḡ‖ · SNR        SNR = ‖Ḡ‖² / (Var(G) / n)        score of the module's next component j = M σ_j / σ_1
+
+    Ḡ is the mean over the batches, Var(G) the summed variance of its entries, and σ are its singular values; all are
+    measured on sketches (see `ProbeBlock`). A large gradient alone is common near the loss, where batches disagree
+    about its direction. Not published; `benchmarks/RESULTS.md` compares it with other scores.
+
+    Args:
+        skip: first batches that are not used, because the task head is still untrained.
+    """
+
+    def __init__(self, skip: int = 0) -> None:
+        self.skip = skip
+        self._seen = 0
+        self._squares: dict[str, float] = {}
+        self._batches: dict[str, int] = {}
+
+    def update(self, adapted: AdaptedModel) -> None:
+        """Takes the sketches of the last backward pass of the reserve lane."""
+        probes = _probes(adapted)
+        used = self._seen >= self.skip
+        sketches = {name: sketch for name, probe in probes.items() if (sketch := probe.take(add=used)) is not None}
+        self._seen += bool(sketches)
+        if not sketches or not used:
+            return
+        norms = torch.stack(torch._foreach_norm(list(sketches.values()))).double().square().tolist()
+        for name, square in zip(sketches, norms, strict=True):
+            self._squares[name] = self._squares.get(name, 0.0) + square
+            self._batches[name] = self._batches.get(name, 0) + 1
+
+    def of_components(self, adapted: AdaptedModel) -> dict[str, list[float]]:
+        """Module → the scores of its next components, in descending order; 0 before two batches."""
+        return {
+            name: self._of_module(name, probe, adapted.layers[name].scaling) for name, probe in _probes(adapted).items()
+        }
+
+    def _of_module(self, name: str, probe: ProbeBlock, scaling: float) -> list[float]:
+        n = self._batches.get(name, 0)
+        if n < 2:
+            return [0.0] * probe.size
+        singular = torch.linalg.svdvals(probe.published_b.double() / n)
+        square = float(singular.square().sum())
+        variance = max(self._squares[name] / n - square, 0.0) * n / (n - 1)
+        if square == 0 or variance == 0:
+            return [0.0] * probe.size
+        module = math.sqrt(square) / scaling * square / (variance / n)
+        return [float(score) for score in module * singular / singular[0]]
+
+    def forget(self, module: str) -> None:
+        """Drops what is known of a module; its probe is dropped too."""
+        self._squares.pop(module, None)
+        self._batches.pop(module, None)
+
+    def state(self) -> dict[str, Any]:
+        """The sums, as JSON; those of the sketches are tensors of the probes."""
+        return {"seen": self._seen, "squares": self._squares, "batches": self._batches}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state` returned."""
+        self._seen = int(state["seen"])
+        self._squares = dict(state["squares"])
+        self._batches = dict(state["batches"])
+
+
+def _probes(adapted: AdaptedModel) -> dict[str, ProbeBlock]:
+    return {name: layer.reserve for name, layer in adapted.layers.items() if isinstance(layer.reserve, ProbeBlock)}
