@@ -102,11 +102,13 @@ def test_a_disk_that_fills_up_costs_only_what_did_not_fit(spec_file: Path, tmp_p
     disk.mkdir()
     sweep = " ".join([*map(_quoted, COMMAND), "sweep", str(spec_file), "--out", str(disk / "sweep")])
     steps = [
-        f"mount -t tmpfs -o size=120k tmpfs {disk}",
+        f"mount -t tmpfs -o size=1150k tmpfs {disk}",
+        # A launch refuses a disk with less than 1 MiB; this one fills up afterwards.
+        f"(until [ -e {disk}/sweep/spec.yaml ]; do sleep 0.1; done; head -c 1030k /dev/zero > {disk}/ballast) &",
         f"{sweep} tracking=sqlite:///{tmp_path}/mlflow.db > {tmp_path}/full.txt 2>&1; echo $? >> {tmp_path}/full.txt",
         f"cp -r {disk}/sweep {kept}",
     ]
-    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", "; ".join(steps)]
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", "\n".join(steps)]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=400)
     full = (tmp_path / "full.txt").read_text()
     assert full.splitlines()[-1] == "1", full
