@@ -99,7 +99,8 @@ def _grown(method: GrowingMethod[Any], step: int, reachable: int) -> tuple[int, 
     latest = schedule.start + (growths - 1) * schedule.interval
     spent = min(reachable, schedule.released(latest, method.ledger.budget, method.initial_parameters))
     twice_the_mean = math.ceil(2 * spent / sum(method.costs.values()))
-    components = max(initial, min(initial + growths, twice_the_mean, max(method.limits.values())))
+    most = min(twice_the_mean, max(method.limits.values()))
+    components = max(initial, min(initial + growths, most) if method.one_at_a_time else most)
     return components, not schedule.last(latest), spent
 
 

@@ -142,6 +142,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
         self.schedule = self._growth_schedule()
         self.joint_start = self._joint_start()
         """Step at which the joint tail starts; the number of all steps where there is none."""
+        self.one_at_a_time = not config.by_gradient
         self.scores: ReserveScores | GradientScores = (
             GradientScores(skip=self.schedule.start // 2) if config.by_gradient else ReserveScores(config.score_decay)
         )

@@ -77,7 +77,8 @@ class ComponentOptimizer:
 
     def step(self, learning: Iterable[nn.Parameter]) -> None:
         """Steps `learning`; gradients of all other parameters are discarded."""
-        assert self._inner is not None
+        if self._inner is None:  # no parameter has been born yet: nothing learns before growth
+            return
         chosen = set(learning)
         for p in self._births:
             if p not in chosen:
@@ -86,8 +87,8 @@ class ComponentOptimizer:
 
     def clear_gradients(self) -> None:
         """Drops all gradients before the next backward pass."""
-        assert self._inner is not None
-        self._inner.zero_grad(set_to_none=True)
+        if self._inner is not None:
+            self._inner.zero_grad(set_to_none=True)
 
     def tensors(self, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         """The optimizer's state of these parameters, as `<parameter name>|<key>`."""

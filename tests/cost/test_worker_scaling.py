@@ -66,7 +66,8 @@ def test_without_growth_every_step_trains_all_lanes_and_publishing_is_staggered(
 
 
 def test_growth_adds_lanes_until_the_budget_is_spent_and_the_reserve_lane_ends_with_it():
-    case = MethodCase("adapad", 4 * COST_PER_RANK, {"initial_rank": 0, "local_steps": 1, "growth_interval": 1})
+    settings = {"initial_rank": 0, "local_steps": 1, "growth_interval": 1, "growth_score": "reserve"}
+    case = MethodCase("adapad", 4 * COST_PER_RANK, settings)
     method = case.make()
     phases = expected_phases(method)
     assert sum(p.steps for p in phases) == method.context.total_steps
@@ -79,6 +80,13 @@ def test_growth_adds_lanes_until_the_budget_is_spent_and_the_reserve_lane_ends_w
     assert sum(p.steps for p in phases[:ended]) == method.schedule.end
     assert not any(p.reserve for p in phases[ended:])
     assert phases[-1].estimate_bytes * components[-1] == 4 * 4 * COST_PER_RANK
+
+
+def test_growth_by_gradients_assigns_all_components_at_once():
+    method = MethodCase("adapad", 4 * COST_PER_RANK, {"initial_rank": 0, "local_steps": 1}).make()
+    phases = expected_phases(method)
+    assert {p.components for p in phases} == {0, max(method.limits.values())}
+    assert sum(p.steps for p in phases if p.reserve) == method.schedule.start
 
 
 def test_a_joint_tail_trains_one_lane():

@@ -45,11 +45,12 @@ class Server:
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while True:
             with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5):
                 return
-            assert time.monotonic() < deadline and self._process.poll() is None
+            assert self._process.poll() is None, f"the server has ended; was port {self.port} taken?"
+            assert time.monotonic() < deadline, "the server does not answer"
             time.sleep(0.3)
 
     def kill(self):

@@ -25,6 +25,8 @@ class GrowingMethod(BudgetedMethod[ConfigT]):
     limits: dict[str, int]
     """Module → largest rank."""
     schedule: GrowthSchedule
+    one_at_a_time = True
+    """Whether a module gets at most one component in a growth that is not the last."""
     scores: Scores
 
     def __init__(self, config: ConfigT, context: CellContext) -> None:
