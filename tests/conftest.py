@@ -1,7 +1,7 @@
 """A tiny real model and a small data set on disk, and readable ids of parametrised tests.
 
-Modules that start a Ray cluster belong to one of two xdist groups, so that each of two processes runs one cluster at a
-time. The groups `clusters` and `more-clusters` are balanced to keep both processes busy to the end.
+Modules that start a Ray cluster belong to one of two balanced xdist groups, `clusters` and `more-clusters`, so that at
+most two clusters run at one time. Their processes wait much of the time; a third one runs the other tests meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.ports import free_port
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell; children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
-if "PYTEST_XDIST_WORKER" in os.environ:  # two processes on two cores: one thread each
+if "PYTEST_XDIST_WORKER" in os.environ:  # more processes than two cores: one thread each
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
