@@ -15,7 +15,7 @@ from adapad_ray.cli.exit_codes import DONE, command
 def export(
     folder: FolderArgument,
     method: Annotated[str, typer.Option(help="Label of the method in the sweep's file, as in lora/qv.")],
-    budget: Annotated[str, typer.Option(help="Budget of the sweep, as a number of parameters.")],
+    budget: Annotated[str, typer.Option(help="Budget of the sweep: 10400, 10.4k.")],
     to: Annotated[Path, typer.Option(help="Folder to create.")],
     prefix: Annotated[int | None, typer.Option(help="At most this many components per module.")] = None,
     seed: Annotated[int | None, typer.Option(help="Default: the seed that is best on validation.")] = None,
@@ -26,7 +26,8 @@ def export(
     from adapad_ray.sweep.export import export_adapter
 
     with fetched_folder(folder) as sweep:
-        point = export_adapter(sweep.path, to, label=method, budget=budget, prefix=prefix, seed=seed)
+        cell, point = export_adapter(sweep.path, to, label=method, budget=budget, prefix=prefix, seed=seed)
     metrics = ", ".join(f"{name} {value:.3f}" for name, value in point.validation.items())
-    print_line(f"{to}: {point.parameters:,} adapter parameters on {len(point.ranks)} modules, validation {metrics}")
+    size = f"{point.parameters:,} adapter parameters on {len(point.ranks)} modules"
+    print_line(f"{to}: {size}, seed {cell.identity.seed}, validation {metrics}")
     return DONE

@@ -41,7 +41,9 @@ class PointSummary(BaseModel):
             return "the frozen backbone with a trained head" if self.head_parameters else "the frozen backbone"
         if self.budget is None:
             return self.label
-        cut = f" cut to {self.prefix} component{'s' if self.prefix != 1 else ''}" if self.prefix is not None else ""
+        cut = ""
+        if self.prefix is not None:
+            cut = f" cut to {self.prefix} component{'s' if self.prefix != 1 else ''} per module"
         return f"{self.label} at {self.budget:,}{cut}"
 
 
@@ -141,7 +143,9 @@ def _sentence(
     test = (
         f"Test {metric} {chosen.test_mean:.3f} (95 % interval {chosen.test_low:.3f} to {chosen.test_high:.3f}) {over}."
     )
-    if chosen == best:
+    if chosen == best and chosen.parameters == 0:
+        opening = f"No adapter has a better validation {metric} than {chosen.name} ({chosen.validation_mean:.3f})."
+    elif chosen == best:
         opening = (
             f"Deploy {chosen.name} ({chosen.parameters:,.0f} adapter parameters): it has the best validation {metric} "
             f"({chosen.validation_mean:.3f}), and no smaller adapter is shown to stay within {margin(delta)} of it at "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
+from adapad_ray.budget import read_budget
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import require_empty
 from adapad_ray.report.records import load_results
@@ -14,12 +16,12 @@ from adapad_ray.sweep.manifest import Manifest
 
 def export_adapter(
     sweep: Path, to: Path, *, label: str, budget: str, prefix: int | None = None, seed: int | None = None
-) -> Point:
-    """Copies an adapter from a sweep's folder to the folder `to`, and returns its record.
+) -> tuple[CellResult, Point]:
+    """Copies an adapter from a sweep's folder to the folder `to`, and returns its cell and its record.
 
     Args:
         label: key of `methods` in the sweep's file.
-        budget: deployed parameters, as the sweep's table prints them.
+        budget: a number of parameters, as the sweep's file or its table has it: `10.4k`, `10,400`.
         prefix: at most this many components per module; the whole model by default.
         seed: the one with the best validation metric by default.
 
@@ -35,7 +37,7 @@ def export_adapter(
     if not source.is_dir():
         raise BadRequestError(f"{source} is missing: delete its cell's folder and run the sweep again")
     shutil.copytree(source, to, dirs_exist_ok=True)
-    return point
+    return cell, point
 
 
 def _find(sweep: Path, label: str, budget: str, prefix: int | None, seed: int | None) -> tuple[CellResult, Point]:
@@ -46,14 +48,27 @@ def _find(sweep: Path, label: str, budget: str, prefix: int | None, seed: int | 
     if not of_label:
         labels = ", ".join(sorted({r.identity.label for r in results}))
         raise BadRequestError(f"{sweep} has no finished cell of {label!r}: it has {labels}")
-    parameters = budget.replace(",", "").replace("_", "")
-    cells = [r for r in of_label if str(r.identity.budget or 0) == parameters and seed in (None, r.identity.seed)]
-    if not cells:
+    parameters = _parameters(budget)
+    at_budget = [r for r in of_label if (r.identity.budget or 0) == parameters]
+    if not at_budget:
         budgets = ", ".join(str(b) for b in sorted({r.identity.budget or 0 for r in of_label}))
-        of_seed = "" if seed is None else f", seed {seed}"
-        raise BadRequestError(f"{label} has no finished cell at budget {budget}{of_seed}: its budgets are {budgets}")
+        raise BadRequestError(f"{label} has no finished cell at budget {budget}: its budgets are {budgets}")
+    cells = [r for r in at_budget if seed in (None, r.identity.seed)]
+    if not cells:
+        seeds = ", ".join(str(r.identity.seed) for r in at_budget)
+        raise BadRequestError(f"{label} at {budget} has no finished cell of seed {seed}: its seeds are {seeds}")
     matching = [(cell, point) for cell in cells for point in cell.points if point.prefix == prefix]
     if not matching:
         prefixes = ", ".join(str(p.prefix) for p in cells[0].points if p.prefix is not None) or "none"
         raise BadRequestError(f"{label} at {budget} has no prefix {prefix}: its prefixes are {prefixes}")
     return max(matching, key=lambda match: match[1].validation[match[0].metric])
+
+
+def _parameters(budget: str) -> int:
+    """The number of parameters that a budget on the command line stands for."""
+    if budget.strip() == "0":  # of methods without a budget
+        return 0
+    number, unit = read_budget(budget.replace(",", ""))
+    if unit in ("%", "ranks"):
+        raise BadRequestError(f"budget {budget!r} depends on the model: write its number of parameters")
+    return math.floor(number + 1e-6)

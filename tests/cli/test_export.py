@@ -36,10 +36,10 @@ def export(cell, to, *, method="lora", budget=BUDGET, options=()):
     return result.exit_code, result.output
 
 
-@pytest.mark.parametrize("budget", [str(BUDGET), f"{BUDGET:,}"])
+@pytest.mark.parametrize("budget", [str(BUDGET), f"{BUDGET:,}", f"{BUDGET / 1000}k"])
 def test_the_adapter_is_copied(cell, budget, tmp_path):
     code, output = export(cell, tmp_path / "out", budget=budget)
-    assert code == 0 and f"{BUDGET:,} adapter parameters on 12 modules" in output
+    assert code == 0 and f"{BUDGET:,} adapter parameters on 12 modules, seed 0, validation" in output
     copied, trained = (load_file(path / "adapter_model.safetensors") for path in (tmp_path / "out", cell / "adapter"))
     assert copied.keys() == trained.keys() and all(copied[name].equal(trained[name]) for name in trained)
 
@@ -50,7 +50,7 @@ def test_the_adapter_is_copied(cell, budget, tmp_path):
         ({"method": "cp"}, "has no finished cell of 'cp': it has lora"),
         ({"budget": 7}, f"lora has no finished cell at budget 7: its budgets are {BUDGET}"),
         ({"options": ["--prefix", 3]}, f"lora at {BUDGET} has no prefix 3: its prefixes are none"),
-        ({"options": ["--seed", 9]}, f"lora has no finished cell at budget {BUDGET}, seed 9: its budgets are {BUDGET}"),
+        ({"options": ["--seed", 9]}, f"lora at {BUDGET} has no finished cell of seed 9: its seeds are 0"),
     ],
     ids=["method", "budget", "prefix", "seed"],
 )
