@@ -60,7 +60,7 @@ def resolve_model(source: str) -> ModelSource:
         with quiet_transformers():
             folder = converted(fetch(asset))
         return ModelSource(str(folder), pooling=_declared_pooling(folder))
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if os.path.isdir(path):  # Path.is_dir raises for a name that is too long for a file
         reject_adapter(path, source)
         if not (path / "config.json").is_file():

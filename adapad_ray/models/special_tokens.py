@@ -36,10 +36,21 @@ def marked_texts(texts: Any, tokenizer: Any, added_tokens: int | None) -> Marked
         return MarkedTexts(np.arange(0), (), np.arange(0))
     totals = counts.sum(axis=1)
     rows = np.flatnonzero(totals > (totals.min() if added_tokens is None else added_tokens))
-    usual = counts[totals == totals.min()].max(axis=0)
+    usual = _usual(tokenizer, ids, added_tokens)
+    if usual is None:
+        usual = counts[totals == totals.min()].max(axis=0)
     written = tuple(int(token) for token in ids[(counts[rows] > usual).any(axis=0)])
     differing = counts[:, counts.max(axis=0) > counts.min(axis=0)]
     return MarkedTexts(rows, written, np.unique([differing.argmax(axis=0), differing.argmin(axis=0)]).astype(np.int64))
+
+
+def _usual(tokenizer: Any, ids: np.ndarray, added_tokens: int | None) -> np.ndarray | None:
+    """How often the tokenizer adds each special token to one text or to a pair, whichever adds so many."""
+    for texts in (("",), ("", "")):
+        tokens = np.asarray(tokenizer(*texts)["input_ids"], dtype=np.int64)
+        if len(tokens) == added_tokens:
+            return np.asarray(np.count_nonzero(tokens[:, None] == ids, axis=0))
+    return None
 
 
 def _special_ids(tokenizer: Any) -> np.ndarray:

@@ -128,7 +128,7 @@ def _check_storage(spec: SweepSpec, shared: Sequence[Path]) -> None:
 
 
 def _check_model(spec: SweepSpec, shared: Sequence[Path]) -> None:
-    model = Path(spec.model).expanduser()
+    model = Path(os.path.expanduser(spec.model))
     if model.is_absolute() or model.is_dir():
         _check_shared(f"model folder {spec.model!r}", model.absolute(), shared)
 
@@ -150,12 +150,12 @@ def _data_files(spec: SweepSpec, shared: Sequence[Path]) -> dict[str, Path]:
     """Data files that the sweep names, by key of its file."""
     if isinstance(spec.task, str):
         if spec.data_dir is not None:
-            _check_shared(f"data_dir {spec.data_dir!r}", Path(spec.data_dir).expanduser().absolute(), shared)
+            _check_shared(f"data_dir {spec.data_dir!r}", Path(os.path.expanduser(spec.data_dir)).absolute(), shared)
         return {}
     task_type = TYPES[spec.task.type]
     paths = {}
     for file in task_type.files(spec.task.inside(spec.data_dir)):
-        path = Path(file.path).expanduser().absolute()
+        path = Path(os.path.expanduser(file.path)).absolute()
         if file.required and task_type.rows_name_files:
             _check_shared(f"{file.key} {file.path!r}", path, shared)
         available = _is_shared(path, shared) or path.is_file()

@@ -87,14 +87,14 @@ class DataSource(Source):
         if self.dataset is not None:
             return f"{self.dataset}/{self.subset}" if self.subset else self.dataset
         assert self.train is not None  # see _has_training_data
-        path = Path(self.train).expanduser().resolve()
+        path = Path(os.path.expanduser(self.train)).resolve()
         return path.parent.name if path.stem in SPLITS else path.stem
 
     def inside(self, folder: str | None) -> Self:
         """The same source with its files in `folder`; absolute paths stay as they are."""
         if folder is None or self.dataset is not None:
             return super().inside(folder)
-        base = Path(folder).expanduser()
+        base = Path(os.path.expanduser(folder))
         files = {name: str(base / path) for name in SPLITS if (path := getattr(self, name)) is not None}
         further = {name: str(base / path) for name, path in self.further_tests.items()}
         return self.model_copy(update={**files, "further_tests": further})
@@ -126,7 +126,7 @@ class DataSource(Source):
         further = {f"test_{name}": path for name, path in self.further_tests.items()}
         if self.dataset is not None:
             return read_hub(self.dataset, self.subset, splits | further, getattr(self, "label", None))
-        there = {split: path for split, path in further.items() if os.path.isfile(Path(path).expanduser())}
+        there = {split: path for split, path in further.items() if os.path.isfile(Path(os.path.expanduser(path)))}
         given = {split: path for split, path in splits.items() if path is not None}
         return read_files(self.name, given | there, self.columns())
 

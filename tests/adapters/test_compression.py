@@ -117,8 +117,9 @@ def test_a_module_that_keeps_nothing_is_left_out_and_the_rest_reloads(tmp_path):
     [
         (lambda key: key.replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.default."), "'default'"),
         (lambda key: key.replace("base_model.model.", "base_model.model._orig_mod."), "_orig_mod"),
+        (lambda key: key.replace("base_model.model.", "base_model.model.module."), "'module'"),
     ],
-    ids=["the adapter's name", "a compiled model"],
+    ids=["the adapter's name", "a compiled model", "data-parallel training"],
 )
 def test_what_peft_cannot_load_for_the_names_of_its_tensors_is_mended_and_said(tmp_path, rename, note):
     adapter = save_adapter("head", tmp_path / "peft")

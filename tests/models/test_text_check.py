@@ -128,6 +128,11 @@ def test_special_tokens_in_a_text_are_warned_of(check):
     assert "'[CLS] w5 [SEP] w6 [SEP]'" in warning
 
 
+def test_special_tokens_in_every_text_are_named(check):
+    (warning,) = check(BERT(), ["w5 [SEP] w6 [PAD]", "w7 [SEP] w8 [PAD]"])
+    assert "([PAD], [SEP]; 2 of train)" in warning
+
+
 def test_a_text_that_ends_twice_is_refused_where_the_model_reads_the_end(check):
     with pytest.raises(BadRequestError, match=r"same number of <eos> tokens.*texts without special tokens"):
         check(OTHERS["bart"](), [text(4), text(9), text(12), "w5 [SEP] w6 w7"])

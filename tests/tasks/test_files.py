@@ -339,6 +339,7 @@ def test_half_a_character_is_refused(tmp_path):
     ("names", "warning"),
     [
         (("neg", "neg "), "'neg' and 'neg ' are 2 classes that differ in spelling alone"),
+        (("pos", "pos\u200b"), "are 2 classes that differ in spelling alone"),
         (("Neg", "neg"), "'Neg' and 'neg' are 2 classes"),
         (("caf\u00e9", "cafe\u0301"), "are 2 classes that differ in spelling alone"),
         (("1", "1.0"), "'1' and '1.0' are 2 classes"),
@@ -388,3 +389,9 @@ def test_a_prompt_may_name_columns_called_like_fields(tmp_path):
         load_task(task | {"train": str(tmp_path / "t.csv"), "prompt": "{z}"})
     with pytest.raises(BadRequestError, match=r"task\.prompt '\{y:\.2f\}' cannot be filled with texts: Unknown format"):
         load_task(task | {"train": str(tmp_path / "t.csv"), "prompt": "{y:.2f}"})
+
+
+def test_a_name_with_a_tilde_is_no_home_folder(tmp_path, monkeypatch):
+    write(tmp_path / "~t.csv", delimited(rows("x", "y")))
+    monkeypatch.chdir(tmp_path)
+    assert load_task({"train": "~t.csv"}).class_names == ("x", "y")

@@ -7,6 +7,7 @@ matched set; the mismatched one is reported beside it.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def in_folder(name: str, task: DataSource, data_dir: str | None) -> DataSource:
     """
     if data_dir is None:
         return task
-    base = Path(data_dir).expanduser()
+    base = Path(os.path.expanduser(data_dir))
     folder = next((path for path in (base / name, base) if (path / "train.jsonl").is_file()), None)
     if folder is None:
         raise BadRequestError(

@@ -195,8 +195,9 @@ def _encodes(text: str) -> bool:
 
 
 def _spelling(name: str) -> str:
-    """What is left of a name without case, spaces, composition of characters, and ways to write a number."""
-    plain = " ".join(unicodedata.normalize("NFKC", name).split()).casefold()
+    """What is left of a name without case, spaces, invisible characters, composition, and ways to write a number."""
+    visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    plain = " ".join(visible.split()).casefold()
     number = number_of(plain)
     return plain if number is None else repr(number)
 

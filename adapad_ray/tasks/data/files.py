@@ -51,12 +51,12 @@ def read_files(name: str, files: Mapping[str, str], columns: Columns) -> Tables:
     splits = {split: _read_file(path, split, columns) for split, path in files.items()}
     digest = hashlib.sha256()
     for split, path in files.items():
-        digest.update(f"{split} {file_digest(Path(path).expanduser())}\n".encode())
+        digest.update(f"{split} {file_digest(Path(os.path.expanduser(path)))}\n".encode())
     return Tables(name, splits, digest.hexdigest())
 
 
 def _read_file(given: str, split: str, columns: Columns) -> pd.DataFrame:
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long for a file
         raise UnreachableError(f"the {split} file {given!r} does not exist: pass the path of a file")
     suffix = path.suffix.lower()

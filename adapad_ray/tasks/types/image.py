@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ class Image(RowTask[ImageSource]):
     def select(self, table: pd.DataFrame, source: ImageSource, split: str) -> pd.DataFrame:
         """`image` is a path or the content; `text` is the file's name, or a hash of the content."""
         require_columns(table, source.columns(), split)
-        base = Path(getattr(source, split, None) or ".").expanduser().parent
+        base = Path(os.path.expanduser(getattr(source, split, None) or ".")).parent
         images = [base / value if isinstance(value, str) else value for value in table[source.image]]
         labels = classes_as_text(table[source.label], source.label, split)
         frame = pd.DataFrame({"text": [_name(image) for image in images], "image": images, "label": labels})
