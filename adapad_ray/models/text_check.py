@@ -16,6 +16,8 @@ from adapad_ray.models.special_tokens import MarkedTexts, marked_texts
 
 Batch = dict[str, Tensor]
 
+MANY_UNKNOWN = 0.2
+"""Share of unknown words above which a split is warned of (a project default)."""
 _RESIZE = "resize the model's embedding with model.resize_token_embeddings(len(tokenizer)) and save both"
 
 
@@ -195,6 +197,7 @@ def _warnings(reading: Reading, marked: Mapping[str, MarkedTexts], longest: int)
             f"themselves and not as text, so that they may end or split it: take them out if that is not meant (first "
             f"in {example!r})"
         )
+    warnings += _unknown(reading)
     rows = _token_rows(reading.model)
     if len(tokenizer) > rows:
         warnings.append(
@@ -214,6 +217,22 @@ def _warnings(reading: Reading, marked: Mapping[str, MarkedTexts], longest: int)
             f"the tokenizer pads with token {tokenizer.pad_token_id}, but model {reading.source!r} takes token "
             f"{skipped} for padding when it counts positions: the tokenizer may be another model's"
         )
+    return warnings
+
+
+def _unknown(reading: Reading) -> list[str]:
+    """The warning that many words are unknown to the tokenizer, as those of another script are."""
+    unknown, warnings = reading.tokenizer.unk_token_id, []
+    if unknown is None or unknown == reading.tokenizer.pad_token_id:
+        return []
+    for name, split in reading.splits.items():
+        words = len(split.tokens) - (reading.added_tokens or 0) * (len(split.offsets) - 1)
+        share = np.count_nonzero(split.tokens == unknown) / max(1, words)
+        if share > MANY_UNKNOWN:
+            warnings.append(
+                f"{share:.0%} of the words of the {name} split are unknown to the tokenizer of model "
+                f"{reading.source!r}, which reads all as {reading.tokenizer.unk_token}: is it for another language?"
+            )
     return warnings
 
 

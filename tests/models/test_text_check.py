@@ -128,6 +128,12 @@ def test_special_tokens_in_a_text_are_warned_of(check):
     assert "'[CLS] w5 [SEP] w6 [SEP]'" in warning
 
 
+def test_words_of_another_script_are_warned_of(check):
+    (warning,) = check(BERT(), ["фильм был хорош", "фильм был плох"])
+    assert warning.startswith("100% of the words of the train split are unknown") and "[UNK]" in warning
+    assert check(BERT(), [text(9), text(8) + " фильм"]) == ()
+
+
 def test_special_tokens_in_every_text_are_named(check):
     (warning,) = check(BERT(), ["w5 [SEP] w6 [PAD]", "w7 [SEP] w8 [PAD]"])
     assert "([PAD], [SEP]; 2 of train)" in warning
