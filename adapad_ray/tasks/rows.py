@@ -157,9 +157,13 @@ def _why_empty(split: str, task: str, train: pd.DataFrame, carved: bool) -> str:
     if not carved:
         return f"the {split} data of task {task!r} have no usable rows"
     groups = f" in {train['group'].nunique():,} groups" if "group" in train else ""
+    different = train["text"].nunique()
+    labels = train["label"].nunique() if set(map(type, train["label"])) == {str} else 0
+    texts = f", {different:,} different texts" if different < len(train) else ""
+    classes = f", {labels:,} different labels" if labels > len(train) // 4 else ""
     return (
-        f"the training data of task {task!r} are too few to carve splits from ({len(train):,} rows{groups}): the "
-        f"{split} split would be empty; give more rows or files for all three splits"
+        f"the training data of task {task!r} are too few to carve splits from ({len(train):,} rows{groups}{texts}"
+        f"{classes}): the {split} split would be empty; give more rows or files for all three splits"
     )
 
 
