@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import logging
 import os
 
 import pandas as pd
@@ -244,13 +243,6 @@ def test_a_text_of_several_lines_is_no_swallowed_row(tmp_path, caplog):
     table = [(f"Dear {i},\nmany thanks", i % 2) for i in range(50)] + [(f"short {i}", i % 2) for i in range(50)]
     assert read(write(tmp_path / "t.csv", delimited(table))) == [(text, str(label)) for text, label in table]
     assert not caplog.records
-
-
-def test_without_a_column_of_repeated_values_a_doubtful_text_is_said(tmp_path, caplog):
-    content = delimited([("one,\ntwo,\nthree", "a"), ("four", "b")])
-    with caplog.at_level(logging.WARNING):
-        assert len(read(write(tmp_path / "t.csv", content))) == 2
-    assert "the first in lines 2 to 4, could be rows of their own" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,19 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from adapad_ray.tasks.data.columns import number_of
 from adapad_ray.tasks.data.tables import Columns, FileError, check_names, named, table_of
 
 _QUOTE = '"'
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
-
-_FEW = 10
+_FEW = 5
 """Rows per value of a column whose values repeat (a project default)."""
+_ENOUGH = 10
+"""Rows that show whether a column's values repeat (a project default)."""
+
+WARNINGS = "warnings"
+"""The entry of a table's `attrs` with sentences about what may be misread in its file."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +42,7 @@ class _Record(NamedTuple):
 
 
 def read_csv(content: str, columns: Columns) -> pd.DataFrame:
-    """The named columns of a file with commas; empty fields are None.
+    """The named columns of a file with commas, and in its `attrs` warnings; empty fields are None.
 
     Fields with a comma, a line break or a quotation mark at their beginning must be in double quotes, with quotation
     marks inside doubled (RFC 4180).
@@ -50,11 +55,12 @@ def read_csv(content: str, columns: Columns) -> pd.DataFrame:
 
 
 def read_tsv(content: str, columns: Columns) -> pd.DataFrame:
-    """The named columns of a file with tabs; empty fields are None.
+    """The named columns of a file with tabs, and in its `attrs` warnings; empty fields are None.
 
     Some programs write quotation marks as they are, others put fields into them as in CSV. The file shows which: if
     every line has as many fields as the header, quotation marks are characters like others, unless they pair up and
-    every field in them has a reason for them, or they enclose a whole column.
+    either every field in them has a reason for them or some field is `""`, or they enclose all values of a column.
+    Values that keep quotation marks around them are warned about.
 
     Raises:
         FileError: as for `read_csv`.
@@ -64,18 +70,42 @@ def read_tsv(content: str, columns: Columns) -> pd.DataFrame:
         return _select(plain, content, "\t", columns)
     rows = [record.fields for record in plain if record.fields]
     even = all(len(fields) == len(rows[0]) for fields in rows)
-    encloses_column = even and any(all(map(_enclosed, column)) for column in zip(*rows, strict=True))
+    encloses_column = even and any(all(map(_enclosed, column)) for column in zip(*rows[1:], strict=True))
     try:
         with _long_fields():
             quoted = list(_quoted(content, "\t"))
         same_rows = sum(bool(record.fields) for record in quoted) == len(rows)
         if even and not encloses_column and same_rows and not _reasons(rows):
-            return _select(plain, content, "\t", columns)
+            return _literal(plain, content, columns)
         return _select(quoted, content, "\t", columns)
     except _QuotesError:
         if not even or encloses_column:
             raise
-    return _select(plain, content, "\t", columns)
+    return _literal(plain, content, columns)
+
+
+def _literal(plain: Sequence[_Record], content: str, columns: Columns) -> pd.DataFrame:
+    """The named columns with quotation marks as characters, and a warning if they enclose values."""
+    table = _select(plain, content, "\t", columns)
+    for name in table:
+        kept = [value for value in table[name] if value is not None and _enclosed(value)]
+        if kept:
+            message = (
+                f"{len(kept):,} of {len(table):,} values of column {name!r} keep the quotation marks around them, such "
+                f"as {_shortened(kept[0])}, because not all of the file's values are quoted: quote all or none of them "
+                "if they are no part of the values"
+            )
+            _warn(table, message)
+    return table
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= 40 else f"{value[:39]}…"
+
+
+def _warn(table: pd.DataFrame, message: str) -> None:
+    table.attrs[WARNINGS] = [*table.attrs.get(WARNINGS, []), message]
+    logger.warning("%s", message)
 
 
 def _enclosed(field: str) -> bool:
@@ -83,9 +113,12 @@ def _enclosed(field: str) -> bool:
 
 
 def _reasons(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether all fields in quotation marks contain what programs quote: a quotation mark or, for Excel, a comma."""
-    enclosed = (field[1:-1] for fields in rows for field in fields if _enclosed(field))
-    return all(_QUOTE in inner or "," in inner for inner in enclosed)
+    """Whether all fields in quotation marks contain what programs quote: a quotation mark or, for Excel, a comma.
+
+    Spark and Polars write an empty text as `""`, and nothing else looks like it.
+    """
+    enclosed = [field[1:-1] for fields in rows for field in fields if _enclosed(field)]
+    return "" in enclosed or all(_QUOTE in inner or "," in inner for inner in enclosed)
 
 
 def _plain(content: str) -> Iterator[_Record]:
@@ -138,9 +171,20 @@ def _select(found: Iterable[_Record], content: str, separator: str, columns: Col
             column.append(fields[position] or None)
     if values and not values[0]:
         raise FileError("has no rows")
+    table = table_of(dict(zip(wanted, values, strict=True)))
     if long:
-        _check_swallowed(long, list(_lines(content)), separator, len(header), dict(zip(positions, values, strict=True)))
-    return table_of(dict(zip(wanted, values, strict=True)))
+        doubtful = _swallowed(
+            long, list(_lines(content)), separator, len(header), dict(zip(positions, values, strict=True))
+        )
+        if doubtful:
+            more = f" (so are {len(doubtful) - 1:,} more groups of lines)" if len(doubtful) > 1 else ""
+            message = (
+                f"lines {doubtful[0].first:,} to {doubtful[0].last:,} are read as one value because of quotation "
+                f"marks{more}; each could be a row by itself: if so, write a quotation mark inside a text twice and "
+                "put the text in double quotes"
+            )
+            _warn(table, message)
+    return table
 
 
 def _check_separator(header: Sequence[str], separator: str, columns: Columns) -> None:
@@ -159,17 +203,17 @@ def _check_separator(header: Sequence[str], separator: str, columns: Columns) ->
             raise FileError(f"is separated by {plural}, not by {_SEPARATORS[separator]}: {remedy}")
 
 
-def _check_swallowed(
+def _swallowed(
     long: Sequence[tuple[int, _Record]],
     lines: Sequence[str],
     separator: str,
     width: int,
     values: dict[int, list[str | None]],
-) -> None:
-    """Check that no stray quotation mark has made one field of several rows.
+) -> list[_Record]:
+    """Rows over several lines of which a stray quotation mark may have made one.
 
-    It has, if every line of a row that goes over several lines is a full row by itself, with a value that other rows
-    have too in a column whose values repeat, such as the label's. Without such a column, a warning is logged.
+    It may have, if every line that is not empty is a row by itself whose values look like those of other rows. It has,
+    if a column whose values repeat, such as the label's, has the value of each line in other rows too.
 
     Args:
         long: position among the rows, and record, of every row that goes over several lines.
@@ -177,33 +221,73 @@ def _check_swallowed(
         separator: of fields.
         width: fields of the header.
         values: position of a column → its values.
+
+    Raises:
+        _QuotesError: a stray quotation mark has made one row of several.
     """
-    rows_over_lines = {index for index, _ in long}
-    repeated: dict[int, set[str | None]] = {}
-    for position, column in values.items():
-        others = [value for index, value in enumerate(column) if index not in rows_over_lines]
-        if _FEW * len(known := set(others)) <= len(others):
-            repeated[position] = known
-    doubtful = []
+    candidates = []
     for _, record in long:
-        parts = [line.rstrip("\r\n").split(separator) for line in lines[record.first - 1 : record.last]]
-        if any(len(part) != width for part in parts):
-            continue
-        if any(all(part[position] in known for part in parts) for position, known in repeated.items()):
+        span = [text for line in lines[record.first - 1 : record.last] if (text := line.rstrip("\r\n"))]
+        parts = [_fields(line, separator, width) for line in span]
+        if len(parts) > 1 and all(part and all(part[position] for position in values) for part in parts):
+            candidates.append((record, parts))
+    if not candidates:
+        return []
+    rows_over_lines = {index for index, _ in long}
+    looks = {
+        position: _Look.of([value for index, value in enumerate(column) if index not in rows_over_lines])
+        for position, column in values.items()
+    }
+    doubtful = []
+    for record, parts in candidates:
+        if any(look.repeat and all(part[at] in look.known for part in parts) for at, look in looks.items()):
             raise _QuotesError(
                 f"has a quotation mark in line {record.first:,} that is closed in line {record.last:,}, and each of "
                 "these lines is a row by itself: write a quotation mark inside a text twice and put the text in double "
                 "quotes"
             )
-        if len(parts) > 2 and not repeated:
+        if all(look.fits(part[at]) for at, look in looks.items() for part in parts):
             doubtful.append(record)
-    if doubtful:
-        logger.warning(
-            "%s fields in quotation marks, the first in lines %s to %s, could be rows of their own: check them",
-            len(doubtful),
-            doubtful[0].first,
-            doubtful[0].last,
+    return doubtful
+
+
+def _fields(line: str, separator: str, width: int) -> list[str]:
+    """The fields of a line that is a row by itself; none if it is no such row."""
+    fields = line.split(separator)
+    if len(fields) != width and _QUOTE in line:  # other fields of the line may be quoted
+        fields = next(csv.reader([line], delimiter=separator), [])
+    return fields if len(fields) == width else []
+
+
+class _Look(NamedTuple):
+    """What values of a column look like."""
+
+    known: set[str]
+    repeat: bool
+    numbers: bool
+    padded: bool
+    """Whether some begin or end with spaces."""
+    longest: int
+
+    @classmethod
+    def of(cls, values: Sequence[str | None]) -> _Look:
+        given = [value for value in values if value is not None]
+        known = set(given)
+        return cls(
+            known,
+            len(given) >= max(_ENOUGH, _FEW * len(known)),
+            bool(known) and all(number_of(value) is not None for value in known),
+            any(value != value.strip() for value in known),
+            max(map(len, known), default=0),
         )
+
+    def fits(self, value: str) -> bool:
+        """Whether a value looks like the others; a class may be rare, but is no sentence."""
+        if value in self.known:
+            return True
+        if (self.numbers and number_of(value) is None) or (self.repeat and len(value) > 2 * self.longest):
+            return False
+        return self.padded or value == value.strip()
 
 
 def _lines(content: str) -> io.StringIO:
