@@ -13,6 +13,7 @@ import pandas as pd
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.base import TaskType
 from adapad_ray.tasks.data.columns import doubtful_classes
+from adapad_ray.tasks.data.delimited import WARNINGS
 from adapad_ray.tasks.data.splits import SPLITS, carve, carved_counts
 from adapad_ray.tasks.source import DataSource
 from adapad_ray.tasks.split_sizes import SplitSize
@@ -94,6 +95,8 @@ class RowTask(TaskType[DataSourceT]):
             warnings.append(
                 f"{dropped:,} training rows are left out, because their text is in a carved split with another group"
             )
+        for split, table in tables.items():
+            warnings += [f"{split} data: {warning}" for warning in table.attrs.get(WARNINGS, [])]
         warnings += doubtful_classes(class_names)
         return RawTask(name, class_names, source.metric, labelled, digest, self.name, source, carved, tuple(warnings))
 

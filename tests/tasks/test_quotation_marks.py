@@ -87,6 +87,12 @@ def test_rows_that_may_be_swallowed_are_said(tmp_path, ending, blank, name):
     ]
 
 
+def test_warnings_of_files_are_those_of_the_task(tmp_path):
+    path = write(tmp_path / "t.csv", swallowing(",", lambda i: f"{i / 7:.3f}"))
+    (warning,) = load_task({"type": "regression", "train": str(path)}).warnings
+    assert warning.startswith("train data: lines 22 to 23 are read as one value")
+
+
 def test_a_rare_class_may_be_swallowed(tmp_path):
     lines = swallowing(",", lambda i: "c10" if i == 21 else f"c{i % 2}")
     assert "lines 22 to 23 are read as one value" in read(write(tmp_path / "t.csv", lines))[1][0]

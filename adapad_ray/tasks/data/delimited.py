@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -24,8 +23,6 @@ _ENOUGH = 10
 
 WARNINGS = "warnings"
 """The entry of a table's `attrs` with sentences about what may be misread in its file."""
-
-logger = logging.getLogger(__name__)
 
 
 class _QuotesError(FileError):
@@ -105,7 +102,6 @@ def _shortened(value: str) -> str:
 
 def _warn(table: pd.DataFrame, message: str) -> None:
     table.attrs[WARNINGS] = [*table.attrs.get(WARNINGS, []), message]
-    logger.warning("%s", message)
 
 
 def _enclosed(field: str) -> bool:
