@@ -56,7 +56,7 @@ def spec_file(tmp_path: Path, tiny_model: Path, reviews: Path) -> Path:
 
 def wait_for(path: Path, process: subprocess.Popen[str], pattern: str) -> None:
     """Until a file is there, while the sweep runs."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not any(path.glob(pattern)):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline

@@ -91,7 +91,7 @@ def finished(spec_file: Path, place: Path) -> Iterator[tuple[Path, str]]:
     """A search whose driver is killed by SIGKILL when some trials have ended, and then launched again."""
     folder = place / "runs" / "searched"
     first = launch(spec_file, place)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 300
     while len(list(folder.glob("cells/*/result.json"))) < 3:
         assert first.poll() is None and time.monotonic() < deadline, first.communicate()[0]
         time.sleep(0.05)

@@ -59,7 +59,7 @@ def test_a_sweep_in_a_store_is_the_sweep_in_a_folder(spec_file: Path, tmp_path: 
     url, place = f"{bucket}/runs/remote", tmp_path / "place"
     files, root = fsspec.url_to_fs(url, use_listings_cache=False)
     first = launch(spec_file, place)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not any(path.endswith("checkpoint.safetensors") for path in files.find(root)):
         assert first.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
