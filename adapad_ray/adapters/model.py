@@ -77,7 +77,10 @@ class AdaptedModel(TrainableModel):
 
     def add_reserve(self, module: str, generator: torch.Generator) -> Block:
         """Give `module` a new reserve: one component that acts and learns in the reserve lane only, or a probe."""
-        block = self._new_probe(module, generator) if self.probe_size else self._new_block(module, 1, generator)
+        if self.probe_size:
+            block = self._placed(module, ProbeBlock(self.layers[module].shape, self.probe_size, generator))
+        else:
+            block = self._new_block(module, 1, generator)
         block.hold_back()
         self.layers[module].reserve = block
         return block
@@ -101,15 +104,12 @@ class AdaptedModel(TrainableModel):
         return block
 
     def _new_block(self, module: str, size: int, generator: torch.Generator) -> Block:
-        layer = self.layers[module]
-        # Components learn in fp32 at least, whatever the backbone's dtype.
-        dtype = torch.promote_types(layer.linear.dtype, torch.float32)
-        return self.family.block(layer.shape, size, generator).to(layer.linear.device, dtype)
+        return self._placed(module, self.family.block(self.layers[module].shape, size, generator))
 
-    def _new_probe(self, module: str, generator: torch.Generator) -> ProbeBlock:
-        layer = self.layers[module]
-        dtype = torch.promote_types(layer.linear.dtype, torch.float32)
-        return ProbeBlock(layer.shape, self.probe_size, generator).to(layer.linear.device, dtype)
+    def _placed(self, module: str, block: Block) -> Block:
+        """The block where its module computes. It learns in fp32 at least, whatever the backbone's dtype."""
+        linear = self.layers[module].linear
+        return block.to(linear.device, torch.promote_types(linear.dtype, torch.float32))
 
     def use(self, lane: Lane, generator: torch.Generator | None = None) -> None:
         super().use(lane, generator)

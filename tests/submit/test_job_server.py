@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
-
 import pytest
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.submit import job_server
 from adapad_ray.submit.job_server import JobServer
-from tests.ports import free_port, silent_server
+from tests.ports import free_port, page_server, silent_server
 
 
 @pytest.fixture(autouse=True)
@@ -34,18 +31,7 @@ def test_a_server_that_never_answers(monkeypatch):
 
 @pytest.mark.parametrize("status", [200, 404, 503])
 def test_a_server_of_something_else(status):
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(b"<html>welcome</html>")
-
-        def log_message(self, *_):
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Page) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+    with page_server(status) as port:
         with pytest.raises(BadRequestError, match=r"the Ray job server at .* cannot be used") as caught:
-            JobServer(f"127.0.0.1:{server.server_port}")
+            JobServer(f"127.0.0.1:{port}")
         assert "\n" not in str(caught.value)
-        server.shutdown()

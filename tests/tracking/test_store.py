@@ -7,9 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from mlflow import MlflowClient
@@ -17,7 +15,7 @@ from mlflow import MlflowClient
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tracking import Tracker, check_store, store, tracking_uri
 from adapad_ray.tracking.store import sqlite_path
-from tests.ports import free_port, silent_server
+from tests.ports import free_port, page_server, silent_server
 from tests.tracking.helpers import runs
 
 
@@ -56,22 +54,11 @@ def test_a_server_that_never_answers(scheme, monkeypatch):
 
 
 def test_a_server_that_is_not_mlflow():
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"<html>welcome</html>")
-
-        def log_message(self, *_):
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Page) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        uri = f"http://127.0.0.1:{server.server_port}"
+    with page_server() as port:
+        uri = f"http://127.0.0.1:{port}"
         check_store(uri)  # it answers
         with pytest.raises(BadRequestError, match=rf"{uri} cannot be used .*welcome"):
             Tracker.open(uri, "demo", "demo")
-        server.shutdown()
 
 
 def test_a_database_whose_driver_is_missing(monkeypatch):

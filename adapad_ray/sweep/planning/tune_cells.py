@@ -12,7 +12,7 @@ from adapad_ray.search.settings import ENDS, TuneStage
 from adapad_ray.search.space import interpolated, parse_space, quasi_random_points
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import PlannedCell, Results, Wave
-from adapad_ray.sweep.planning.plan import SweepPlan
+from adapad_ray.sweep.planning.plan import SweepPlan, tuned_rows
 from adapad_ray.sweep.planning.waves import leaders_first, parents_first, passes_per_step
 from adapad_ray.sweep.spec import SweepSpec
 
@@ -113,9 +113,8 @@ class TuneCells:
         """The budgets at which each label is tuned."""
         spec = self._spec
         if self._stage.by_budget:
-            rows = sorted(self._plan.rows, key=lambda row: row.budget or 0)
-            budgets = {label: [row.budget for row in rows if row.label == label] for label in spec.labels()}
-            return {label: self._stage.tuned_budgets(of) if of else [] for label, of in budgets.items()}
+            rows = tuned_rows(spec, self._plan.rows)
+            return {label: [row.budget for row in rows if row.label == label] for label in spec.labels()}
         reference = self._cells.budget(self._stage.budget)
         return {label: [reference if spec.has_budget(label) else None] for label in spec.labels()}
 
