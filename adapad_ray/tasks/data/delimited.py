@@ -12,6 +12,7 @@ import pandas as pd
 
 from adapad_ray.tasks.data.columns import number_of
 from adapad_ray.tasks.data.tables import Columns, FileError, check_names, named, table_of
+from adapad_ray.wording import counted
 
 _QUOTE = '"'
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -158,8 +159,8 @@ def _select(found: Iterable[_Record], content: str, separator: str, columns: Col
             continue
         if needed >= len(fields) or (len(fields) > len(header) and any(fields[len(header) :])):
             raise FileError(
-                f"has {len(fields)} fields in line {first:,} and {len(header)} in its header: put texts that contain "
-                "the separator or a line break in double quotes"
+                f"has {counted(len(fields), 'field')} in line {first:,} and {len(header)} in its header: put texts "
+                "that contain the separator or a line break in double quotes"
             )
         if last > first:
             long.append((len(values[0]) if values else 0, _Record(first, last, fields)))
