@@ -31,5 +31,5 @@ def test_everything_else_is_one_sentence(tmp_path, content, message):
 
 
 def test_a_file_that_is_missing(tmp_path):
-    with pytest.raises(BadRequestError, match="a.json cannot be read: No such file"):
+    with pytest.raises(BadRequestError, match=r"a\.json cannot be read: No such file"):
         read_object(tmp_path / "a.json", "a.json")

@@ -192,6 +192,8 @@ def test_a_tie_goes_to_the_smaller_rate(planner):
     lora = [x for x in tune if x.cell.identity.label == "lora"]
     results = {x.id: result(x, 0.5, loss=0.6) for x in lora}
     assert p.tuning.winners(results)["lora", None]["learning_rate"] == min(x.point["learning_rate"] for x in lora)
+    named = [edge for edge in p.tuning.edges(results) if edge.startswith("lora: ")]
+    assert len(named) == 1 and "is the smallest of those tried" in named[0]
 
 
 def test_a_cell_is_identified_by_what_determines_it_and_not_by_names(planner):
