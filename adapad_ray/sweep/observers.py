@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from adapad_ray.errors import BadRequestError, StorageError
-from adapad_ray.report.inputs import FailedCell
+from adapad_ray.report.inputs import FailedCell, Gap
 from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder
 
@@ -50,6 +50,8 @@ class SweepOutcome:
     failed: list[FailedCell]
     report: Report | None
     """None if no cell of the curve is finished."""
+    gaps: Sequence[Gap] = ()
+    """(label, budget) pairs that cannot exist."""
     mlflow: dict[str, str] = field(default_factory=dict)
     """Links and commands that show the sweep in MLflow, by name; known when the launch has ended."""
 

@@ -359,11 +359,11 @@ def test_the_plan_counts_shared_trainings(planner):
 
     plan = estimated()
     assert plan.parents == {"trained": 2, "cells": 8}
-    assert any("2 parents are trained instead of 8 adapters" in str(part) for part in estimate_tables(plan))
+    assert any("2 trainings of parents instead of 8 adapters" in str(part) for part in estimate_tables(plan))
     para = [row for row in plan.rows if row.label.startswith("para")]
     assert len({row.train_flops for row in para}) == 1
     others = sum(row.train_flops for row in plan.rows if row not in para)
     evaluation = sum(row.evaluation_flops for row in plan.rows)
     assert plan.flops == pytest.approx(2 * (para[0].train_flops + others + evaluation))
     assert estimated(tune=TUNE).parents == {"trained": 3 + 4, "cells": 8 + 6}
-    assert "parents are trained" not in "".join(map(str, estimate_tables(estimated(methods={"lora": {}}))))
+    assert "trainings of parents" not in "".join(map(str, estimate_tables(estimated(methods={"lora": {}}))))

@@ -12,6 +12,7 @@ import pandas as pd
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.data.tables import Columns, no_column
+from adapad_ray.wording import counted
 
 _MOST_FRACTIONS = 20
 """Classes called by fractions, such as half stars; more count as numbers of a regression (a project default)."""
@@ -177,8 +178,8 @@ def doubtful_classes(names: Iterable[str]) -> list[str]:
 def _refuse_empty(empty: np.ndarray, column: str, split: str) -> None:
     if count := int(empty.sum()):
         raise BadRequestError(
-            f"column {column!r} of the {split} data is empty in {count:,} of {len(empty):,} rows, first in row "
-            f"{int(empty.argmax()) + 1:,} (headers and empty lines are not counted): fill or drop them"
+            f"column {column!r} of the {split} data is empty in {count:,} of {counted(len(empty), 'row')}, first "
+            f"in row {int(empty.argmax()) + 1:,} (headers and empty lines are not counted): fill or drop them"
         )
 
 
