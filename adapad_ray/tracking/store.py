@@ -18,6 +18,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.files import atomic_path, require_writable, sqlite_url
 from adapad_ray.interrupts import within
 from adapad_ray.tracking.names import mlflow_key
+from adapad_ray.tracking.reasons import reason_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -90,7 +91,7 @@ def unusable(uri: str, error: Exception) -> BadRequestError:
         if sqlite_path(uri) is None
         else "it must be a database that can be written here; choose another with `tracking` or MLFLOW_TRACKING_URI"
     )
-    return BadRequestError(f"MLflow's store {without_password(uri)} cannot be used ({first_line(error)}): {remedy}")
+    return BadRequestError(f"MLflow's store {without_password(uri)} cannot be used ({reason_of(error)}): {remedy}")
 
 
 def is_server(uri: str) -> bool:
@@ -110,15 +111,6 @@ def sqlite_path(uri: str) -> Path | None:
 def without_password(uri: str) -> str:
     """The address without user and password, for messages and links."""
     return re.sub("//[^/?#]*@", "//", uri, count=1)
-
-
-def first_line(error: BaseException) -> str:
-    """The first telling line of an error's message, without passwords and at most 200 characters long."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
-    line = re.sub(r"//[^/@\s]*@", "//", lines[0] if lines else type(error).__name__)
-    return line if len(line) <= 200 else line[:199] + "…"
 
 
 def _configure_mlflow() -> None:
@@ -228,4 +220,6 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
             f"MLflow's experiment {name!r} was deleted: run `mlflow experiments restore --experiment-id "
             f"{experiment.experiment_id}` or give the sweep another name"
         )
+    if not experiment.experiment_id:  # MLflow's client takes any JSON for an experiment
+        raise ValueError("its reply is not MLflow's")
     return str(experiment.experiment_id)
