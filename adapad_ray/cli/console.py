@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from adapad_ray.cli.terminal import terminal
-from adapad_ray.report.inputs import FailedCell
+from adapad_ray.report.inputs import FailedCell, Gap
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.sweep.observers import SweepObserver, SweepOutcome, SweepState
 from adapad_ray.tasks import SplitSize, sizes_in_words
@@ -126,11 +126,15 @@ class Console(SweepObserver):
         """Prints the failed cells, the gaps, and how many cells were computed."""
         if outcome.failed:
             self._rich.print(_failures(outcome.failed))
-        for gap in outcome.gaps:
-            at = "" if gap.budget is None else f" at {gap.budget:,}"
-            self._print(f"{gap.label}{at} cannot exist: {gap.reason}")
+        self.gaps(outcome.gaps)
         computed = counted(outcome.computed, "cell")
         self._print(f"\n{computed} computed, {outcome.reused} reused, {len(outcome.failed)} failed.")
+
+    def gaps(self, gaps: Sequence[Gap]) -> None:
+        """Prints the points that the curve cannot have, with the reasons."""
+        for gap in gaps:
+            at = "" if gap.budget is None else f" at {gap.budget:,}"
+            self._print(f"{gap.label}{at} cannot exist: {gap.reason}")
 
     def links(self, links: Mapping[str, str | Path]) -> None:
         """Prints where to look, one line each."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # the console is an observer too, and commands that only read
     from adapad_ray.sweep.planning.cells import Cell, Wave
     from adapad_ray.sweep.planning.tune_cells import Winners
     from adapad_ray.tasks import SplitSize
-    from adapad_ray.tracking import Tracker
+    from adapad_ray.tracking.tracker import Tracker
 
 P = ParamSpec("P")
 

@@ -31,7 +31,7 @@ from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.sweep.stages import Stage, build_stages
 from adapad_ray.sweep.sweep_metrics import SweepMetrics
-from adapad_ray.tracking import Tracker
+from adapad_ray.tracking.tracker import Tracker
 
 OpenExecutor = Callable[[int], AbstractContextManager[Executor]]
 """Opens an executor for so many cells."""

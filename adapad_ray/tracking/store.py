@@ -23,6 +23,7 @@ from adapad_ray.tracking.reasons import reason_of
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+DEFAULT_STORE = "sqlite:///mlflow.db"
 LONGEST_WAIT = 5.0
 """Seconds in which the store must give its first answer."""
 _SQLITE = "sqlite:///"

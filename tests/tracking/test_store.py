@@ -13,8 +13,9 @@ import pytest
 from mlflow import MlflowClient
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tracking import Tracker, check_store, store, tracking_uri
-from adapad_ray.tracking.store import sqlite_path
+from adapad_ray.tracking import store
+from adapad_ray.tracking.store import check_store, sqlite_path, tracking_uri
+from adapad_ray.tracking.tracker import Tracker
 from tests.ports import free_port, page_server, silent_server
 from tests.tracking.helpers import runs
 
@@ -155,7 +156,7 @@ def test_characters_that_are_written_as_urls_write_them_are_read(tmp_path):
 
 def test_a_launch_that_is_killed_while_its_store_is_created_leaves_none(tmp_path):
     path = tmp_path / "mlflow.db"
-    command = f"from adapad_ray.tracking import Tracker; Tracker.open('sqlite:///{path}', 'demo', 'demo')"
+    command = f"from adapad_ray.tracking.tracker import Tracker; Tracker.open('sqlite:///{path}', 'demo', 'demo')"
     process = subprocess.Popen([sys.executable, "-c", command], cwd=tmp_path)
     while not any(file.stat().st_size for file in tmp_path.glob("*.db")):  # the first of some fifty migrations
         assert process.poll() is None
