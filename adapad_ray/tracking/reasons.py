@@ -11,7 +11,7 @@ _LONGEST = 200
 _STATUS = re.compile(r"error code (\d{3})\b|too many (\d{3}) error responses")
 _SYSTEM = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
 _CAUSE = re.compile(r"\(Caused by .*'([^']+)'[^']*$")
-_FOREIGN = "its reply is not MLflow's"
+FOREIGN = "its reply is not MLflow's"
 
 
 def reason_of(error: BaseException) -> str:
@@ -23,9 +23,9 @@ def reason_of(error: BaseException) -> str:
     if isinstance(reply, Mapping):
         return _shortened(_of_reply(reply))
     if found := _STATUS.search(text.partition("Response body:")[0]):
-        return f"it answers HTTP {_named(int(found[1] or found[2]))}"
+        return answered(int(found[1] or found[2]))
     if "not in a valid JSON format" in text:
-        return _FOREIGN
+        return FOREIGN
     if "timed out" in text or "timeout exception" in text:
         return "it does not answer in time"
     if found := _SYSTEM.search(text):
@@ -36,11 +36,10 @@ def reason_of(error: BaseException) -> str:
     return _shortened(lines[0] if lines else type(error).__name__)
 
 
-def _named(status: int) -> str:
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return str(status)
+def answered(status: int) -> str:
+    """`it answers HTTP 502 Bad Gateway`."""
+    known = status in set(HTTPStatus)
+    return f"it answers HTTP {status}{' ' + HTTPStatus(status).phrase if known else ''}"
 
 
 def _of_reply(reply: Mapping[str, Any]) -> str:
@@ -48,7 +47,7 @@ def _of_reply(reply: Mapping[str, Any]) -> str:
     said = next((reply[key] for key in ("message", "detail", "error") if isinstance(reply.get(key), str)), "")
     first = said.strip().partition("\n")[0]
     if not first:
-        return _FOREIGN
+        return FOREIGN
     return f"{reply['error_code']}: {first}" if isinstance(reply.get("error_code"), str) else f"it answers: {first}"
 
 

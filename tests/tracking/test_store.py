@@ -71,11 +71,32 @@ def test_what_a_server_replies_is_not_quoted(status, page, reason, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with page_server(status, page) as port:
         uri = f"http://127.0.0.1:{port}"
-        check_store(uri)  # it answers
-        with pytest.raises(BadRequestError) as refused:
-            Tracker.open(uri, "demo", "demo")
-    assert str(refused.value).startswith(f"MLflow's store {uri} cannot be used ({reason}): start the server")
-    assert "\n" not in str(refused.value)
+        for opened in (lambda: Tracker.open(uri, "demo", "demo"), lambda: store.connect(uri, "demo")):
+            with pytest.raises(BadRequestError) as refused:
+                opened()
+            assert str(refused.value).startswith(f"MLflow's store {uri} cannot be used ({reason}): start the server")
+            assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "page", "reason"),
+    [
+        (200, b"<html>welcome</html>", "its reply is not MLflow's"),
+        (404, b"404 page not found", "it answers HTTP 404 Not Found"),
+        (503, b"", "it answers HTTP 503 Service Unavailable"),
+        (404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such experiment"}', None),
+        (200, b'{"experiment": {"experiment_id": "0"}}', None),
+        (401, b"<html>who are you?</html>", None),
+        (403, b"<html>not you</html>", None),
+    ],
+)
+def test_a_check_sees_whether_a_server_is_mlflow_but_not_whom_it_lets_in(status, page, reason):
+    with page_server(status, page) as port:
+        uri = f"http://127.0.0.1:{port}"
+        if reason is None:
+            check_store(uri)
+        else:
+            assert f"{uri} cannot be used ({reason})" in problem(uri)
 
 
 def test_a_database_whose_driver_is_missing(monkeypatch):
