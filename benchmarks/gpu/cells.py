@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from adapad_ray.methods import METHODS
+from adapad_ray.methods import METHODS, Method
 from adapad_ray.models import initialise_head
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity, CellResult
@@ -50,9 +50,7 @@ def identity(
 
 def run(cell: CellIdentity, workspace: Workspace, folder: Path) -> CellResult:
     """Computes a cell in `folder`, after its parent if it has one."""
-    modules = workspace.shapes(cell.target_modules)
-    method = make_method(cell, modules, len(workspace.data.splits["train"]), workspace.backbone.parameters)
-    parent, parents_cell = None, parent_identity(cell, method)
+    parent, parents_cell = None, parent_identity(cell, _method(cell, workspace))
     if parents_cell is not None:
         folder.mkdir(parents=True, exist_ok=True)
         parent = Path(tempfile.mkdtemp(dir=folder))
@@ -64,11 +62,19 @@ def run(cell: CellIdentity, workspace: Workspace, folder: Path) -> CellResult:
 
 def trainer(cell: CellIdentity, workspace: Workspace) -> Trainer:
     """A trainer, set up as in `run_cell` but not started; it leaves the backbone adapted."""
-    backbone, data = workspace.backbone, workspace.data
-    modules = workspace.shapes(cell.target_modules)
-    method = make_method(cell, modules, len(data.splits["train"]), backbone.parameters)
+    backbone, data, method = workspace.backbone, workspace.data, _method(cell, workspace)
     initialise_head(backbone.model, backbone.head_modules, derive_seed(cell.seed, "head"))
     method.adapt(backbone.model, backbone.head_modules)
     settings = TrainingSettings(**cell.training)
     batches = Batches(data.splits["train"], settings, seed=0, pad_token_id=0, device=workspace.device)
     return Trainer(method, batches, settings, total_steps=method.training_steps, loss=data.loss)
+
+
+def trains_itself(cell: CellIdentity, workspace: Workspace) -> bool:
+    """Whether the method trains its own adapter, instead of cutting that of another cell."""
+    return _method(cell, workspace).parent() is None
+
+
+def _method(cell: CellIdentity, workspace: Workspace) -> Method[Any]:
+    modules = workspace.shapes(cell.target_modules)
+    return make_method(cell, modules, len(workspace.data.splits["train"]), workspace.backbone.parameters)

@@ -48,7 +48,7 @@ def _figures(method: str, config: dict[str, Any], scale: Scale) -> dict[str, Any
         cpu, first, second = (
             cells.run(cell, workspace, path) for workspace, path in zip((here, there, there), paths, strict=True)
         )
-        figures = _waits(cell, there) if first.cost.steps else {}
+        figures = _waits(cell, there) if cells.trains_itself(cell, there) else {}
         figures |= {
             "ms a step": round(1e3 * second.cost.train_seconds / max(1, second.cost.steps), 1),
             "passes": second.cost.lane_passes,

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +13,9 @@ import torch
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
+from adapad_ray.cli import app
 from adapad_ray.results import CellResult
 from benchmarks.gpu.scale import DEVICE, SHAPES, Scale
 
@@ -54,11 +53,9 @@ def _row(root: Path, model: str, share: float, dtype: str, scale: Scale) -> dict
     file = root / f"spec-{share}-{dtype}.yaml"
     file.write_text(yaml.safe_dump(spec))
     began = time.monotonic()
-    command = [sys.executable, "-m", "adapad_ray.cli", "sweep", str(file), "--out", str(out)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if ended.returncode:
-        return {**row, "error": (ended.stdout + ended.stderr)[-1500:]}
+    ended = CliRunner().invoke(app, ["sweep", str(file), "--out", str(out)])
+    if ended.exit_code:
+        return {**row, "error": f"{ended.exception!r} {ended.output[-1500:]}"}
     results = [CellResult.model_validate_json(path.read_text()) for path in sorted(out.glob("cells/*/result.json"))]
     recommended = json.loads((out / "recommendation.json").read_text())
     return {
