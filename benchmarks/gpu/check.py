@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.scale import FULL, TINY, Scale
+from benchmarks.gpu.scale import FULL, TINY
 
-SECTIONS = {"methods": 130, "step_times": 150, "recovery": 60, "shares": 140}
+SECTIONS = {"methods": 120, "step_times": 140, "recovery": 80, "shares": 140}
 """Module of this folder → most seconds that it may take."""
 
 
@@ -34,7 +34,9 @@ def main() -> None:
     arguments = parser.parse_args()
     scale = TINY if arguments.tiny else FULL
     if arguments.section:
-        print(json.dumps(_measured(arguments.section, scale, arguments.model)), file=arguments.out.open("w"))
+        with arguments.out.open("w") as file:
+            for row in import_module(f"benchmarks.gpu.{arguments.section}").measure(scale, arguments.model):
+                print(json.dumps(row), file=file, flush=True)
         return
     if unknown := set(arguments.sections) - SECTIONS.keys():
         parser.error(f"no section {sorted(unknown)[0]!r}: choose from {', '.join(SECTIONS)}")
@@ -50,21 +52,21 @@ def main() -> None:
         sys.exit("\n".join(["", f"{len(failed)} checks failed", *failed]))
 
 
-def _measured(section: str, scale: Scale, model: str | None) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = import_module(f"benchmarks.gpu.{section}").measure(scale, model)
-    return rows
-
-
 def _run(section: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of a section; what it had measured before it failed or ran out of time stands."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "rows.json"
+        out = Path(folder) / "rows.jsonl"
+        out.touch()
         command = [sys.executable, "-m", "benchmarks.gpu.check", "--section", section, "--out", str(out)]
         command += ["--tiny"] * arguments.tiny + (["--model", arguments.model] if arguments.model else [])
+        ended = ""
         try:
             code = subprocess.run(command, timeout=SECTIONS[section], check=False).returncode
+            ended = f"ended with exit code {code}" if code else ""
         except subprocess.TimeoutExpired:
-            return [{"error": f"not finished after {SECTIONS[section]} s"}]
-        return json.loads(out.read_text()) if code == 0 else [{"error": f"ended with exit code {code}"}]
+            ended = f"not finished after {SECTIONS[section]} s"
+        rows: list[dict[str, Any]] = [json.loads(line) for line in out.read_text().splitlines()]
+        return [*rows, {"error": ended}] if ended else rows
 
 
 def _hardware() -> str:

@@ -18,20 +18,18 @@ from benchmarks.gpu import cells
 from benchmarks.gpu.scale import DEVICE, Scale, backbone, random_task
 
 
-def measure(scale: Scale, model: str | None) -> list[dict[str, Any]]:
+def measure(scale: Scale, model: str | None) -> Iterator[dict[str, Any]]:
     """One row per check."""
     checks: dict[str, Callable[[Scale], str]] = {
         "stop, resume": _resume,
         "out of memory, then a good cell": _out_of_memory,
         "broken context, then a good job": _broken_context,
     }
-    rows = []
     for name, check in checks.items():
         try:
-            rows.append({"check": name, "result": check(scale)})
+            yield {"check": name, "result": check(scale)}
         except Exception as error:  # noqa: BLE001 - one check must not hide the others
-            rows.append({"check": name, "error": f"{type(error).__name__}: {error}"[:500]})
-    return rows
+            yield {"check": name, "error": f"{type(error).__name__}: {error}"[:500]}
 
 
 def _resume(scale: Scale) -> str:

@@ -6,6 +6,7 @@ import json
 import random
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 _WORDS = ["good", "fine", "great", "bad", "poor", "awful", "film", "plot", "actor", "scene", "the", "a", "is", "was"]
 
 
-def measure(scale: Scale, model: str | None) -> list[dict[str, Any]]:
+def measure(scale: Scale, model: str | None) -> Iterator[dict[str, Any]]:
     """One row per share of the GPU; without a GPU one row, on the CPU."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -31,7 +32,9 @@ def measure(scale: Scale, model: str | None) -> list[dict[str, Any]]:
         _write_reviews(root / "reviews.csv", 200 * scale.batch_size if DEVICE == "cuda" else 60)
         dtypes = ["float32", "float16"] if model and DEVICE == "cuda" else ["float32"]
         shares = [1.0, 0.25] if DEVICE == "cuda" else [0.0]
-        return [_row(root, name, share, dtype, scale) for dtype in dtypes for share in shares]
+        for dtype in dtypes:
+            for share in shares:
+                yield _row(root, name, share, dtype, scale)
 
 
 def _row(root: Path, model: str, share: float, dtype: str, scale: Scale) -> dict[str, Any]:

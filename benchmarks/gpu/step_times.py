@@ -6,7 +6,7 @@ Candidates take turns step by step within one process. bf16 is `precision: mixed
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,9 +24,11 @@ from benchmarks.gpu.scale import DEVICE, Scale, backbone, random_task, synchroni
 PRECISIONS = ("fp32", "TF32", "bf16")
 
 
-def measure(scale: Scale, model: str | None) -> list[dict[str, Any]]:
+def measure(scale: Scale, model: str | None) -> Iterator[dict[str, Any]]:
     """One row per shape and precision."""
-    return [_row(shape, precision, scale) for shape in scale.shapes for precision in PRECISIONS]
+    for shape in scale.shapes:
+        for precision in PRECISIONS:
+            yield _row(shape, precision, scale)
 
 
 def _row(shape: str, precision: str, scale: Scale) -> dict[str, Any]:
