@@ -100,7 +100,7 @@ def _compute_in(
         _parent_folder(payload["folder"], identity) as parent,
         metrics,
         process_title(f"adapad:cell-{context.job_id}:worker-{context.rank}"),
-        _memory_advice(identity),
+        memory_advice(identity),
     ):
         return run_cell(
             CellRequest(context.job_id, identity, folder.path, payload["base_model"], parent, policy),
@@ -112,7 +112,7 @@ def _compute_in(
 
 
 @contextmanager
-def _memory_advice(identity: CellIdentity) -> Iterator[None]:
+def memory_advice(identity: CellIdentity) -> Iterator[None]:
     """Says what would need less memory if a GPU has too little."""
     try:
         yield
