@@ -148,18 +148,19 @@ class AdaptedModel(TrainableModel):
         return torch.cat([v.flatten() for v in vectors])
 
     @torch.no_grad()
-    def set_published(self, k: int, estimate: Tensor, modules: Sequence[str]) -> float:
+    def set_published(self, k: int, estimate: Tensor, modules: Sequence[str]) -> Tensor:
         """Make `estimate` the published value of block k on `modules`; return how far the value moved.
 
-        The movement is the Euclidean distance to the estimate read before, relative to the length of the new one: the
-        deflation error with which the lanes above k have worked.
+        The movement, a tensor `[]` on the device, is the Euclidean distance to the estimate read before, relative to
+        the length of the new one: the deflation error with which the lanes above k have worked.
         """
         published = [v for name in modules for v in self.layers[name].active()[k - 1].published()]
         old = torch.cat([v.flatten() for v in published])
         new = estimate.to(old)
         parts = torch.split(new, [v.numel() for v in published])
         torch._foreach_copy_(published, [part.view_as(v) for part, v in zip(parts, published, strict=True)])
-        return float((new - old).norm() / new.norm().clamp(min=torch.finfo(new.dtype).tiny))
+        movement: Tensor = (new - old).norm() / new.norm().clamp(min=torch.finfo(new.dtype).tiny)
+        return movement
 
     def deployed_parameters(self, lane: Lane) -> int:
         return sum(
