@@ -109,7 +109,7 @@ class AdaptedModel(TrainableModel):
     def _placed(self, module: str, block: Block) -> Block:
         """The block where its module computes. It learns in fp32 at least, whatever the backbone's dtype."""
         linear = self.layers[module].linear
-        return block.to(linear.device, torch.promote_types(linear.dtype, torch.float32))
+        return block.to(linear.device, torch.promote_types(linear.dtype, torch.float32), non_blocking=True)
 
     def use(self, lane: Lane, generator: torch.Generator | None = None) -> None:
         super().use(lane, generator)
@@ -191,6 +191,11 @@ class AdaptedModel(TrainableModel):
         """Return every tensor of the components, published values included, and of the heads."""
         named = {f"{path}|{key}": v for path, block in self._blocks().items() for key, v in block.state_dict().items()}
         return named | self.heads.state()
+
+    def load_state(self, tensors: dict[str, Tensor], *, partial: bool = False) -> None:
+        super().load_state(tensors, partial=partial)
+        for block in self._blocks().values():
+            block.restored()
 
     def structure(self) -> Structure:
         return Structure(
