@@ -50,6 +50,9 @@ class Block(nn.Module, ABC):
     def release(self) -> None:
         """Called when the block, a reserve so far, becomes active; by default nothing changes."""
 
+    def restored(self) -> None:
+        """Called when saved values have replaced those of the block; by default nothing changes."""
+
     @property
     def rank(self) -> int:
         """Components that would be deployed at present; by default all."""

@@ -68,6 +68,8 @@ class GatedBlock(Block):
         self.register_buffer("gates", torch.zeros(self.size))
         self.register_buffer("shift", torch.zeros(()))
         self.register_buffer("before", torch.ones(layout.units))
+        self._unit_ranks: list[int] | None = [0] * layout.units
+        """What the gates hold, so that asking for a rank does not wait for the device; None: to be read from them."""
 
     @property
     def alpha(self) -> Tensor:
@@ -94,7 +96,8 @@ class GatedBlock(Block):
     def set_ranks(self, ranks: list[int], shift: float) -> None:
         """Open the first components of every unit; `shift` is subtracted from requested ranks to meet the budget."""
         opened = torch.arange(self.layout.most).unsqueeze(0) < torch.tensor(ranks).unsqueeze(1)
-        self.gates.copy_(opened.flatten())
+        self.gates.copy_(opened.flatten().to(self.gates.dtype), non_blocking=True)
+        self._unit_ranks = list(ranks)
         self.shift.fill_(shift)
         self.before.copy_(self.alpha)
 
@@ -106,11 +109,16 @@ class GatedBlock(Block):
     @property
     def unit_ranks(self) -> list[int]:
         """Open components of every unit."""
-        return [int(n) for n in self.gates.view(self.layout.units, -1).sum(dim=1).tolist()]
+        if self._unit_ranks is None:
+            self._unit_ranks = [int(n) for n in self.gates.view(self.layout.units, -1).sum(dim=1).tolist()]
+        return self._unit_ranks
 
     @property
     def rank(self) -> int:
-        return int(self.gates.sum())
+        return sum(self.unit_ranks)
+
+    def restored(self) -> None:
+        self._unit_ranks = None
 
     def deployed(self) -> tuple[Tensor, Tensor]:
         opened = self.gates.bool()

@@ -109,7 +109,7 @@ class AdaptedModel(TrainableModel):
     def _placed(self, module: str, block: Block) -> Block:
         """The block where its module computes. It learns in fp32 at least, whatever the backbone's dtype."""
         linear = self.layers[module].linear
-        return block.to(linear.device, torch.promote_types(linear.dtype, torch.float32))
+        return block.to(linear.device, torch.promote_types(linear.dtype, torch.float32), non_blocking=True)
 
     def use(self, lane: Lane, generator: torch.Generator | None = None) -> None:
         super().use(lane, generator)
@@ -148,18 +148,19 @@ class AdaptedModel(TrainableModel):
         return torch.cat([v.flatten() for v in vectors])
 
     @torch.no_grad()
-    def set_published(self, k: int, estimate: Tensor, modules: Sequence[str]) -> float:
+    def set_published(self, k: int, estimate: Tensor, modules: Sequence[str]) -> Tensor:
         """Make `estimate` the published value of block k on `modules`; return how far the value moved.
 
-        The movement is the Euclidean distance to the estimate read before, relative to the length of the new one: the
-        deflation error with which the lanes above k have worked.
+        The movement, a tensor `[]` on the device, is the Euclidean distance to the estimate read before, relative to
+        the length of the new one: the deflation error with which the lanes above k have worked.
         """
         published = [v for name in modules for v in self.layers[name].active()[k - 1].published()]
         old = torch.cat([v.flatten() for v in published])
         new = estimate.to(old)
         parts = torch.split(new, [v.numel() for v in published])
         torch._foreach_copy_(published, [part.view_as(v) for part, v in zip(parts, published, strict=True)])
-        return float((new - old).norm() / new.norm().clamp(min=torch.finfo(new.dtype).tiny))
+        movement: Tensor = (new - old).norm() / new.norm().clamp(min=torch.finfo(new.dtype).tiny)
+        return movement
 
     def deployed_parameters(self, lane: Lane) -> int:
         return sum(
@@ -190,6 +191,11 @@ class AdaptedModel(TrainableModel):
         """Return every tensor of the components, published values included, and of the heads."""
         named = {f"{path}|{key}": v for path, block in self._blocks().items() for key, v in block.state_dict().items()}
         return named | self.heads.state()
+
+    def load_state(self, tensors: dict[str, Tensor], *, partial: bool = False) -> None:
+        super().load_state(tensors, partial=partial)
+        for block in self._blocks().values():
+            block.restored()
 
     def structure(self) -> Structure:
         return Structure(

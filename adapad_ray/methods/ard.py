@@ -156,16 +156,17 @@ class Ard(BudgetedMethod[ArdConfig]):
         return RoundReport(grown=changed)
 
     def _decide(self) -> None:
-        requests: list[RankRequest] = []
-        for name, block in self._blocks():
-            cost = self.family.cost(self.adapted.layers[name].shape)
-            ranks = (self.family.initial_rank * block.alpha).tolist()
-            requests += [RankRequest(rank, cost, block.layout.most) for rank in ranks]
+        blocks = dict(self._blocks())
+        requested = iter(torch.cat([self.family.initial_rank * block.alpha for block in blocks.values()]).tolist())
+        requests = [
+            RankRequest(next(requested), self.family.cost(self.adapted.layers[name].shape), block.layout.most)
+            for name, block in blocks.items()
+            for _ in range(block.layout.units)
+        ]
         ranks, shift = capped_ranks(requests, self.budget)
-        position = 0
-        for _, block in self._blocks():
-            block.set_ranks(ranks[position : position + block.layout.units], shift)
-            position += block.layout.units
+        decided = iter(ranks)
+        for block in blocks.values():
+            block.set_ranks([next(decided) for _ in range(block.layout.units)], shift)
 
 
 @dataclass(frozen=True)

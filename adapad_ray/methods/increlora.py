@@ -127,13 +127,15 @@ class Increlora(GrowingMethod[IncreloraConfig]):
         for layer in self.adapted.layers.values():
             for side in ("a", "b"):
                 rows = torch.cat([getattr(block, side) for block in layer.active()])  # [rank, features]
-                terms.append(torch.linalg.matrix_norm(rows @ rows.T - torch.eye(len(rows)).to(rows)))
+                terms.append(
+                    torch.linalg.matrix_norm(rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype, device=rows.device))
+                )
         return self.config.orthogonality * torch.stack(terms).mean()
 
     def observe(self, lane: Lane) -> None:
         importances = self._importance.take()
-        if self.growing:
-            self.scores.add(importances)
+        if self.growing and importances:
+            self.scores.add(list(importances), torch.stack(list(importances.values())))
 
     def end_round(self, steps_done: int, generator: torch.Generator) -> RoundReport:
         """Grows where the schedule says so. The first reserves are added after the first step, as in the authors' code:
@@ -187,13 +189,10 @@ class UpdateImportance:
         slope = gradient.flatten(0, -2).to(update).T @ x.flatten(0, -2).to(update)
         self._seen[name] = (update * slope).abs().sum() / math.sqrt(update.numel())
 
-    def take(self) -> dict[str, float]:
-        """Returns the importances of the last backward pass and clears them."""
-        if not self._seen:
-            return {}
-        values = torch.stack(list(self._seen.values())).double().tolist()
-        names, self._seen = list(self._seen), {}
-        return dict(zip(names, values, strict=True))
+    def take(self) -> dict[str, Tensor]:
+        """Returns the importances `[]` of the last backward pass, on the device, and clears them."""
+        seen, self._seen = self._seen, {}
+        return seen
 
     def remove(self) -> None:
         """Removes the hooks."""

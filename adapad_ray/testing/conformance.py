@@ -40,7 +40,7 @@ from adapad_ray.testing.comparison import (
     zeroed,
 )
 from adapad_ray.training.checkpoint import Checkpoint
-from adapad_ray.training.trainer import DivergedError
+from adapad_ray.training.passes.lane_passes import DivergedError
 
 
 class MethodConformance:

@@ -51,13 +51,21 @@ class Batches:
         return self._epoch[1][position]
 
     def load(self, rows: np.ndarray) -> Batch:
-        """The examples with these row numbers, padded and moved to the device."""
+        """The examples with these row numbers, padded and moved to the device.
+
+        Tokens are counted before the move, and the host does not wait for the copies.
+        """
         batch = self.data.batch(rows, self.pad_token_id)
         left = getattr(self.data, "pads_left", False)
         batch = pad_to_multiple(batch, self.settings.pad_to_multiple_of, self.pad_token_id, left=left)
-        labels = batch.pop("labels").to(self.device)
+        labels = batch.pop("labels")
         size = self.data.size_of(batch)
-        return Batch({key: value.to(self.device) for key, value in batch.items()}, labels, size)
+        return Batch({key: self._moved(value) for key, value in batch.items()}, self._moved(labels), size)
+
+    def _moved(self, value: Tensor) -> Tensor:
+        if torch.device(self.device).type == "cuda":  # other devices read ordinary memory
+            value = value.pin_memory()
+        return value.to(self.device, non_blocking=True)
 
 
 def epoch_batches(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from adapad_ray.adapters.model import AdaptedModel
@@ -78,9 +79,11 @@ class Estimates:
         version = self._versions.get(chosen)
         for number in [n for n in self._versions if n < chosen]:
             del self._versions[number]
-        if version is None:
+        if version is None or not version.values:
             return {}
-        return {k: self._components.set_published(k, v, version.layout[k]) for k, v in sorted(version.values.items())}
+        values = dict(sorted(version.values.items()))
+        moved = [self._components.set_published(k, v, version.layout[k]) for k, v in values.items()]
+        return dict(zip(values, torch.stack(moved).tolist(), strict=True))
 
     def tensors(self) -> dict[str, Tensor]:
         """The values of versions that have not been read yet, as `<version>|<block>`."""

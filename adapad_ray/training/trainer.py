@@ -3,7 +3,8 @@
 A *lane* is one prefix model in training: some components act as last published, some learn from the task loss. A
 *round* is `method.local_steps` optimizer steps; at its end lanes publish the *estimates* of their components and read
 those of the others. The method decides which lanes there are and when the structure grows; `Workers` decides what of
-this falls to this worker, if a cell has several.
+this falls to this worker, if a cell has several. Losses and norms stay on the device until the round ends: reading one
+makes the host wait until the device has computed it.
 """
 
 from __future__ import annotations
@@ -21,19 +22,16 @@ from adapad_ray.tasks.losses import Loss, cross_entropy
 from adapad_ray.training.batches import Batch, Batches
 from adapad_ray.training.checkpoint import Checkpoint, Checkpointer
 from adapad_ray.training.estimates import Estimates
-from adapad_ray.training.gradient_checkpointing import recomputed_layers
 from adapad_ray.training.lane_state import LaneState
 from adapad_ray.training.optimizer import ComponentOptimizer
-from adapad_ray.training.precision import backward_for
+from adapad_ray.training.passes.gradient_checkpointing import recomputed_layers
+from adapad_ray.training.passes.lane_passes import LanePass, LanePasses
+from adapad_ray.training.passes.precision import backward_for
 from adapad_ray.training.randomness import generator
-from adapad_ray.training.record import Counts, OnProgress, Probe, RoundObserver, TrainingRecord, lane_name
+from adapad_ray.training.record import Counts, OnProgress, Probe, RoundObserver, TrainingRecord
 from adapad_ray.training.round_meter import RoundMeter, Stopwatch
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.workers import Alone, Share, Workers
-
-
-class DivergedError(RuntimeError):
-    """A loss, gradient or parameter is not finite; the message names the lane and the step. It ends its cell alone."""
 
 
 class Trainer:
@@ -73,7 +71,7 @@ class Trainer:
         self.estimates = Estimates(self.adapted, method.staleness)
         self.step, self.record = 0, TrainingRecord()
         self._lanes = LaneState(self.adapted, self.optimizer, self.estimates)
-        self._counts, self._meter = Counts(), RoundMeter(self.workers.traffic)
+        self._passes, self._counts, self._meter = LanePasses(), Counts(), RoundMeter(self.workers.traffic)
         self._loss, self._backward = loss, backward_for(self.adapted.model)
         self._generator = generator(batches.seed, "components")
 
@@ -92,7 +90,7 @@ class Trainer:
         """Trains to the last step, or to `stop_at`.
 
         Raises:
-            DivergedError: a loss, gradient or parameter is not finite.
+            DivergedError: a loss, gradient or parameter is not finite; found when its round, or the call, ends.
             AttemptLostError: another worker of this cell is gone.
         """
         end = self.total_steps if stop_at is None else min(stop_at, self.total_steps)
@@ -101,53 +99,51 @@ class Trainer:
         if checkpointer is not None:
             checkpointer.begin(self.estimates.newest)
         while self.step < end:
-            loss = self.train_step()
-            self.record.seconds = stopwatch.seconds
+            self.train_step()
             if self.step % self.method.local_steps == 0 or self.step == self.total_steps:
+                loss = self._read_passes(self._largest_parameters())
+                self.record.seconds = stopwatch.seconds
                 self._end_round(checkpointer if self.workers.leads else None)
-            elif self.workers.complete:
-                self._settle([])
-            self.record.seconds = stopwatch.seconds
-            if on_progress is not None and self.step % self.method.local_steps == 0:
-                on_progress({"step": self.step, "steps": self.total_steps, "loss": loss})
+                if on_progress is not None and self.step % self.method.local_steps == 0:
+                    self.record.seconds = stopwatch.seconds
+                    on_progress({"step": self.step, "steps": self.total_steps, "loss": loss})
+            elif self.step == end:
+                self._read_passes({})
+                if self.workers.complete:
+                    self._settle([])
+        self.record.seconds = stopwatch.seconds
         if self.step == self.total_steps:
             self.method.finish()
         return self.record
 
-    def train_step(self) -> float:
-        """One optimizer step of the lanes of this worker; returns the sum of their losses."""
+    def train_step(self) -> None:
+        """One optimizer step of the lanes of this worker, without waiting for the device."""
         self.optimizer.begin_step(self.step, self.method.phase(self.step))
         rows = self.batches.rows(self.step)
         batch = self.batches.load(self.workers.rows(rows))
-        losses: dict[int, float] = {}
         with recomputed_layers(self.adapted.model, self.settings.gradient_checkpointing):
             for position, lane in enumerate(self.method.lanes(self.step)):
                 if self._trains(lane.index, self.step):
-                    losses[position] = self._train_lane(lane, batch, len(rows))
-        self._counts.losses[self.step] = losses
+                    self._passes.add(self._train_lane(position, lane, batch, len(rows)))
+        self._counts.losses[self.step] = {}
         self.record.peak_parameters = max(self.record.peak_parameters, self.adapted.adapter_parameters())
         self.step += 1
-        return sum(losses.values())
 
-    def _train_lane(self, lane: Lane, batch: Batch, batch_size: int) -> float:
-        """Forward pass, loss, backward pass, clipping and update of one lane; returns its loss over the whole batch."""
+    def _train_lane(self, position: int, lane: Lane, batch: Batch, batch_size: int) -> LanePass:
+        """Forward pass, loss, backward pass, clipping and update of the lane at `position` among those of the step."""
         self.adapted.use(lane, self._dropout(lane))
         loss = self._loss_of(lane, batch, batch_size)
         parameters = self.adapted.parameters(lane)
         if loss.requires_grad:  # not in a lane that has neither a learning component nor a head
             self._backward(loss, parameters)
         loss, size = self.workers.reduce(loss, batch.size, parameters)
-        _require_finite("loss", loss, lane, self.step)
         self.method.observe(lane)
         norm = nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
-        _require_finite("gradient norm", norm, lane, self.step)
         self.optimizer.step(parameters)
         self.method.stepped(self.step + 1)
         self.optimizer.clear_gradients()
-        value = float(loss.detach())
-        self._counts.work.count(*size, self.adapted.acting_parameters(lane))
-        self._meter.add(lane.index, value, batch.size[0])
-        return value
+        acting = self.adapted.acting_parameters(lane)
+        return LanePass(self.step, position, lane.index, acting, batch.size[0], size, loss.detach(), norm)
 
     def _loss_of(self, lane: Lane, batch: Batch, batch_size: int) -> Tensor:
         """This worker's part of the mean loss over the whole batch, the method's penalty included."""
@@ -168,9 +164,27 @@ class Trainer:
             return self.workers.trains(0)
         return self.workers.trains(self.adapted.blocks + 1 if lane == RESERVE else lane)
 
+    def _largest_parameters(self) -> dict[int, Tensor]:
+        """Lane → its largest parameter, for the lanes of the last step that this worker has trained."""
+        return {
+            lane.index: nn.utils.get_total_norm(self.adapted.parameters(lane), norm_type=float("inf"))
+            for lane in self.method.lanes(self.step - 1)
+            if self._trains(lane.index, self.step - 1)
+        }
+
+    def _read_passes(self, largest: Mapping[int, Tensor]) -> float:
+        """Waits for the device and counts its passes; returns the last step's loss, summed over this worker's lanes.
+
+        What is not finite is found here, before anything is published: it would break the lanes that read it.
+        """
+        for done in self._passes.read(largest):
+            self._counts.losses[done.step][done.position] = done.loss
+            self._counts.work.count(done.tokens, done.padded_tokens, done.acting_parameters)
+            self._meter.add(done.lane, done.loss, done.own_tokens)
+        return sum(self._counts.losses[self.step - 1].values())
+
     def _end_round(self, checkpointer: Checkpointer | None) -> None:
         """Grows where it is time, publishes, reads the estimates of the next round, and saves where it is time."""
-        self._require_finite_parameters()
         version = self.estimates.newest + 1
         checkpoint_due = checkpointer is not None and checkpointer.due(version)
         self._meter.end_compute()
@@ -196,13 +210,6 @@ class Trainer:
         if self.observer is not None:
             self.observer(self._meter.stats(self.step, self.adapted, self.estimates, movement))
         self._meter.begin_round()
-
-    def _require_finite_parameters(self) -> None:
-        """Values that are not finite are never published: they would break the lanes that read them."""
-        for lane in self.method.lanes(self.step - 1):
-            if self._trains(lane.index, self.step - 1):
-                largest = nn.utils.get_total_norm(self.adapted.parameters(lane), norm_type=float("inf"))
-                _require_finite("largest parameter", largest, lane, self.step - 1)
 
     def _take_probe(self) -> None:
         if self.probe is not None:
@@ -258,8 +265,3 @@ class Trainer:
         self._generator.set_state(saved.tensors["generator"])
         self.record = TrainingRecord.load(saved.meta["record"])
         self.step = int(saved.meta["step"])
-
-
-def _require_finite(what: str, value: Tensor, lane: Lane, step: int) -> None:
-    if not torch.isfinite(value):
-        raise DivergedError(f"lane {lane_name(lane.index)}, step {step}: the {what} is {float(value.detach())}")

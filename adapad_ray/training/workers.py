@@ -113,8 +113,10 @@ class Workers:
 
     def reduce(
         self, loss: Tensor, size: tuple[int, int], parameters: Sequence[nn.Parameter]
-    ) -> tuple[Tensor, tuple[int, int]]:
+    ) -> tuple[Tensor, tuple[int, int] | tuple[Tensor, Tensor]]:
         """Loss and size `(tokens, padded tokens)` of the whole batch; gradients of `parameters` are summed in place.
+
+        A size that is summed over workers stays on the device, as the loss does.
 
         Raises:
             AttemptLostError: another worker is gone.
@@ -239,13 +241,13 @@ class DataParallel(Workers):
 
     def reduce(
         self, loss: Tensor, size: tuple[int, int], parameters: Sequence[nn.Parameter]
-    ) -> tuple[Tensor, tuple[int, int]]:
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         began = time.perf_counter()
         for p in parameters:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
         gradients = [p.grad for p in parameters if p.grad is not None]
-        head = torch.stack([loss.detach(), *(torch.tensor(float(n), device=loss.device) for n in size)])
+        head = torch.stack([loss.detach(), *(torch.full_like(loss, n) for n in size)])
         flat = torch.cat([head.to(gradients[0]), *(g.flatten() for g in gradients)])
         self.all_reduce(flat)
         parts = torch.split(flat[len(head) :], [g.numel() for g in gradients])
@@ -253,7 +255,8 @@ class DataParallel(Workers):
         self.traffic.bytes_published += flat.numel() * flat.element_size()
         self.traffic.bytes_fetched += flat.numel() * flat.element_size()
         self.traffic.exchange_seconds += time.perf_counter() - began
-        return flat[0], (int(flat[1]), int(flat[2]))
+        loss, tokens, padded_tokens = flat[: len(head)].clone()  # the rest of `flat` is freed
+        return loss, (tokens, padded_tokens)
 
     def all_reduce(self, flat: Tensor) -> None:
         """Sums `flat` over all workers, in place."""

@@ -6,7 +6,7 @@ from threads import train_together
 
 from adapad_ray.testing import COST_PER_RANK, MethodCase, assert_same_training, uninterrupted
 from adapad_ray.training.checkpoint import Checkpoint, CheckpointPolicy
-from adapad_ray.training.trainer import DivergedError
+from adapad_ray.training.passes.lane_passes import DivergedError
 
 GROWING = {"initial_rank": 0, "local_steps": 2, "growth_interval": 4}
 CASES = [

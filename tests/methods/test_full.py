@@ -14,7 +14,7 @@ from adapad_ray.adapters.lane import Lane
 from adapad_ray.distributed.shared_backbone import open_backbone, share_backbone
 from adapad_ray.results import Cost
 from adapad_ray.testing import MethodCase, tiny_backbone, tiny_workspace
-from adapad_ray.training.trainer import DivergedError
+from adapad_ray.training.passes.lane_passes import DivergedError
 from tests.methods.reference import backbone_with_head, train
 
 CASE = MethodCase("full", None, training={"learning_rate": 1e-2})

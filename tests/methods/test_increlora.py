@@ -103,7 +103,7 @@ def test_the_importance_is_that_of_the_dense_update():
     assert set(got) == set(updates) and max(layer.rank for layer in trainer.adapted.layers.values()) > 1
     for name, update in updates.items():
         expected = (update * update.grad).abs().sum().item() / np.sqrt(update.numel())
-        assert got[name] == pytest.approx(expected, rel=1e-3)
+        assert float(got[name]) == pytest.approx(expected, rel=1e-3)
 
 
 def test_nothing_is_scored_once_growth_has_ended():
@@ -141,7 +141,7 @@ def test_the_top_h_modules_grow_by_one_component_each():
     trainer = started(4 * COST_PER_RANK, top_h=3, growth_interval=2, growth_end=0.9)
     planted = [m.name for m in modules()][2:8]
     trainer.method.scores = SimpleNamespace(
-        add=lambda importances: None,
+        add=lambda modules, importances: None,
         value=lambda name: 100.0 - planted.index(name) if name in planted else 1.0,
         state=lambda: {},
     )

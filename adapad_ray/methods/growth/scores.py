@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +23,30 @@ class Scores(Protocol):
         """Restore what `state` returned."""
 
 
+class PendingNumbers:
+    """Numbers of modules that stay on the device until a decision needs them, so that no step waits for them."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[Sequence[str], Tensor]] = []
+
+    def add(self, modules: Sequence[str], numbers: Tensor) -> None:
+        """Keeps the numbers of one step, one for each entry of `modules`."""
+        self._steps.append((modules, numbers.double()))
+
+    def read(self) -> list[dict[str, float]]:
+        """Returns the numbers of every step by module, in one transfer; those of the same module are added up."""
+        steps, self._steps = self._steps, []
+        if not steps:
+            return []
+        numbers = iter(torch.cat([of_step for _, of_step in steps]).tolist())
+        sums: list[dict[str, float]] = []
+        for modules, _ in steps:
+            sums.append({})
+            for module in modules:
+                sums[-1][module] = sums[-1].get(module, 0.0) + next(numbers)
+        return sums
+
+
 class SmoothedScores:
     """Smoothed importance I of a module times its smoothed deviation.
 
@@ -38,9 +62,17 @@ class SmoothedScores:
         self._importance: dict[str, float] = {}
         self._uncertainty: dict[str, float] = {}
         self._updates: dict[str, int] = {}
+        self._pending = PendingNumbers()
 
-    def add(self, importances: Mapping[str, float]) -> None:
-        """Updates the averages with the importances of one step, by module."""
+    def add(self, modules: Sequence[str], importances: Tensor) -> None:
+        """Updates the averages with the importances of one step; those of the same module are added up."""
+        self._pending.add(modules, importances)
+
+    def _read(self) -> None:
+        for importances in self._pending.read():
+            self._update(importances)
+
+    def _update(self, importances: Mapping[str, float]) -> None:
         for name, importance in importances.items():
             self._updates[name] = self._updates.get(name, 0) + 1
             mean = self.decay * self._importance.get(name, 0.0) + (1 - self.decay) * importance
@@ -53,18 +85,21 @@ class SmoothedScores:
 
     def value(self, module: str) -> float:
         """Current score; 0 before the first update."""
+        self._read()
         if module not in self._updates:
             return 0.0
         return self._importance[module] * self._uncertainty[module] / self._correction(module) ** 2
 
     def forget(self, module: str) -> None:
         """Drops the averages of a module."""
+        self._read()
         self._importance.pop(module, None)
         self._uncertainty.pop(module, None)
         self._updates.pop(module, None)
 
     def state(self) -> dict[str, Any]:
         """The averages, as JSON."""
+        self._read()
         return {"importance": self._importance, "uncertainty": self._uncertainty, "updates": self._updates}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -94,11 +129,7 @@ class ReserveScores(SmoothedScores):
                     gradients.append(p.grad)
         if not names:
             return
-        sums = torch.stack(torch._foreach_norm(torch._foreach_mul(values, gradients), 1)).double().tolist()
-        totals: dict[str, float] = {}
-        for name, value in zip(names, sums, strict=True):
-            totals[name] = totals.get(name, 0.0) + value
-        self.add(totals)
+        self.add(names, torch.stack(torch._foreach_norm(torch._foreach_mul(values, gradients), 1)))
 
 
 class GradientScores:
@@ -119,6 +150,8 @@ class GradientScores:
         self._seen = 0
         self._squares: dict[str, float] = {}
         self._batches: dict[str, int] = {}
+        self._pending = PendingNumbers()
+        """Squared norms of sketches."""
 
     def update(self, adapted: AdaptedModel) -> None:
         """Takes the sketches of the last backward pass of the reserve lane."""
@@ -128,36 +161,44 @@ class GradientScores:
         self._seen += bool(sketches)
         if not sketches or not used:
             return
-        norms = torch.stack(torch._foreach_norm(list(sketches.values()))).double().square().tolist()
-        for name, square in zip(sketches, norms, strict=True):
-            self._squares[name] = self._squares.get(name, 0.0) + square
+        norms = torch.stack(torch._foreach_norm(list(sketches.values())))
+        self._pending.add(list(sketches), norms.double().square())
+        for name in sketches:
             self._batches[name] = self._batches.get(name, 0) + 1
 
     def of_components(self, adapted: AdaptedModel) -> dict[str, list[float]]:
         """Module → the scores of its next components, in descending order; 0 before two batches."""
-        return {
-            name: self._of_module(name, probe, adapted.layers[name].scaling) for name, probe in _probes(adapted).items()
-        }
+        self._read()
+        sums = _on_host({name: probe.published_b for name, probe in _probes(adapted).items()})
+        return {name: self._of_module(name, total, adapted.layers[name].scaling) for name, total in sums.items()}
 
-    def _of_module(self, name: str, probe: ProbeBlock, scaling: float) -> list[float]:
+    def _read(self) -> None:
+        for squares in self._pending.read():
+            for name, square in squares.items():
+                self._squares[name] = self._squares.get(name, 0.0) + square
+
+    def _of_module(self, name: str, total: Tensor, scaling: float) -> list[float]:
+        """Scores from the sum of the sketches, `total` `[size, d_out]` in fp64."""
         n = self._batches.get(name, 0)
         if n < 2:
-            return [0.0] * probe.size
-        singular = torch.linalg.svdvals(probe.published_b.double() / n)
+            return [0.0] * len(total)
+        singular = torch.linalg.svdvals(total / n)
         square = float(singular.square().sum())
         variance = max(self._squares[name] / n - square, 0.0) * n / (n - 1)
         if square == 0 or variance == 0:
-            return [0.0] * probe.size
+            return [0.0] * len(total)
         module = math.sqrt(square) / scaling * square / (variance / n)
         return [float(score) for score in module * singular / singular[0]]
 
     def forget(self, module: str) -> None:
         """Drops what is known of a module; its probe is dropped too."""
+        self._read()
         self._squares.pop(module, None)
         self._batches.pop(module, None)
 
     def state(self) -> dict[str, Any]:
         """The sums, as JSON; those of the sketches are tensors of the probes."""
+        self._read()
         return {"seen": self._seen, "squares": self._squares, "batches": self._batches}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -165,6 +206,15 @@ class GradientScores:
         self._seen = int(state["seen"])
         self._squares = dict(state["squares"])
         self._batches = dict(state["batches"])
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in fp64 on the CPU, moved in one transfer: decompositions would wait for the device one by one."""
+    if not tensors:
+        return {}
+    flat = torch.cat([tensor.double().flatten() for tensor in tensors.values()]).cpu()
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors.values()])
+    return {name: part.view_as(tensor) for (name, tensor), part in zip(tensors.items(), parts, strict=True)}
 
 
 def _probes(adapted: AdaptedModel) -> dict[str, ProbeBlock]:

@@ -19,8 +19,8 @@ from adapad_ray.tasks import TYPES
 from adapad_ray.training.cell.evaluation import ModelPasses
 from adapad_ray.training.cell.request import CellRequest
 from adapad_ray.training.cell.workspace import Workspace
+from adapad_ray.training.passes.lane_passes import DivergedError
 from adapad_ray.training.settings import TrainingSettings
-from adapad_ray.training.trainer import DivergedError
 
 
 class Deployment:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_workspace
-from adapad_ray.training.precision import LARGEST_SCALE, scaled_backward
+from adapad_ray.training.passes.precision import LARGEST_SCALE, scaled_backward
 
 
 def chain(factor, weight=1.0):

@@ -30,7 +30,8 @@ def scaled_backward(loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
 
     Where a gradient overflows, the pass is repeated with a sixteenth of the scale, down to 1. Every pass starts with
     the largest scale, so that a resumed cell repeats an undisturbed one. A gradient that is not finite without scaling
-    stays so.
+    stays so. Whether one overflows is decided on the host, which waits for the device once a pass or more: the price of
+    fp16, which no other precision pays.
     """
     scale = LARGEST_SCALE
     before = [None if p.grad is None else p.grad.clone() for p in parameters]

@@ -7,7 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models import linear_backbone
 from adapad_ray.testing import COST_PER_RANK, MethodCase, assert_same_training, tiny_backbone, uninterrupted
-from adapad_ray.training.gradient_checkpointing import recomputed_layers
+from adapad_ray.training.passes.gradient_checkpointing import recomputed_layers
 
 
 @pytest.mark.parametrize(

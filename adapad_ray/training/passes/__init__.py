@@ -1,0 +1,1 @@
+"""Passes of a lane through the model."""
