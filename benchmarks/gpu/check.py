@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.gpu.scale import FULL, TINY
 
-SECTIONS = {"methods": 120, "step_times": 140, "recovery": 80, "shares": 140}
+SECTIONS = {"methods": 90, "step_times": 150, "recovery": 100, "shares": 140}
 """Module of this folder → most seconds that it may take."""
 
 

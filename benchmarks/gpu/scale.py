@@ -38,7 +38,7 @@ class Scale:
     """Of LoRA, and components per module in budgets."""
 
 
-FULL = Scale(("MiniLM-L6", "DeBERTaV3-base", "Qwen3-0.6B"), 16, 128, 8, (4, 8), 8)
+FULL = Scale(("MiniLM-L6", "DeBERTaV3-base", "Qwen3-0.6B"), 16, 128, 5, (4, 8), 8)
 TINY = Scale(("tiny",), 4, 12, 2, (2,), 2)
 
 

@@ -30,11 +30,10 @@ def measure(scale: Scale, model: str | None) -> Iterator[dict[str, Any]]:
         root = Path(folder)
         name = str(Path(model).resolve()) if model else _random_model(root / "model", scale)
         _write_reviews(root / "reviews.csv", 200 * scale.batch_size if DEVICE == "cuda" else 60)
-        dtypes = ["float32", "float16"] if model and DEVICE == "cuda" else ["float32"]
+        dtype = "float16" if model and DEVICE == "cuda" else "float32"
         shares = [1.0, 0.25] if DEVICE == "cuda" else [0.0]
-        for dtype in dtypes:
-            for share in shares:
-                yield _row(root, name, share, dtype, scale)
+        for share in shares:
+            yield _row(root, name, share, dtype, scale)
 
 
 def _row(root: Path, model: str, share: float, dtype: str, scale: Scale) -> dict[str, Any]:

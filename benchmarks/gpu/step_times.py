@@ -1,7 +1,7 @@
 """Step times and peak memory: PEFT's LoRA, LoRA and AdaPaD here, in fp32, TF32 and bf16, on models of real shapes.
 
 Median of single steps, after two that are not counted. bf16 is `precision: mixed`, where the products of frozen weights
-are in bf16; for PEFT, torch's autocast. TF32 is for the products that are left in fp32.
+are in bf16; for PEFT, torch's autocast.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from adapad_ray.training.cell import Workspace
 from benchmarks.gpu import cells
 from benchmarks.gpu.scale import DEVICE, Scale, backbone, random_task, synchronize
 
-PRECISIONS = ("fp32", "TF32", "bf16", "bf16 and TF32")
+PRECISIONS = ("fp32", "TF32", "bf16")
 
 
 def measure(scale: Scale, model: str | None) -> Iterator[dict[str, Any]]:
@@ -33,7 +33,7 @@ def measure(scale: Scale, model: str | None) -> Iterator[dict[str, Any]]:
 
 
 def _row(shape: str, precision: str, scale: Scale) -> dict[str, Any]:
-    torch.set_float32_matmul_precision("high" if "TF32" in precision else "highest")
+    torch.set_float32_matmul_precision("high" if precision == "TF32" else "highest")
     candidates: dict[str, Callable[[], Callable[[], Any]]] = {
         "PEFT LoRA": lambda: _by_peft(shape, precision, scale),
         "LoRA": lambda: _ours("lora", {}, shape, precision, scale),
@@ -69,7 +69,7 @@ def _timed(name: str, step: Callable[[], Any], scale: Scale) -> dict[str, str]:
 
 
 def _ours(method: str, config: dict[str, Any], shape: str, precision: str, scale: Scale) -> Callable[[], Any]:
-    frozen = backbone(shape, precision="mixed" if "bf16" in precision else "full")
+    frozen = backbone(shape, precision="mixed" if precision == "bf16" else "full")
     workspace = Workspace(frozen, random_task(scale), DEVICE)
     cell = cells.identity(method, workspace, scale, config, epochs=100)
     trainer = cells.trainer(cell, workspace)
@@ -93,7 +93,7 @@ def _by_peft(shape: str, precision: str, scale: Scale) -> Callable[[], Any]:
         batch = train.batch(rows[next(turn) % len(rows)], 0)
         batch = {key: value.to(DEVICE) for key, value in batch.items()}
         labels = batch.pop("labels")
-        with torch.autocast(DEVICE, torch.bfloat16) if "bf16" in precision else nullcontext():
+        with torch.autocast(DEVICE, torch.bfloat16) if precision == "bf16" else nullcontext():
             logits = model(**batch).logits
         F.cross_entropy(logits.float(), labels).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
