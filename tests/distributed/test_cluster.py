@@ -16,5 +16,5 @@ def test_what_does_not_fit_the_cluster_is_refused_with_both_sides_of_the_sum(clu
         BadRequestError, match=r"3 workers with 1 CPU and 0 GPUs each does not fit .* 2 CPUs and 0 GPUs"
     ):
         available_groups(3, 1, 0)
-    with pytest.raises(BadRequestError, match="1 GPUs"):
+    with pytest.raises(BadRequestError, match="1 GPU each"):
         available_groups(1, 1, 1)
