@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.wording import counted
 
 _BUDGET = re.compile(
     r"\s*(?:(?P<grouped>\d{1,3}(?:,\d{3})+)|"  # a comma is no decimal point
@@ -115,7 +116,7 @@ def uniform_rank(budget: int, modules: Sequence[ModuleShape], costs: Mapping[str
     rank = budget // per_rank
     if rank < 1:
         raise BudgetTooSmallError(
-            f"budget {budget:,} is below one component on each of {len(modules)} modules ({per_rank:,}): "
+            f"budget {budget:,} is below one component on each of {counted(len(modules), 'module')} ({per_rank:,}): "
             "raise it or pass fewer target_modules"
         )
     return min(rank, min(m.max_rank for m in modules))

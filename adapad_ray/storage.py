@@ -22,6 +22,7 @@ from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.files import require_writable
 from adapad_ray.interrupts import within
 
+DEFAULT_FOLDER = "runs"
 LONGEST_WAIT = 5.0
 """Seconds in which a store must give its first answer."""
 NODE_LOCAL = ("file", "local")

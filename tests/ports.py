@@ -23,14 +23,14 @@ def silent_server() -> Iterator[int]:
 
 
 @contextmanager
-def page_server(status: int = 200) -> Iterator[int]:
-    """The port of a server that answers every request with a page of HTML and this status."""
+def page_server(status: int = 200, page: bytes = b"<html>welcome</html>") -> Iterator[int]:
+    """The port of a server that answers every request with a page and this status."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
             self.end_headers()
-            self.wfile.write(b"<html>welcome</html>")
+            self.wfile.write(page)
 
         def log_message(self, *_: object) -> None:
             pass

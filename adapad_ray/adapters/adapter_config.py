@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapad_ray.adapters.export import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from adapad_ray.errors import BadRequestError
+from adapad_ray.safe_json import read_object
 from adapad_ray.safe_regex import Matcher
 
 LARGEST_CONFIG = 10_000_000
@@ -76,16 +76,7 @@ def read_config(path: Path) -> AdapterConfig:
     """
     if not path.is_file():
         raise BadRequestError(f"{path.parent} has no {ADAPTER_CONFIG}: it is not an adapter in the PEFT format")
-    if path.stat().st_size > LARGEST_CONFIG:
-        raise BadRequestError(
-            f"{path} has {path.stat().st_size:,} bytes, more than the {LARGEST_CONFIG:,} that are read"
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise BadRequestError(f"{path} must hold one JSON object, not a {type(content).__name__}")
+    content = read_object(path, str(path), LARGEST_CONFIG)
     if content.get("peft_type", "LORA") != "LORA":
         raise BadRequestError(f"{path} describes a {content['peft_type']!r} adapter: only peft_type LORA can be read")
     # Some tools write null for settings left at their default.

@@ -28,6 +28,7 @@ from adapad_ray.adapters.truncation import (
 from adapad_ray.budget import parse_budget
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import require_empty, write_text
+from adapad_ray.safe_json import read_object
 
 REPORT = "compression.json"
 """File with the `CompressionReport`."""
@@ -228,9 +229,6 @@ def _provenance(path: Path) -> dict[str, Any]:
     """What adapad-ray recorded about the adapter's backbone and classes; empty for adapters of other tools."""
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadRequestError(f"{path} is not valid JSON ({error}): repair it or delete it") from error
+    content = read_object(path, str(path))
     names = ("cell", "point", "model", "model_digest", "pooling", "auto_class", "labels")
-    return {key: content[key] for key in names if key in content} if isinstance(content, dict) else {}
+    return {key: content[key] for key in names if key in content}

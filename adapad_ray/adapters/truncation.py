@@ -17,6 +17,7 @@ from torch import Tensor
 
 from adapad_ray.budget import BudgetTooSmallError
 from adapad_ray.errors import BadRequestError
+from adapad_ray.wording import counted
 
 Cut = Literal["global", "local", "uniform"]
 """`global`: one pool over all modules. `local`: every module keeps the same share of its own energy. `uniform`: every
@@ -177,8 +178,8 @@ def _within_budget(nonzero: Mapping[str, Spectrum], keep: KeepParameters, cut: C
         raise BudgetTooSmallError(f"budget {keep.budget:,} is below the smallest component ({min(costs.values()):,})")
     if cut != "global" and keep.budget < one_each:
         raise BudgetTooSmallError(
-            f"budget {keep.budget:,} is below one component on each of {len(nonzero)} modules ({one_each:,}): raise "
-            "it, or cut globally"
+            f"budget {keep.budget:,} is below one component on each of {counted(len(nonzero), 'module')} "
+            f"({one_each:,}): raise it, or cut globally"
         )
     ranks = dict.fromkeys(nonzero, 0)
     remaining = keep.budget

@@ -14,10 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from adapad_ray.cli.terminal import terminal
-from adapad_ray.report.inputs import FailedCell
+from adapad_ray.report.inputs import FailedCell, Gap
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.sweep.observers import SweepObserver, SweepOutcome, SweepState
 from adapad_ray.tasks import SplitSize, sizes_in_words
+from adapad_ray.wording import counted
 
 if TYPE_CHECKING:
     from adapad_ray.distributed import JobProgress
@@ -39,7 +40,7 @@ class Console(SweepObserver):
 
     def nothing_to_compute(self, cells: int) -> None:
         """Prints one line."""
-        self._print(f"All {cells} cells are finished: nothing to compute.")
+        self._print(f"{'The only cell is' if cells == 1 else f'All {cells} cells are'} finished: nothing to compute.")
 
     def data_read(self, sizes: Mapping[str, SplitSize]) -> None:
         """Prints the rows of every split and class in one line."""
@@ -47,7 +48,7 @@ class Console(SweepObserver):
 
     def computing_started(self, state: SweepState, expected: int, groups: int) -> None:
         """Shows the bar: cells done, time left, the running cells, the best so far."""
-        self._print(f"{expected} cells, {groups} running side by side.")
+        self._print(f"{counted(expected, 'cell')}, {groups} running side by side.")
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -78,7 +79,7 @@ class Console(SweepObserver):
 
     def cells_reused(self, results: Sequence[CellResult]) -> None:
         """Prints their number, and advances the bar."""
-        self._print(f"{len(results)} cells are finished already.")
+        self._print(f"{counted(len(results), 'cell')} finished already.")
         self._advance(len(results))
 
     def winners_found(self, winners: Winners, edges: Sequence[str]) -> None:
@@ -122,10 +123,18 @@ class Console(SweepObserver):
             self._print(sentence)
 
     def summary(self, outcome: SweepOutcome) -> None:
-        """Prints the failed cells and how many were computed."""
+        """Prints the failed cells, the gaps, and how many cells were computed."""
         if outcome.failed:
             self._rich.print(_failures(outcome.failed))
-        self._print(f"\n{outcome.computed} cells computed, {outcome.reused} reused, {len(outcome.failed)} failed.")
+        self.gaps(outcome.gaps)
+        computed = counted(outcome.computed, "cell")
+        self._print(f"\n{computed} computed, {outcome.reused} reused, {len(outcome.failed)} failed.")
+
+    def gaps(self, gaps: Sequence[Gap]) -> None:
+        """Prints the points that the curve cannot have, with the reasons."""
+        for gap in gaps:
+            at = "" if gap.budget is None else f" at {gap.budget:,}"
+            self._print(f"{gap.label}{at} cannot exist: {gap.reason}")
 
     def links(self, links: Mapping[str, str | Path]) -> None:
         """Prints where to look, one line each."""
@@ -154,7 +163,7 @@ class Console(SweepObserver):
         self._rich.print(view)
         prefixes = len(table) - len(finals)
         if prefixes:
-            self._print(f"curve.csv and the figure also hold {prefixes} prefix points.")
+            self._print(f"curve.csv and the figure also hold {counted(prefixes, 'prefix point')}.")
         self._print("")
 
     def _print(self, text: str) -> None:

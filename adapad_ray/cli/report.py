@@ -15,9 +15,11 @@ def report(folder: FolderArgument) -> int:
     from adapad_ray.sweep.manifest import Manifest
 
     with fetched_folder(folder) as sweep:
-        built = build_report(sweep.path, Manifest.load(sweep.path).report_inputs())
+        manifest = Manifest.load(sweep.path)
+        built = build_report(sweep.path, manifest.report_inputs())
         sweep.save()
     console = Console()
     console.report(built)
+    console.gaps(manifest.gaps)
     console.links({"report": sweep.within(PAGE)})
     return DONE

@@ -19,16 +19,17 @@ def sweep(
     """Run a sweep, or finish it: compute the missing cells, then draw the curve."""
     from adapad_ray.distributed import check_cluster
     from adapad_ray.storage import working_folder
-    from adapad_ray.sweep.folder import sweep_location
-    from adapad_ray.sweep.spec_file import load_spec
-    from adapad_ray.tracking import check_store
+    from adapad_ray.sweep.folder import sweep_location, text_in
+    from adapad_ray.sweep.spec_file import parse_spec, read_content
+    from adapad_ray.tracking.store import DEFAULT_STORE, check_store
 
-    spec = load_spec(path, overrides or [])
-    with working_folder(sweep_location(spec, out)) as folder:
+    content = read_content(path, overrides or [])
+    with working_folder(sweep_location(content, out)) as folder:
         folder.check()
         check_cluster()
-        check_store(spec.tracking)
+        check_store(text_in(content, "tracking", DEFAULT_STORE))
         # Only now, because these imports take seconds, and loading a model may take minutes.
+        spec = parse_spec(content)
         from adapad_ray.cli.console import Console
         from adapad_ray.cli.terminal import print_error
         from adapad_ray.report.page import PAGE

@@ -13,6 +13,7 @@ from adapad_ray.adapters.compression import CompressionReport, ModuleReport
 from adapad_ray.cost.estimate import SweepEstimate
 from adapad_ray.cost.worker_scaling import WORKERS
 from adapad_ray.tasks import sizes_in_words
+from adapad_ray.wording import counted
 
 
 def estimate_tables(estimate: SweepEstimate) -> list[Table | str]:
@@ -85,16 +86,17 @@ def _notes(estimate: SweepEstimate) -> list[Table | str]:
     if estimate.parents["cells"]:
         at_most = "at most " if estimate.cells["tune"] else ""
         notes.append(
-            f"{at_most}{estimate.parents['trained']} parents are trained instead of {estimate.parents['cells']} "
-            "adapters: post-hoc cells share them, and the TFLOP of their rows are counted once."
+            f"{at_most}{counted(estimate.parents['trained'], 'training')} of parents instead of "
+            f"{counted(estimate.parents['cells'], 'adapter')}: post-hoc cells share them, and the TFLOP of their rows "
+            "are counted once."
         )
     notes.append("Counted from the model's configuration; no weights were read.")
     cells = estimate.cells
-    counts = f"{cells['tune']} cells to tune and {cells['curve']} of the curve"
+    counts = f"{counted(cells['tune'], 'cell')} to tune and {cells['curve']} of the curve"
     if "search" in cells:
         counts = (
-            f"{cells['search']} trials to search, at most {cells['front']} cells to train their front again and "
-            f"{cells['curve']} of the curve"
+            f"{counted(cells['search'], 'trial')} to search, at most {counted(cells['front'], 'cell')} to train their "
+            f"front again and {cells['curve']} of the curve"
         )
     time = _duration(estimate.single_worker_seconds)
     return [*notes, f"{counts}; about {time} with one worker, at {estimate.throughput.basis}."]

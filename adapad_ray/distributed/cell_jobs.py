@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
+from adapad_ray.accelerator import AcceleratorMemoryError
 from adapad_ray.distributed.board_exchange import BoardExchange
 from adapad_ray.distributed.jobs import JobContext, SetupContext
 from adapad_ray.distributed.ray_internals import process_title
@@ -98,6 +100,7 @@ def _compute_in(
         _parent_folder(payload["folder"], identity) as parent,
         metrics,
         process_title(f"adapad:cell-{context.job_id}:worker-{context.rank}"),
+        memory_advice(identity),
     ):
         return run_cell(
             CellRequest(context.job_id, identity, folder.path, payload["base_model"], parent, policy),
@@ -106,6 +109,23 @@ def _compute_in(
             on_progress=_throttled(context) if first else None,
             observer=_storing(metrics, folder, min(policy.seconds, 60.0 if first else ROUNDS_SECONDS)),
         )
+
+
+@contextmanager
+def memory_advice(identity: CellIdentity) -> Iterator[None]:
+    """Says what would need less memory if a GPU has too little."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        training = identity.training
+        advice = [f"a smaller training.batch_size (now {training['batch_size']})"]
+        advice += [f"a smaller training.max_length (now {training['max_length']})"]
+        if not training["gradient_checkpointing"]:
+            advice.append("training.gradient_checkpointing: true")
+        if identity.dtype == "float32":
+            advice.append("dtype: bfloat16")
+        reason = str(error).partition("\n")[0]
+        raise AcceleratorMemoryError(f"{reason} What needs less: {', '.join(advice)}") from error
 
 
 @contextmanager

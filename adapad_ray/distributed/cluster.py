@@ -15,6 +15,7 @@ from adapad_ray.distributed.ray_internals import LOCAL_CLUSTER, autoscaling_limi
 from adapad_ray.distributed.ray_start import join_cluster, start_cluster
 from adapad_ray.errors import BadRequestError
 from adapad_ray.interrupts import interruptible
+from adapad_ray.wording import counted
 
 
 @contextmanager
@@ -98,10 +99,12 @@ def available_groups(workers: int, cpus_per_worker: float, gpus_per_worker: floa
     nodes = [limit] if limit else [node["Resources"] for node in ray.nodes() if node["Alive"]]
     groups = sum(_copies(request, node) for node in nodes) // workers
     if groups < 1:
-        capacity = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        capacity = "; ".join(
+            f"{counted(node.get('CPU', 0), 'CPU')} and {counted(node.get('GPU', 0), 'GPU')}" for node in nodes
+        )
         raise BadRequestError(
-            f"one group of {workers} worker{'s' * (workers > 1)} with {cpus_per_worker:g} CPUs and "
-            f"{gpus_per_worker:g} GPUs each does not fit the cluster "
+            f"one group of {counted(workers, 'worker')} with {counted(cpus_per_worker, 'CPU')} and "
+            f"{counted(gpus_per_worker, 'GPU')} each does not fit the cluster "
             f"(per node: {capacity}): lower resources.workers, cpus_per_worker or gpus_per_worker"
         )
     return groups

@@ -19,6 +19,7 @@ from adapad_ray.distributed.attempts import Attempt, Job
 from adapad_ray.distributed.estimate_board import EstimateBoard
 from adapad_ray.distributed.jobs import Assignment, JobError, JobOutcome, JobProgress, PoolError
 from adapad_ray.distributed.ray_internals import ping
+from adapad_ray.wording import counted
 
 
 @dataclass
@@ -150,7 +151,7 @@ class JobQueue:
                 state.failed_starts += not state.was_ready
                 if state.failed_starts >= self._max_attempts:
                     self._break(
-                        f"workers of group {group} died {self._max_attempts} times in a row while they were starting"
+                        f"workers of group {group} died {counted(self._max_attempts, 'time')} in a row while starting"
                     )
                 state.incarnation, state.members, state.ready, state.was_ready = incarnation, {}, set(), False
         state.members[rank] = worker

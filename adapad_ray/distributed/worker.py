@@ -14,6 +14,7 @@ import ray.train.torch
 import torch
 from ray.exceptions import RayActorError
 
+from adapad_ray.accelerator import AcceleratorLostError, free_memory, is_lost, limit_memory
 from adapad_ray.distributed.jobs import JobContext, JobError, SetupContext, WorkerConfig, resolve
 from adapad_ray.training.workers import AttemptLostError
 
@@ -22,8 +23,8 @@ def serve(config: WorkerConfig) -> None:
     """Serve jobs until the queue stops or is gone; the train function that Ray Train calls.
 
     Jobs run in a thread of their own, so that this function can return in the middle of one when the pool is closed,
-    and Ray Train ends the processes in good order. An error that is not an `Exception` (KeyboardInterrupt, SystemExit)
-    leaves this function and restarts the group.
+    and Ray Train ends the processes in good order. An error that is not an `Exception` (KeyboardInterrupt, SystemExit),
+    or that costs this process its accelerator, leaves this function and restarts the group.
     """
     failure: list[BaseException] = []
 
@@ -56,6 +57,7 @@ def _work(config: WorkerConfig, incarnation: str, rank: int, world_size: int) ->
     device = str(ray.train.torch.get_device())
     context = SetupContext(group, rank, world_size, config.cpus, config.gpus, device, config.shared)
     try:
+        limit_memory(device, config.gpus)
         run = resolve(config.run)
         state = resolve(config.setup)(context)
     except Exception as error:  # noqa: BLE001 - the driver reports it, whatever it is
@@ -71,15 +73,20 @@ def _work(config: WorkerConfig, incarnation: str, rank: int, world_size: int) ->
 
         if not ray.get(queue.started.remote(group, generation)):
             continue
-        value, failed, lost = None, None, False
+        value, failed, lost, accelerator_lost = None, None, False, False
         execution = JobContext(job.job_id, job.attempt, group, rank, world_size, report, job.board, generation)
         try:
             value = run(state, job.payload, execution)
         except AttemptLostError as error:
             failed, lost = _describe(error), True
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends this job only
-            failed = _describe(error)
+            failed, accelerator_lost = _describe(error), is_lost(error)
+        if failed is not None and not accelerator_lost:
+            free_memory(device)
+        lost = lost or accelerator_lost
         ray.get(queue.finish.remote(group, generation, rank, value if rank == 0 else None, failed, lost))
+        if accelerator_lost:
+            raise AcceleratorLostError(failed)
 
 
 def _describe(error: Exception) -> JobError:

@@ -38,6 +38,7 @@ from adapad_ray.budget import (
 from adapad_ray.methods.base import MethodConfig
 from adapad_ray.methods.growth import GradientScores, GrowingMethod, ReserveScores
 from adapad_ray.methods.plan import CellContext, Deployable, Plan, RoundReport
+from adapad_ray.wording import counted
 
 PROBE_SIZE = 16
 """Random directions in which the gradient of each frozen weight is measured (a project default)."""
@@ -172,8 +173,9 @@ class Adapad(GrowingMethod[AdapadConfig]):
         initial, one_each, cheapest = self.initial_parameters, sum(self.costs.values()), min(self.costs.values())
         if initial > self.budget:
             raise BudgetTooSmallError(
-                f"budget {self.budget:,} is below initial_rank {self.initial_rank} on {len(self.costs)} modules "
-                f"({initial:,}): raise it, pass fewer target_modules, or set initial_rank: 0"
+                f"budget {self.budget:,} is below initial_rank {self.initial_rank} on "
+                f"{counted(len(self.costs), 'module')} ({initial:,}): raise it, pass fewer target_modules, or set "
+                "initial_rank: 0"
             )
         if initial == 0 and self.budget < cheapest:
             raise BudgetTooSmallError(f"budget {self.budget:,} is below the smallest component ({cheapest:,})")

@@ -28,6 +28,7 @@ from adapad_ray.budget import BudgetTooSmallError
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig, check_ranks
 from adapad_ray.methods.plan import CellContext, Plan, RoundReport
 from adapad_ray.results import GrowthEvent
+from adapad_ray.wording import counted
 
 
 class ArdConfig(MethodConfig):
@@ -104,7 +105,8 @@ class Ard(BudgetedMethod[ArdConfig]):
             units = sum(x.units for x in layouts.values())
             hint = ", or set unit: module" if units > len(modules) else ""
             raise BudgetTooSmallError(
-                f"budget {self.budget:,} is below rank {rank} on each of {units} units of {len(modules)} modules "
+                f"budget {self.budget:,} is below rank {rank} on each of {counted(units, 'unit')} of "
+                f"{counted(len(modules), 'module')} "
                 f"({needed:,}): raise it or pass fewer target_modules{hint}"
             )
         most = {m: layouts[m].units * layouts[m].most for m in modules}

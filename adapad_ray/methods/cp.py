@@ -8,6 +8,7 @@ from adapad_ray.adapters.cp import Cp, Splits
 from adapad_ray.budget import BudgetTooSmallError, uniform_rank
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig
 from adapad_ray.methods.plan import CellContext, Plan
+from adapad_ray.wording import counted
 
 
 class CpConfig(MethodConfig):
@@ -42,7 +43,8 @@ class CpMethod(BudgetedMethod[CpConfig]):
         needed = (requested or 1) * one_each
         if needed > self.budget:
             raise BudgetTooSmallError(
-                f"budget {self.budget:,} is below {requested or 1} CP components on each of {len(modules)} modules "
+                f"budget {self.budget:,} is below {counted(requested or 1, 'CP component')} on each of "
+                f"{counted(len(modules), 'module')} "
                 f"({needed:,}): raise it or pass fewer target_modules"
             )
         count = requested or uniform_rank(self.budget, modules, self.costs)

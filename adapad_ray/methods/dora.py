@@ -21,6 +21,7 @@ from adapad_ray.budget import BudgetTooSmallError
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig
 from adapad_ray.methods.plan import Plan
+from adapad_ray.wording import counted
 
 
 class DoraConfig(MethodConfig):
@@ -82,8 +83,8 @@ class Dora(BudgetedMethod[DoraConfig]):
         parameters = rank * per_rank + lengths
         if parameters > self.budget:
             raise BudgetTooSmallError(
-                f"budget {self.budget:,} is below rank {rank} on {len(modules)} modules with the lengths of their rows "
-                f"({parameters:,}): raise it or pass fewer target_modules"
+                f"budget {self.budget:,} is below rank {rank} on {counted(len(modules), 'module')} with the lengths of "
+                f"their rows ({parameters:,}): raise it or pass fewer target_modules"
             )
         ranks = dict.fromkeys((m.name for m in modules), rank)
         return Plan(parameters=parameters, peak_parameters=parameters, lanes=1, ranks=ranks)

@@ -24,6 +24,7 @@ from adapad_ray.budget import BudgetTooSmallError, GrowthRequest, GrowthSchedule
 from adapad_ray.methods.base import MethodConfig
 from adapad_ray.methods.growth import GrowingMethod, SmoothedScores
 from adapad_ray.methods.plan import CellContext, Plan, RoundReport
+from adapad_ray.wording import counted
 
 
 class IncreloraConfig(MethodConfig):
@@ -81,7 +82,7 @@ class Increlora(GrowingMethod[IncreloraConfig]):
         self.check_rank("initial_rank", self.initial_rank)
         if initial > budget:
             raise BudgetTooSmallError(
-                f"budget {budget:,} is below initial_rank {self.initial_rank} on {len(self.costs)} modules "
+                f"budget {budget:,} is below initial_rank {self.initial_rank} on {counted(len(self.costs), 'module')} "
                 f"({initial:,}): raise it or pass fewer target_modules"
             )
         ranks = dict.fromkeys(self.costs, self.initial_rank)

@@ -13,6 +13,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig
 from adapad_ray.methods.plan import Plan
 from adapad_ray.safe_regex import Matcher
+from adapad_ray.wording import counted
 
 
 class LoraConfig(MethodConfig):
@@ -70,14 +71,14 @@ class Lora(BudgetedMethod[LoraConfig]):
         ranks, budget, costs = self._ranks_by_pattern(), self.budget, self.costs
         if not ranks and self.config.rank is None:
             return dict.fromkeys(costs, uniform_rank(budget, self.context.modules, costs))
-        requested = [f"rank_pattern on {len(ranks)} modules"] if ranks else []
+        requested = [f"rank_pattern on {counted(len(ranks), 'module')}"] if ranks else []
         others = [m for m in self.context.modules if m.name not in ranks]
         if others:
             rest = budget - sum(rank * costs[name] for name, rank in ranks.items())
             fitting = min(rest // sum(costs[m.name] for m in others), min(m.max_rank for m in others))
             rank = self.config.rank or max(1, fitting)
             ranks |= {m.name: rank for m in others}
-            requested.append(f"rank {rank} on {len(others)} modules")
+            requested.append(f"rank {rank} on {counted(len(others), 'module')}")
         ranks = {name: ranks[name] for name in costs}
         self.check_rank("rank", ranks)
         needed = sum(rank * costs[name] for name, rank in ranks.items())

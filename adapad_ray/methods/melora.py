@@ -19,6 +19,7 @@ from adapad_ray.budget import BudgetTooSmallError, ModuleShape
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig
 from adapad_ray.methods.plan import CellContext, Plan
+from adapad_ray.wording import counted
 
 
 class MeloraConfig(MethodConfig):
@@ -95,8 +96,8 @@ class Melora(BudgetedMethod[MeloraConfig]):
         per_rank = sum(m.component_cost for m in modules)
         if requested * per_rank > self.budget:
             raise BudgetTooSmallError(
-                f"budget {self.budget:,} is below {minis} mini LoRAs of rank {requested} on each of {len(modules)} "
-                f"modules ({requested * per_rank:,}): raise it or pass fewer target_modules"
+                f"budget {self.budget:,} is below {counted(minis, 'mini LoRA')} of rank {requested} on each of "
+                f"{counted(len(modules), 'module')} ({requested * per_rank:,}): raise it or pass fewer target_modules"
             )
         rank = self.config.rank or min(self.budget // per_rank, min(m.max_rank for m in modules) // minis)
         return Plan(

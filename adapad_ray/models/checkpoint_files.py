@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.safe_json import read_object
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -24,12 +23,12 @@ def weight_files(folder: Path, source: str) -> list[Path]:
     Raises:
         BadRequestError: there are none, or the index is damaged or names a file that is missing.
     """
-    named = _read_json(folder / "config.json", source).get("transformers_weights")
+    named = read_object(folder / "config.json", f"config.json of model {source!r}").get("transformers_weights")
     file = str(named or (INDEX if not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file() else WEIGHTS))
     _require(folder, file, "the configuration" if named else None, source)
     if not file.endswith(".index.json"):
         return [folder / file]
-    shards = _read_json(folder / file, source).get("weight_map")
+    shards = read_object(folder / file, f"{file} of model {source!r}").get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise BadRequestError(f"{file} of model {source!r} has no weight_map of file names")
     names = sorted({str(name) for name in shards.values()})
@@ -46,16 +45,6 @@ def _require(folder: Path, name: str, named_by: str | None, source: str) -> None
     raise BadRequestError(
         f"model folder {source!r} has no {name}: pickled weights are not loaded, convert them with save_pretrained"
     )
-
-
-def _read_json(path: Path, source: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadRequestError(f"{path.name} of model {source!r} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise BadRequestError(f"{path.name} of model {source!r} must hold one JSON object")
-    return content
 
 
 def reject_adapter(folder: Path, source: str) -> None:
@@ -83,8 +72,8 @@ def beside_weights(model: str) -> str:
 def only_an_adapter(model: str, config: Path) -> str:
     """Return the reason why an adapter without a model is rejected; it names the model that the adapter is for."""
     try:
-        base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):
+        base = read_object(config, ADAPTER).get("base_model_name_or_path")
+    except BadRequestError:
         base = None
     return (
         f"{model} holds an adapter only ({ADAPTER}) and no model: pass its base model"

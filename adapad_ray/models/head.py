@@ -11,6 +11,7 @@ from torch import nn
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models.target_modules import base_prefix, layer_prefixes
 from adapad_ray.models.task_classes import CAUSAL
+from adapad_ray.wording import counted
 
 
 def find_head_modules(model: nn.Module, missing: set[str], source: str, auto_class: str) -> tuple[str, ...]:
@@ -35,7 +36,7 @@ def find_head_modules(model: nn.Module, missing: set[str], source: str, auto_cla
     )
     if broken:
         raise BadRequestError(
-            f"the weights of model {source!r} are incomplete: {len(broken)} layers are missing, {broken[0]} first"
+            f"the weights of model {source!r} lack {counted(len(broken), 'layer')}, {broken[0]} first"
         )
     if auto_class == CAUSAL:
         return ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import transformers
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models.reading import reading_model
 from adapad_ray.models.source import read_config, resolve_for_planning
+from adapad_ray.safe_json import read_object
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def image_format(source: str) -> ImageFormat:
         file = transformers.utils.cached_file(
             resolved.path_or_name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
         )
-        settings = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+        settings = {} if file is None else read_object(Path(file), f"preprocessor_config.json of model {source!r}")
     vision = getattr(config, "vision_config", config)
     size, channels = getattr(vision, "image_size", None), getattr(vision, "num_channels", 3)
     if not isinstance(size, int):

@@ -36,7 +36,7 @@ def reading_model(source: str) -> Iterator[None]:
             raise BadRequestError(
                 f"model {source!r} needs a package that is not installed: {_first_line(error)}"
             ) from error
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, RecursionError, SafetensorError) as error:
             raise BadRequestError(
                 f"model {source!r} could not be loaded ({_first_line(error)}): pass {accepted_sources()}"
             ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from adapad_ray.models.checkpoint_files import ADAPTER, beside_weights, only_an_
 from adapad_ray.models.configs import find_config, list_configs
 from adapad_ray.models.reading import accepted_sources, quiet_transformers, reading_model
 from adapad_ray.models.task_models import LINEAR
+from adapad_ray.safe_json import read_object
 
 Pooling = Literal["mean", "own"]
 """How a classifier of texts pools token states: their mean, or what the architecture itself does."""
@@ -155,8 +155,6 @@ def _declared_pooling_on_hub(name: str) -> Pooling:
 
 
 def _read_pooling(settings: Path) -> Pooling:
-    try:
-        mean = json.loads(settings.read_text(encoding="utf-8")).get("pooling_mode_mean_tokens")
-    except (OSError, ValueError, AttributeError):
+    if not settings.is_file():
         return "own"
-    return "mean" if mean is True else "own"
+    return "mean" if read_object(settings, str(settings)).get("pooling_mode_mean_tokens") is True else "own"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models.shape_pass import MissingRowError, pass_shapes
 from adapad_ray.models.special_tokens import MarkedTexts, marked_texts
+from adapad_ray.wording import counted
 
 Batch = dict[str, Tensor]
 
@@ -130,7 +131,7 @@ def _check_pass(reading: Reading, split: str, rows: np.ndarray, answer_tokens: i
     width = batch["attention_mask"].shape[1]
     fitting = _longest_that_fits(reading.model, batch, type(error))
     if fitting:
-        answers = f" with {answer_tokens} tokens of an answer" if answer_tokens else ""
+        answers = f" with {counted(answer_tokens, 'token')} of an answer" if answer_tokens else ""
         raise BadRequestError(
             f"texts of the {split} split have up to {width:,} tokens{answers}, padding included, but model "
             f"{reading.source!r} has positions for {fitting:,} only: set training.max_length to {fitting:,} or less"

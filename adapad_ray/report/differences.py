@@ -13,6 +13,7 @@ import numpy as np
 from adapad_ray.report.curves import Curves, PointKey, SeedScores, moderated
 from adapad_ray.report.statistics import MOST_SEEDS, Estimate, aurac, holm
 from adapad_ray.report.style.formatting import p_value, points, seed_count
+from adapad_ray.wording import counted
 
 ERROR_RATE = 0.05
 """Largest chance that a report claims one or more differences that do not exist."""
@@ -136,16 +137,17 @@ class LabelDifference:
             if needed is None or needed == math.inf:
                 (few_items if self.items_needed(effect) > self.estimate.items else too_many).append(effect)
             elif needed <= len(self.seeds):
-                parts.append(f"these {len(self.seeds)} seeds would detect a difference of {points(effect)}")
+                these = "this seed" if len(self.seeds) == 1 else f"these {len(self.seeds)} seeds"
+                parts.append(f"{these} would detect a difference of {points(effect)}")
             else:
-                parts.append(f"{needed:.0f} seeds would detect a difference of {points(effect)}")
+                parts.append(f"{counted(needed, 'seed')} would detect a difference of {points(effect)}")
         if too_many:
             what = " or ".join(map(points, too_many))
             parts.append(f"detecting {what} would take more than {MOST_SEEDS:,} seeds")
         if few_items:
             what = " or ".join(map(points, few_items))
             takes = " and ".join(f"{self.items_needed(effect):,}" for effect in few_items)
-            here = f"with {self.estimate.items:,} test items no number of seeds would detect {what}"
+            here = f"with {counted(self.estimate.items, 'test item')} no number of seeds would detect {what}"
             parts.append(f"{here} (at least {takes} items are needed)")
         return "; ".join(parts)
 
@@ -289,11 +291,11 @@ def _common_plan(left: Sequence[LabelDifference]) -> str:
     if finite:
         several = len(finite) > 1
         which = ("each of them" if several else "it") if len(finite) == len(needed) else f"{len(finite)} of them"
-        text = f"{max(finite):.0f} seeds would detect a difference of {points(margin)} in {which}"
+        text = f"{counted(max(finite), 'seed')} would detect a difference of {points(margin)} in {which}"
     if len(finite) < len(needed):
         items = left[0].estimate.items
         rest = f"in {len(needed) - len(finite)} not even {MOST_SEEDS:,} seeds would detect {points(margin)}"
-        text += f"{'; ' if text else ''}{rest} with {items:,} test items"
+        text += f"{'; ' if text else ''}{rest} with {counted(items, 'test item')}"
     return f"{text}."
 
 

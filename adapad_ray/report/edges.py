@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+Trials = Sequence[tuple[float, Mapping[str, Any]]]
+"""Scores (larger is better) and the settings tried, in the order of the points."""
 
-def edges_of(trials: Sequence[tuple[float, Mapping[str, Any]]]) -> list[str]:
-    """A sentence for every numeric setting whose best value is the smallest or the largest of three or more tried.
 
-    Args:
-        trials: pairs of a score (larger is better) and the settings tried.
-    """
+def best_of(trials: Trials) -> Mapping[str, Any]:
+    """The settings that the tune stage chooses: a tie goes to the smaller learning rate, then to the earlier trial."""
+    return max(trials, key=lambda trial: (trial[0], -trial[1].get("learning_rate", 0.0)))[1]
+
+
+def edges_of(trials: Trials) -> list[str]:
+    """A sentence for every numeric setting whose best value is the smallest or the largest of three or more tried."""
     if not trials:
         return []
-    _, best = max(trials, key=lambda trial: trial[0])
     sentences = []
-    for name, value in best.items():
+    for name, value in best_of(trials).items():
         tried = {settings[name] for _, settings in trials if _is_number(settings.get(name))}
         if not _is_number(value) or len(tried) < 3:
             continue

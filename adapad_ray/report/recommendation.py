@@ -85,7 +85,8 @@ def recommend(curves: Curves, *, delta: float = 0.01, confidence: float = 0.95) 
     most = max(len(score.seeds) for score in scores.values())
     candidates = [key for key in scores if len(scores[key].seeds) == most and _is_adapter(curves, key)]
     if not candidates:
-        raise BadRequestError(f"{curves.folder} has no finished adapter with all {most} seeds: finish the sweep first")
+        seeds = "its seed" if most == 1 else f"all {most} seeds"
+        raise BadRequestError(f"{curves.folder} has no finished adapter with {seeds}: finish the sweep first")
     candidates.sort(key=lambda key: (size[key], -mean[key]))
     best = min(candidates, key=lambda key: (-mean[key], size[key]))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from adapad_ray.budget import read_budget
 from adapad_ray.errors import BadRequestError
@@ -14,10 +16,19 @@ from adapad_ray.results import CellResult, Point
 from adapad_ray.sweep.manifest import Manifest
 
 
+class Exported(NamedTuple):
+    """What was copied."""
+
+    cell: CellResult
+    point: Point
+    missing: int
+    """Cells of the sweep that are not finished."""
+
+
 def export_adapter(
     sweep: Path, to: Path, *, label: str, budget: str, prefix: int | None = None, seed: int | None = None
-) -> tuple[CellResult, Point]:
-    """Copies an adapter from a sweep's folder to the folder `to`, and returns its cell and its record.
+) -> Exported:
+    """Copies an adapter from a sweep's folder to the folder `to`.
 
     Args:
         label: key of `methods` in the sweep's file.
@@ -29,7 +40,9 @@ def export_adapter(
         BadRequestError: the sweep has no such label, budget, seed or prefix, the method deploys no adapter, or `to` is
             not empty.
     """
-    cell, point = _find(sweep, label, budget, prefix, seed)
+    manifest = Manifest.load(sweep)
+    results = load_results(sweep, manifest.labels)
+    cell, point = _find(sweep, results, label, budget, prefix, seed)
     if point.adapter is None:
         raise BadRequestError(f"{label} deploys no adapter: there is nothing to export in the PEFT format")
     require_empty(to)
@@ -37,16 +50,17 @@ def export_adapter(
     if not source.is_dir():
         raise BadRequestError(f"{source} is missing: delete its cell's folder and run the sweep again")
     shutil.copytree(source, to, dirs_exist_ok=True)
-    return cell, point
+    return Exported(cell, point, manifest.missing(results))
 
 
-def _find(sweep: Path, label: str, budget: str, prefix: int | None, seed: int | None) -> tuple[CellResult, Point]:
+def _find(
+    sweep: Path, finished: Sequence[CellResult], label: str, budget: str, prefix: int | None, seed: int | None
+) -> tuple[CellResult, Point]:
     """The cell and the point with the best validation metric among those that match."""
-    manifest = Manifest.load(sweep)
-    results = [r for r in load_results(sweep, manifest.labels) if r.identity.stage == "curve"]
+    results = [r for r in finished if r.identity.stage == "curve"]
     of_label = [r for r in results if r.identity.label == label]
     if not of_label:
-        labels = ", ".join(sorted({r.identity.label for r in results}))
+        labels = ", ".join(sorted({r.identity.label for r in results})) or "none of its curve yet"
         raise BadRequestError(f"{sweep} has no finished cell of {label!r}: it has {labels}")
     parameters = _parameters(budget)
     at_budget = [r for r in of_label if (r.identity.budget or 0) == parameters]

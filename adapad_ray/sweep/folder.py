@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
 from adapad_ray.safe_yaml import read_yaml, write_yaml
-from adapad_ray.storage import WorkingFolder, is_url
+from adapad_ray.storage import DEFAULT_FOLDER, WorkingFolder, is_url
 from adapad_ray.sweep.lock import FolderLock, SweepLock, unwritable
-from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.sweep.store_lock import StoreLock
+
+if TYPE_CHECKING:  # a sweep's folder is checked before anything slow is imported
+    from adapad_ray.sweep.spec import SweepSpec
 
 RECORDED_SPEC = "spec.yaml"
 """The resolved file of the sweep."""
@@ -21,13 +23,22 @@ SHARED_BY_ALL_CELLS = ("model", "task", "pooling", "dtype", "precision")
 """Fields of the file that cannot change in a sweep's folder."""
 
 
-def sweep_location(spec: SweepSpec, out: str | None = None) -> str:
-    """The sweep's folder or URL: `out` if given, else `<storage>/<name>`."""
+def sweep_location(content: Mapping[str, Any], out: str | None = None) -> str:
+    """The sweep's folder or URL: `out` if given, else `<storage>/<name>`.
+
+    Args:
+        content: of the sweep's file, which may not be validated yet.
+    """
     if out is not None:
         return out if is_url(out) else str(Path(out).absolute())
-    if is_url(spec.storage):
-        return f"{spec.storage.rstrip('/')}/{spec.name}"
-    return str((Path(spec.storage) / spec.name).absolute())
+    storage, name = text_in(content, "storage", DEFAULT_FOLDER), text_in(content, "name", "")
+    return f"{storage.rstrip('/')}/{name}" if is_url(storage) else str((Path(storage) / name).absolute())
+
+
+def text_in(content: Mapping[str, Any], key: str, default: str) -> str:
+    """The text of a field of the file; the default where there is none, or something that validation will reject."""
+    value = content.get(key, default)
+    return str(value) if type(value) in (str, int) else default
 
 
 @contextmanager

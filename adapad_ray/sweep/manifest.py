@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
 from adapad_ray.report.inputs import FailedCell, Gap, ReportInputs, SearchedLabel
 from adapad_ray.report.published import PublishedPoint
+from adapad_ray.results import CellResult
 from adapad_ray.tasks import SplitSize
 
 MANIFEST = "manifest.yaml"
@@ -32,6 +34,8 @@ class Manifest:
     """Link to the comparison in MLflow; empty before the first report."""
     searched: list[SearchedLabel] = field(default_factory=list)
     published: list[PublishedPoint] = field(default_factory=list)
+    cells: int = 0
+    """Cells that the sweep's file describes, without parents and the retrained front of a search."""
     splits: dict[str, SplitSize] = field(default_factory=dict)
     """How many rows of the data are used."""
     warnings: list[str] = field(default_factory=list)
@@ -59,6 +63,12 @@ class Manifest:
             mlflow_url=self.mlflow or None,
             delta=self.delta,
         )
+
+    def missing(self, finished: Sequence[CellResult]) -> int:
+        """How many cells of the sweep are not finished, failed ones included."""
+        known = set(self.labels or {}) - {result.id for result in finished}
+        described = self.cells - sum(result.identity.stage != "parent" for result in finished)
+        return max(len(known), described)
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from adapad_ray.errors import BadRequestError, StorageError
-from adapad_ray.report.inputs import FailedCell
+from adapad_ray.report.inputs import FailedCell, Gap
 from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # the console is an observer too, and commands that only read
     from adapad_ray.sweep.planning.cells import Cell, Wave
     from adapad_ray.sweep.planning.tune_cells import Winners
     from adapad_ray.tasks import SplitSize
-    from adapad_ray.tracking import Tracker
+    from adapad_ray.tracking.tracker import Tracker
 
 P = ParamSpec("P")
 
@@ -50,6 +50,8 @@ class SweepOutcome:
     failed: list[FailedCell]
     report: Report | None
     """None if no cell of the curve is finished."""
+    gaps: Sequence[Gap] = ()
+    """(label, budget) pairs that cannot exist."""
     mlflow: dict[str, str] = field(default_factory=dict)
     """Links and commands that show the sweep in MLflow, by name; known when the launch has ended."""
 

@@ -31,7 +31,7 @@ from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.sweep.stages import Stage, build_stages
 from adapad_ray.sweep.sweep_metrics import SweepMetrics
-from adapad_ray.tracking import Tracker
+from adapad_ray.tracking.tracker import Tracker
 
 OpenExecutor = Callable[[int], AbstractContextManager[Executor]]
 """Opens an executor for so many cells."""
@@ -139,7 +139,7 @@ class Sweep:
         if any(result.identity.stage == "curve" for result in state.results.values()):
             report = build_report(self.folder.path, manifest.report_inputs())
         reused = len(state.results) - state.computed
-        outcome = SweepOutcome(state.computed, reused, failed, report)
+        outcome = SweepOutcome(state.computed, reused, failed, report, manifest.gaps)
         observers.notify(SweepObserver.sweep_ended, state, outcome)
         outcome.mlflow = tracker.how_to_look
         return outcome
@@ -156,6 +156,7 @@ class Sweep:
             labels={cell.id: cell.identity.label for cell in state.cells.values()},
             gaps=[Gap(gap.label, gap.budget, gap.reason) for gap in self.plan.gaps],
             failed=list(failed),
+            cells=self.plan.cells,
             delta=self.spec.delta,
             mlflow=mlflow,
             searched=[searched for stage in stages for searched in stage.searched()],

@@ -15,7 +15,9 @@ from pydantic_core import PydanticCustomError
 from adapad_ray.methods import METHODS
 from adapad_ray.report.published import PublishedPoint
 from adapad_ray.search.settings import BUDGET, SearchStage, TuneStage
+from adapad_ray.storage import DEFAULT_FOLDER
 from adapad_ray.tasks import Source, parse_source
+from adapad_ray.tracking.store import DEFAULT_STORE
 from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
 from adapad_ray.validation import SECRET, validated
 
@@ -104,8 +106,8 @@ class SweepSpec(_Section):
     """Whether `head_only`, the frozen backbone, is added as the curve's reference."""
     resources: Resources = Resources()
     checkpoint: CheckpointPeriod = CheckpointPeriod()
-    storage: str = "runs"
-    tracking: str = "sqlite:///mlflow.db"
+    storage: str = DEFAULT_FOLDER
+    tracking: str = DEFAULT_STORE
     delta: float = Field(default=0.01, gt=0, lt=1)
     """How much worse than the best, in units of the metric, a recommended model may be."""
     published: list[PublishedPoint] = []

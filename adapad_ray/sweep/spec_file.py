@@ -1,33 +1,42 @@
-"""Reads a sweep's file and applies overrides from the command line."""
+"""Reads a sweep's file and applies overrides from the command line.
+
+Only validation needs the methods, and torch with them: reading imports nothing slow.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.methods import METHODS
 from adapad_ray.safe_yaml import LONGEST_TEXT, read_yaml
-from adapad_ray.search.settings import SearchStage, TuneStage
 from adapad_ray.spelling import meant
-from adapad_ray.sweep.spec import CheckpointPeriod, Resources, SweepSpec
-from adapad_ray.sweep.spec_checks import check_spec
-from adapad_ray.tasks.registry import TYPES
-from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.validation import validated
+
+if TYPE_CHECKING:
+    from adapad_ray.sweep.spec import SweepSpec
 
 NEEDED = "model, task, methods and budgets"
 
 
 def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> SweepSpec:
-    """Reads a sweep's file and applies `key=value` overrides (dotted keys, values in YAML).
+    """Reads a sweep's file, applies `key=value` overrides, and validates the result.
 
     Raises:
         BadRequestError: one sentence about the first problem.
+    """
+    return parse_spec(read_content(path, overrides))
+
+
+def read_content(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Reads a sweep's file and applies `key=value` overrides (dotted keys, values in YAML), without validation.
+
+    Raises:
+        BadRequestError: the file cannot be read, holds no mapping, or an override is none.
     """
     path = Path(path)
     content = read_yaml(_text(path), f"sweep file {path}")
@@ -38,7 +47,7 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> SweepSpec:
     content = _with_sections(content)
     _apply(content, overrides)
     content.setdefault("name", path.stem)
-    return parse_spec(content)
+    return content
 
 
 def parse_spec(content: Mapping[str, Any]) -> SweepSpec:
@@ -47,6 +56,9 @@ def parse_spec(content: Mapping[str, Any]) -> SweepSpec:
     Raises:
         BadRequestError: one sentence about the first problem.
     """
+    from adapad_ray.sweep.spec import SweepSpec
+    from adapad_ray.sweep.spec_checks import check_spec
+
     content = _with_sections(content)
     missing = f"every sweep needs {NEEDED}"
     spec = validated(SweepSpec, content, missing=missing, elsewhere=_setting_keys(content))
@@ -101,6 +113,12 @@ def _setting_keys(content: Mapping[str, Any]) -> dict[str, str]:
     Args:
         content: the file's, not yet validated.
     """
+    from adapad_ray.methods import METHODS
+    from adapad_ray.search.settings import SearchStage, TuneStage
+    from adapad_ray.sweep.spec import CheckpointPeriod, Resources, SweepSpec
+    from adapad_ray.tasks.registry import TYPES
+    from adapad_ray.training.settings import TrainingSettings
+
     sections: list[tuple[str, type[BaseModel]]] = [("training.", TrainingSettings), ("resources.", Resources)]
     labels = {label.split("/")[0]: label for label in reversed(_strings(content.get("methods")))}  # the first of each
     sections += [(f"methods.{label}.", METHODS[name].Config) for name, label in labels.items() if name in METHODS]

@@ -14,10 +14,12 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.base import TaskType
 from adapad_ray.tasks.data.columns import doubtful_classes
 from adapad_ray.tasks.data.delimited import WARNINGS
+from adapad_ray.tasks.data.overlap import shared_rows
 from adapad_ray.tasks.data.splits import SPLITS, carve, carved_counts
 from adapad_ray.tasks.source import DataSource
 from adapad_ray.tasks.split_sizes import SplitSize
 from adapad_ray.tasks.task_data import DataLimits, RawTask, Split, TaskData, digest_of
+from adapad_ray.wording import counted
 
 DataSourceT = TypeVar("DataSourceT", bound=DataSource)
 
@@ -83,6 +85,7 @@ class RowTask(TaskType[DataSourceT]):
         name, tables, digest = source.read_tables()
         given = {split: self.select(table, source, split) for split, table in tables.items()}
         splits, carved, dropped, warnings = carve(given, source.shares)
+        warnings += shared_rows(given)
         for split in source.shares.model_fields_set - set(carved):
             raise BadRequestError(
                 f"task.shares.{split} is set, but {split} data of task {name!r} are given and not carved: remove it"
@@ -93,7 +96,7 @@ class RowTask(TaskType[DataSourceT]):
         labelled, class_names = self.number_labels(splits, source, name)
         if dropped:
             warnings.append(
-                f"{dropped:,} training rows are left out, because their text is in a carved split with another group"
+                f"left out: {counted(dropped, 'training row')} whose text is in a carved split with another group"
             )
         for split, table in tables.items():
             warnings += [f"{split} data: {warning}" for warning in table.attrs.get(WARNINGS, [])]
@@ -159,14 +162,14 @@ def _size(raw: RawTask, frame: pd.DataFrame, split: str) -> SplitSize:
 def _why_empty(split: str, task: str, train: pd.DataFrame, carved: bool) -> str:
     if not carved:
         return f"the {split} data of task {task!r} have no usable rows"
-    groups = f" in {train['group'].nunique():,} groups" if "group" in train else ""
+    groups = f" in {counted(train['group'].nunique(), 'group')}" if "group" in train else ""
     different = train["text"].nunique()
     labels = train["label"].nunique() if set(map(type, train["label"])) == {str} else 0
-    texts = f", {different:,} different texts" if different < len(train) else ""
-    classes = f", {labels:,} different labels" if labels > len(train) // 4 else ""
+    texts = f", {counted(different, 'different text')}" if different < len(train) else ""
+    classes = f", {counted(labels, 'different label')}" if labels > len(train) // 4 else ""
     return (
-        f"the training data of task {task!r} are too few to carve splits from ({len(train):,} rows{groups}{texts}"
-        f"{classes}): the {split} split would be empty; give more rows or files for all three splits"
+        f"the training data of task {task!r} are too few to carve splits from ({counted(len(train), 'row')}{groups}"
+        f"{texts}{classes}): the {split} split would be empty; give more rows or files for all three splits"
     )
 
 

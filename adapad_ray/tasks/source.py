@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.data.files import read_files
+from adapad_ray.tasks.data.files import check_place, read_files
 from adapad_ray.tasks.data.hub import read_hub
 from adapad_ray.tasks.data.splits import SPLITS, Shares
 from adapad_ray.tasks.data.tables import Columns, Tables
@@ -126,6 +126,8 @@ class DataSource(Source):
         further = {f"test_{name}": path for name, path in self.further_tests.items()}
         if self.dataset is not None:
             return read_hub(self.dataset, self.subset, splits | further, getattr(self, "label", None))
+        for split, path in further.items():
+            check_place(path, split)
         there = {split: path for split, path in further.items() if os.path.isfile(Path(os.path.expanduser(path)))}
         given = {split: path for split, path in splits.items() if path is not None}
         return read_files(self.name, given | there, self.columns())

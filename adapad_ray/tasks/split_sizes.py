@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from adapad_ray.wording import counted
+
 _MOST_CLASSES = 10
 """Classes that a sentence lists; of more it gives the range."""
 
@@ -25,15 +27,15 @@ class SplitSize:
     def rows_in_words(self) -> str:
         """`1,600 of 8,878 rows`, or `151 rows`."""
         of = "" if self.available in (None, self.rows) else f" of {self.available:,}"
-        return f"{self.rows:,}{of} rows"
+        return f"{self.rows:,}{of} rows" if of else counted(self.rows, "row")
 
     @property
     def classes_in_words(self) -> str:
         """`fresh 800, rotten 800`, or `77 classes of 2 to 10 rows`; empty without classes."""
         if len(self.classes) > _MOST_CLASSES:
-            return (
-                f"{len(self.classes)} classes of {min(self.classes.values()):,} to {max(self.classes.values()):,} rows"
-            )
+            low, high = min(self.classes.values()), max(self.classes.values())
+            each = f"{low:,} to {counted(high, 'row')}" if low < high else f"{counted(high, 'row')} each"
+            return f"{len(self.classes)} classes of {each}"
         return ", ".join(f"{name} {rows:,}" for name, rows in self.classes.items())
 
 

@@ -1,6 +1,4 @@
-"""MLflow: the only package that imports mlflow."""
+"""MLflow: the only package that imports mlflow.
 
-from adapad_ray.tracking.store import check_store, tracking_uri
-from adapad_ray.tracking.tracker import Tracker
-
-__all__ = ["Tracker", "check_store", "tracking_uri"]
+`tracker` is what a sweep uses; `store` checks the address of a store without importing anything slow.
+"""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from adapad_ray.interrupts import interrupts_delayed
-from adapad_ray.tracking.store import first_line
+from adapad_ray.tracking.reasons import reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Deliveries:
                 logger.warning(
                     "MLflow's store %s is unavailable (%s): the sweep continues and logs to it later",
                     self._store,
-                    first_line(error),
+                    reason_of(error),
                 )
             self._failed_at = monotonic()
             return False

@@ -18,12 +18,18 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.files import atomic_path, require_writable, sqlite_url
 from adapad_ray.interrupts import within
 from adapad_ray.tracking.names import mlflow_key
+from adapad_ray.tracking.reasons import FOREIGN, answered, reason_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+DEFAULT_STORE = "sqlite:///mlflow.db"
 LONGEST_WAIT = 5.0
 """Seconds in which the store must give its first answer."""
+_LEFT_TO_MLFLOW = (401, 403, 407)
+"""Status of replies to those who are not let in."""
+_LONGEST_REPLY = 1000
+"""Bytes that are read of a reply."""
 _SQLITE = "sqlite:///"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Dialect → port of its servers, unless the address names one."""
@@ -90,7 +96,7 @@ def unusable(uri: str, error: Exception) -> BadRequestError:
         if sqlite_path(uri) is None
         else "it must be a database that can be written here; choose another with `tracking` or MLFLOW_TRACKING_URI"
     )
-    return BadRequestError(f"MLflow's store {without_password(uri)} cannot be used ({first_line(error)}): {remedy}")
+    return BadRequestError(f"MLflow's store {without_password(uri)} cannot be used ({reason_of(error)}): {remedy}")
 
 
 def is_server(uri: str) -> bool:
@@ -110,15 +116,6 @@ def sqlite_path(uri: str) -> Path | None:
 def without_password(uri: str) -> str:
     """The address without user and password, for messages and links."""
     return re.sub("//[^/?#]*@", "//", uri, count=1)
-
-
-def first_line(error: BaseException) -> str:
-    """The first telling line of an error's message, without passwords and at most 200 characters long."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
-    line = re.sub(r"//[^/@\s]*@", "//", lines[0] if lines else type(error).__name__)
-    return line if len(line) <= 200 else line[:199] + "…"
 
 
 def _configure_mlflow() -> None:
@@ -174,18 +171,28 @@ def _check_database(path: Path) -> None:
 
 
 def _check_server(uri: str) -> None:
-    """Asks a server for any page; what MLflow's own request gets, a wrong password say, is MLflow's to report."""
+    """Asks a server for an experiment: MLflow answers with an object of JSON, whether there is one or not.
+
+    Whether it lets this user in, and certificates, for which MLflow has settings, are MLflow's to report.
+    """
     import requests  # type: ignore[import-untyped]
 
+    question = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
+    name = {"experiment_name": "Default"}
     try:
-        requests.get(uri, timeout=LONGEST_WAIT, stream=True, allow_redirects=False).close()
-    except requests.exceptions.SSLError:  # MLflow has settings for certificates
+        with requests.get(question, name, timeout=LONGEST_WAIT, stream=True, allow_redirects=False) as reply:
+            if reply.status_code in _LEFT_TO_MLFLOW or reply.is_redirect:
+                return
+            content = reply.raw.read(_LONGEST_REPLY, decode_content=True)
+    except requests.exceptions.SSLError:
         return
     except requests.RequestException:
         parts = urlsplit(uri)
         if parts.hostname is not None:  # its own error says why, in few words
             _check_port(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
         raise
+    if not content.lstrip().startswith(b"{"):
+        raise ValueError(FOREIGN if reply.ok else answered(reply.status_code))
 
 
 def _check_port(host: str, port: int) -> None:
@@ -228,4 +235,6 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
             f"MLflow's experiment {name!r} was deleted: run `mlflow experiments restore --experiment-id "
             f"{experiment.experiment_id}` or give the sweep another name"
         )
+    if not experiment.experiment_id:  # MLflow's client takes any JSON for an experiment
+        raise ValueError(FOREIGN)
     return str(experiment.experiment_id)

@@ -5,6 +5,8 @@ import io
 import rich.console
 
 from adapad_ray.cli.console import Console
+from adapad_ray.report.inputs import Gap
+from adapad_ray.sweep.observers import SweepOutcome
 from adapad_ray.tasks import SplitSize
 
 
@@ -21,4 +23,26 @@ def test_the_rows_of_every_split_and_class_are_one_line():
     assert out.getvalue() == (
         "Data: train 70 of 700 rows ([red] 60, 01 10); validation 10 rows ([red] 9, 01 1); test 20 rows; "
         "validation carved from the training data.\n"
+    )
+
+
+def printed(show):
+    out = io.StringIO()
+    show(Console(rich.console.Console(file=out, width=300)))
+    return out.getvalue()
+
+
+def test_one_cell_is_not_written_like_several():
+    assert printed(lambda console: console.nothing_to_compute(1)) == "The only cell is finished: nothing to compute.\n"
+    assert printed(lambda console: console.nothing_to_compute(2)) == "All 2 cells are finished: nothing to compute.\n"
+    summary = printed(lambda console: console.summary(SweepOutcome(1, 0, [], None)))
+    assert summary == "\n1 cell computed, 0 reused, 0 failed.\n"
+
+
+def test_the_result_names_the_gaps_with_their_reasons():
+    gaps = [Gap("lora", 500, "budget 500 is below one component"), Gap("cp", 1_000, "too few [modules]")]
+    assert printed(lambda console: console.summary(SweepOutcome(2, 0, [], None, gaps))) == (
+        "lora at 500 cannot exist: budget 500 is below one component\n"
+        "cp at 1,000 cannot exist: too few [modules]\n"
+        "\n2 cells computed, 0 reused, 0 failed.\n"
     )

@@ -67,6 +67,28 @@ def test_a_folder_with_content_is_not_overwritten(cell, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.parametrize(
+    ("known", "described", "words"),
+    [
+        (1, 4, "3 cells of this sweep are not finished: another seed may turn out to be the best"),
+        (3, 0, "2 cells of this sweep are not finished: another seed may"),
+        (1, 2, "1 cell of this sweep is not finished: another seed may"),
+        (1, 1, None),
+    ],
+)
+def test_cells_that_are_missing_are_said(cell, tmp_path, known, described, words):
+    """A launch that was interrupted has recorded which cells it knew, and how many there will be."""
+    sweep = tmp_path / "sweep"
+    shutil.copytree(cell.parents[1], sweep)
+    labels = {cell.name: "lora"} | {f"missing{i}": "lora" for i in range(known - 1)}
+    Manifest("s", labels, [], [], 0.01, "", cells=described).save(sweep)
+    code, output = export(sweep / "cells" / cell.name, tmp_path / "out")
+    assert code == 0
+    assert (words in output) if words else "not finished" not in output
+    code, output = export(sweep / "cells" / cell.name, tmp_path / "one", options=["--seed", 0])
+    assert "another seed" not in output and ("not finished" in output) == bool(words)
+
+
 def test_export_imports_neither_ray_nor_optuna():
     program = "import sys, adapad_ray.sweep.export; print([name for name in ('ray', 'optuna') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -51,3 +55,28 @@ def test_a_tracking_server_that_is_down(launch, monkeypatch):
     assert code == 2
     assert lines[0].startswith(f"adapad: MLflow's store {address} cannot be used (Connection refused)")
     assert len(lines) == 1
+
+
+def test_the_checks_come_before_the_imports_that_take_seconds(launch, tmp_path):
+    """A server that never answers is waited for, and on a busy machine torch would double the wait."""
+    program = (
+        "import sys\nfrom adapad_ray.cli import app\n"
+        "try: app(['sweep', 'sweep.yaml', 'tracking=http://127.0.0.1:%d'])\n"
+        "except SystemExit as end: print(end.code, {'torch', 'pandas', 'mlflow', 'optuna'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program % free_port()],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+        capture_output=True,
+        text=True,
+    )
+    assert "cannot be used (Connection refused)" in done.stderr
+    assert done.stdout == "2 set()\n"
+
+
+def test_a_field_that_is_no_text_is_rejected_as_usual(launch):
+    code, lines = launch("tracking=[1]")
+    assert code == 2 and lines[0].startswith("adapad: tracking is [1]: ")
+    code, lines = launch("storage={a: b}")
+    assert code == 2 and lines[0].startswith("adapad: storage is {'a': 'b'}: ")

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from pool_helpers import finish, processes, run_jobs
 
+from adapad_ray.accelerator import AcceleratorMemoryError
 from adapad_ray.distributed import WorkerPool
-from adapad_ray.distributed.cell_jobs import compute, open_workspace
+from adapad_ray.distributed.cell_jobs import compute, memory_advice, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.results import CellResult
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
@@ -112,3 +114,13 @@ def test_a_process_is_called_by_the_cell_that_it_computes(pair, tmp_path):
     assert titles() == expected
     assert finish(pair, "named")["named"].status == "done"
     assert not titles()
+
+
+def test_a_cell_with_too_little_memory_says_what_needs_less():
+    reason = "CUDA out of memory. Tried to allocate 20.00 MiB."
+    with pytest.raises(AcceleratorMemoryError) as caught, memory_advice(CASES["joint"].identity()):
+        raise torch.OutOfMemoryError(f"{reason}\nSee the documentation for Memory Management")
+    assert str(caught.value) == (
+        f"{reason} What needs less: a smaller training.batch_size (now 8), a smaller training.max_length (now 10), "
+        "training.gradient_checkpointing: true, dtype: bfloat16"
+    )

@@ -13,7 +13,7 @@ def test_what_does_not_fit_the_cluster_is_refused_with_both_sides_of_the_sum(clu
     assert available_groups(2, 0.5, 0) == 2
     assert available_groups(2, 1, 0) == 1
     with pytest.raises(
-        BadRequestError, match=r"3 workers with 1 CPUs and 0 GPUs each does not fit .* 2 CPUs and 0 GPUs"
+        BadRequestError, match=r"3 workers with 1 CPU and 0 GPUs each does not fit .* 2 CPUs and 0 GPUs"
     ):
         available_groups(3, 1, 0)
     with pytest.raises(BadRequestError, match="1 GPUs"):

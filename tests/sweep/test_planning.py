@@ -192,6 +192,8 @@ def test_a_tie_goes_to_the_smaller_rate(planner):
     lora = [x for x in tune if x.cell.identity.label == "lora"]
     results = {x.id: result(x, 0.5, loss=0.6) for x in lora}
     assert p.tuning.winners(results)["lora", None]["learning_rate"] == min(x.point["learning_rate"] for x in lora)
+    named = [edge for edge in p.tuning.edges(results) if edge.startswith("lora: ")]
+    assert len(named) == 1 and "is the smallest of those tried" in named[0]
 
 
 def test_a_cell_is_identified_by_what_determines_it_and_not_by_names(planner):
@@ -357,11 +359,11 @@ def test_the_plan_counts_shared_trainings(planner):
 
     plan = estimated()
     assert plan.parents == {"trained": 2, "cells": 8}
-    assert any("2 parents are trained instead of 8 adapters" in str(part) for part in estimate_tables(plan))
+    assert any("2 trainings of parents instead of 8 adapters" in str(part) for part in estimate_tables(plan))
     para = [row for row in plan.rows if row.label.startswith("para")]
     assert len({row.train_flops for row in para}) == 1
     others = sum(row.train_flops for row in plan.rows if row not in para)
     evaluation = sum(row.evaluation_flops for row in plan.rows)
     assert plan.flops == pytest.approx(2 * (para[0].train_flops + others + evaluation))
     assert estimated(tune=TUNE).parents == {"trained": 3 + 4, "cells": 8 + 6}
-    assert "parents are trained" not in "".join(map(str, estimate_tables(estimated(methods={"lora": {}}))))
+    assert "trainings of parents" not in "".join(map(str, estimate_tables(estimated(methods={"lora": {}}))))

@@ -251,7 +251,7 @@ def test_a_text_of_several_lines_is_no_swallowed_row(tmp_path, caplog):
         (
             "t.csv",
             "text,label\ncafé,x".encode("latin-1"),
-            r"not in UTF-8 \(byte 0xe9 in line 2\), but probably in Latin-1",
+            r"not in UTF-8 \(byte 0xe9 in line 2 is the first that is not\): save it as UTF-8, .*`iconv -f ENCODING",
         ),
         ("t.csv", "text,label\na,x".encode("utf-16"), "is in UTF-16: save it as UTF-8"),
         ("t.csv", "text,label\na,x".encode("utf-16-le"), "is in UTF-16 without its mark"),
@@ -268,7 +268,7 @@ def test_a_text_of_several_lines_is_no_swallowed_row(tmp_path, caplog):
         ("t.csv", b"text,label,label\na,x,y\n", "has 2 columns called 'label', the one for 'label'"),
         ("t.csv", b"text, label\na,x\n", "has no column 'label' for 'label': available are text, ' label'"),
         ("t.csv", b"text,label\na,x\nwell, b,y\n", "has 3 fields in line 3 and 2 in its header: .* in double quotes"),
-        ("t.csv", b"text,label\na,x\nb\nc,y\n", "has 1 fields in line 3 and 2 in its header"),
+        ("t.csv", b"text,label\na,x\nb\nc,y\n", "has 1 field in line 3 and 2 in its header"),
         ("t.csv", b'text,label\n"a" b,x\n', "quotation mark in line 2 that is closed in line 2 before its field ends"),
         ("t.jsonl", b'{"text": "a"\n', r"could not be read as JSON \(.* in line 1\)"),
         ("t.jsonl", b'{"text": "a", "label": 1}\n[1]\n', r"holds \"\['1'\]\" in line 2: a row is an object"),
@@ -387,3 +387,154 @@ def test_a_name_with_a_tilde_is_no_home_folder(tmp_path, monkeypatch):
     write(tmp_path / "~t.csv", delimited(rows("x", "y")))
     monkeypatch.chdir(tmp_path)
     assert load_task({"train": "~t.csv"}).class_names == ("x", "y")
+
+
+def test_no_encoding_is_guessed(tmp_path):
+    """Every byte is a character of Latin-1, of Cyrillic and of others: only the writer knows."""
+    table = [("good film", "x"), ("хороший фильм", "y")]
+    with pytest.raises(BadRequestError, match=r"\(byte 0xf5 in line 3 is the first that is not\)") as refused:
+        read(write(tmp_path / "t.csv", delimited(table), "cp1251"))
+    assert not any(name in str(refused.value) for name in ("Latin", "Windows", "cp1251"))
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+@pytest.mark.parametrize("depth", [900, 990, 1_000, 5_000, 100_000])
+def test_json_that_is_nested_deeply_is_one_sentence(tmp_path, ending, depth):
+    deep = "[" * depth + "]" * depth
+    row = f'{{"text": "a", "label": {deep}}}'
+    path = write(tmp_path / f"t.{ending}", f"[{row}]" if ending == "json" else f"{row}\n")
+    with pytest.raises(BadRequestError, match=r"is nested too deeply \(from line 1\)|holds a list in row 1") as refused:
+        labels(path)
+    assert "\n" not in str(refused.value)
+
+
+BEYOND_FLOATS = [str(2**53 + i) for i in range(3)] + [str(2**63 - 1), str(2**63 - 2)]
+"""As floats some of these are equal."""
+
+
+def written(folder, ending, names):
+    """A file with these numbers as labels, written as numbers."""
+    table = rows(*map(int, names))
+    path = folder / f"t.{ending}"
+    if ending == "csv":
+        return write(path, delimited(table))
+    if ending == "parquet":
+        pd.DataFrame(table, columns=["text", "label"]).to_parquet(path)
+        return path
+    found = [{"text": text, "label": label} for text, label in table]
+    return write(path, json.dumps(found) if ending == "json" else "\n".join(map(json.dumps, found)))
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "parquet"])
+def test_large_whole_numbers_are_different_classes_without_a_warning(tmp_path, ending):
+    raw = load_task({"train": str(written(tmp_path, ending, BEYOND_FLOATS))})
+    assert raw.class_names == tuple(sorted(BEYOND_FLOATS, key=int))
+    assert raw.warnings == ()
+    found = pd.concat(raw.splits.values())["label"].value_counts()
+    assert found.to_dict() == dict.fromkeys(range(5), 30)
+
+
+def test_large_whole_numbers_beside_nulls_stay_whole(tmp_path):
+    """pandas would read floats."""
+    path = tmp_path / "t.parquet"
+    pd.DataFrame({"text": ["a", "b"], "label": pd.array([2**53 + 1, None], dtype="Int64")}).to_parquet(path)
+    assert read(path) == [("a", 2**53 + 1), ("b", None)]
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "parquet"])
+@pytest.mark.parametrize(("one", "other"), [(2**53, 2**53 + 1), (2**24, 2**24 + 1), (-(2**62), -(2**62) + 1)])
+def test_numbers_of_a_regression_that_fp32_would_merge_are_refused(tmp_path, ending, one, other):
+    task = {"type": "regression", "train": str(written(tmp_path, ending, (one, other)))}
+    with pytest.raises(BadRequestError, match=f"holds {one} and {other}, which are one number in the fp32"):
+        load_task(task)
+
+
+def test_numbers_of_a_regression_that_fp32_holds_are_read(tmp_path):
+    names = ("16777216", "16777216.0", "1.6777216e7", "33554432", "0.1", "0.10000000001", "-5")
+    path = write(tmp_path / "t.csv", delimited(rows(*names)))
+    frames = load_task({"type": "regression", "train": str(path)}).splits.values()
+    assert set(pd.concat(frames)["label"]) == set(map(float, names))
+    write(path, delimited(rows("1", "1e39")))
+    with pytest.raises(BadRequestError, match="holds 1e39, which is infinite in the fp32"):
+        load_task({"type": "regression", "train": str(path)})
+
+
+@pytest.mark.parametrize(
+    ("header", "near"),
+    [
+        (("Text", "Label"), "available are Text, Label; did you mean 'Text'?"),
+        (("TEXT", "label"), "available are TEXT, label; did you mean 'TEXT'?"),
+        (("texts", "label"), "did you mean 'texts'?"),
+        (("review_text", "label"), "did you mean 'review_text'?"),
+        (("body", "label"), "available are body, label$"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_column_that_is_missing_names_the_nearest(tmp_path, ending, header, near):
+    table = pd.DataFrame(rows("x", "y"), columns=list(header))
+    path = tmp_path / f"t.{ending}"
+    {
+        "csv": lambda p: table.to_csv(p, index=False),
+        "jsonl": lambda p: table.to_json(p, orient="records", lines=True),
+    }.get(ending, table.to_parquet)(path)
+    with pytest.raises(BadRequestError, match=near.replace("?", r"\?")):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("https://example.org/train.csv", "is a URL, and data are read from local files only: download it"),
+        ("s3://bucket/train.csv", "is a URL, .* download it and pass the path of the file"),
+        ("file:///data/train.csv", "is a URL, .* pass its path without file://"),
+        ("folder", r"is a folder: pass the path of a file in it \(my_train.csv, a.parquet, b.csv\)"),
+        ("empty", "is a folder: it holds no .jsonl, .json, .csv, .tsv, .parquet file"),
+        ("nowhere.csv", "does not exist: pass the path of a file"),
+    ],
+)
+def test_what_is_no_file_is_called_what_it_is(tmp_path, monkeypatch, given, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.parquet", "b.csv", "my_train.csv", "notes.md"):
+        write(tmp_path / "folder" / name, "")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadRequestError, match=message):
+        load_task({"train": given})
+    if given != "nowhere.csv":  # a further test may be missing, but not be something else
+        train = str(write(tmp_path / "t.csv", delimited(rows("x", "y"))))
+        with pytest.raises(BadRequestError, match=message.replace("my_train.csv, a.parquet", "a.parquet")[:25]):
+            load_task({"train": train, "further_tests": {"other": given}})
+
+
+def test_a_test_file_that_is_the_training_file_is_warned_about(tmp_path):
+    train = str(write(tmp_path / "train.csv", delimited(rows("x", "y"))))
+    copy = str(write(tmp_path / "copy.csv", delimited(rows("x", "y"))))
+    raw = load_task({"train": train, "validation": copy, "test": train})
+    for split in ("validation", "test"):
+        assert f"the {split} data are all in the training data too (150 rows)" in "\n".join(raw.warnings)
+    assert len(raw.warnings) == 2
+
+
+def test_rows_that_two_files_share_are_counted_whatever_their_labels(tmp_path):
+    table = rows("x", "y")
+    others = [(f"another film {i}", "x") for i in range(10)]
+    shared = [("Film  number 0 was fine", "y"), *table[1:3]]
+    files = {"train": table, "test": [*others, *shared], "other": [*others, table[7]], "new": others}
+    paths = {name: str(write(tmp_path / f"{name}.csv", delimited(content))) for name, content in files.items()}
+    further = {name: paths[name] for name in ("other", "new")}
+    raw = load_task({"train": paths["train"], "test": paths["test"], "further_tests": further})
+    assert [warning.partition(" in training too")[0] for warning in raw.warnings] == [
+        "3 of 13 rows of the test data stand",
+        "1 of 11 rows of the test_other data stands",
+    ]
+
+
+def test_two_texts_are_shared_only_together(tmp_path):
+    def pairs(first, second):
+        lines = [f"{first} {i},{second} {i},{'xy'[i % 2]}" for i in range(50)]
+        return "\n".join(["a,b,label", *lines])
+
+    columns = {"text": "a", "text_pair": "b"}
+    train = str(write(tmp_path / "train.csv", pairs("one", "two")))
+    for name, content, warnings in (("other", pairs("one", "three"), 0), ("same", pairs("one", "two"), 1)):
+        test = str(write(tmp_path / f"{name}.csv", content))
+        assert len(load_task({"train": train, "test": test, **columns}).warnings) == warnings

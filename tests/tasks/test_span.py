@@ -161,7 +161,7 @@ def test_the_digest_follows_what_is_asked_and_how(tokenizer):
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ({"text": ["word3"], "answer_start": [0]}, "answer_start of 1 rows of the train data does not point to"),
+        ({"text": ["word3"], "answer_start": [0]}, "answer_start of 1 row of the train data does not point to"),
         ("word3", r"holds 'word3': answers are \{text"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adapad_ray.tracking import Tracker
+from adapad_ray.tracking.tracker import Tracker
 from tests.report.factory import SweepFactory
 
 

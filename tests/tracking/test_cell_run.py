@@ -5,9 +5,9 @@ from mlflow import MlflowClient
 
 from adapad_ray.report.curves import Curves
 from adapad_ray.results import WorkerCost
-from adapad_ray.tracking import Tracker
 from adapad_ray.tracking.cell_run import VALUES_PER_SERIES
 from adapad_ray.tracking.names import CELL, PARENT, SWEEP
+from adapad_ray.tracking.tracker import Tracker
 from adapad_ray.training.record import RoundStats
 from adapad_ray.training.round_log import RoundLog
 from tests.tracking.helpers import folder_of, runs, series

@@ -7,8 +7,8 @@ import pytest
 from mlflow import MlflowClient
 
 from adapad_ray.report.curves import Curves
-from adapad_ray.tracking import Tracker
 from adapad_ray.tracking.names import CELL
+from adapad_ray.tracking.tracker import Tracker
 from tests.tracking.helpers import Server, folder_of, runs
 
 

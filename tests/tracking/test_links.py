@@ -4,7 +4,7 @@ import json
 from urllib.parse import quote
 
 from adapad_ray.report.curves import Curves
-from adapad_ray.tracking import Tracker
+from adapad_ray.tracking.tracker import Tracker
 from tests.tracking.helpers import folder_of
 
 

@@ -3,8 +3,8 @@
 from mlflow import MlflowClient
 
 from adapad_ray.report.curves import Curves
-from adapad_ray.tracking import Tracker
 from adapad_ray.tracking.names import REPORT
+from adapad_ray.tracking.tracker import Tracker
 from tests.tracking.helpers import runs
 
 

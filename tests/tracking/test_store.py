@@ -13,8 +13,9 @@ import pytest
 from mlflow import MlflowClient
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tracking import Tracker, check_store, store, tracking_uri
-from adapad_ray.tracking.store import sqlite_path
+from adapad_ray.tracking import store
+from adapad_ray.tracking.store import check_store, sqlite_path, tracking_uri
+from adapad_ray.tracking.tracker import Tracker
 from tests.ports import free_port, page_server, silent_server
 from tests.tracking.helpers import runs
 
@@ -53,12 +54,49 @@ def test_a_server_that_never_answers(scheme, monkeypatch):
         assert "cannot be used" in problem(f"{scheme}://127.0.0.1:{port}")
 
 
-def test_a_server_that_is_not_mlflow():
-    with page_server() as port:
+@pytest.mark.parametrize(
+    ("status", "page", "reason"),
+    [
+        (200, b"<!doctype html>\n<title>Sign in</title>", "its reply is not MLflow's"),
+        (200, b'{"hello": "world"}', "its reply is not MLflow's"),
+        (404, b"404 page not found", "it answers HTTP 404 Not Found"),
+        (502, b"<html><h1>502 Bad Gateway</h1><hr>nginx</html>", "it answers HTTP 502 Bad Gateway"),
+        (401, b'{"detail": "Not authenticated", "trace": ["x"]}', "it answers: Not authenticated"),
+        (400, b'{"trace": [{"x": 1}]}', "its reply is not MLflow's"),
+        (403, b'{"error_code": "PERMISSION_DENIED", "message": "for bob\\nmore"}', "PERMISSION_DENIED: for bob"),
+    ],
+)
+def test_what_a_server_replies_is_not_quoted(status, page, reason, monkeypatch):
+    """It may be the page of a proxy, or JSON of something else."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with page_server(status, page) as port:
         uri = f"http://127.0.0.1:{port}"
-        check_store(uri)  # it answers
-        with pytest.raises(BadRequestError, match=rf"{uri} cannot be used .*welcome"):
-            Tracker.open(uri, "demo", "demo")
+        for opened in (lambda: Tracker.open(uri, "demo", "demo"), lambda: store.connect(uri, "demo")):
+            with pytest.raises(BadRequestError) as refused:
+                opened()
+            assert str(refused.value).startswith(f"MLflow's store {uri} cannot be used ({reason}): start the server")
+            assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "page", "reason"),
+    [
+        (200, b"<html>welcome</html>", "its reply is not MLflow's"),
+        (404, b"404 page not found", "it answers HTTP 404 Not Found"),
+        (503, b"", "it answers HTTP 503 Service Unavailable"),
+        (404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such experiment"}', None),
+        (200, b'{"experiment": {"experiment_id": "0"}}', None),
+        (401, b"<html>who are you?</html>", None),
+        (403, b"<html>not you</html>", None),
+    ],
+)
+def test_a_check_sees_whether_a_server_is_mlflow_but_not_whom_it_lets_in(status, page, reason):
+    with page_server(status, page) as port:
+        uri = f"http://127.0.0.1:{port}"
+        if reason is None:
+            check_store(uri)
+        else:
+            assert f"{uri} cannot be used ({reason})" in problem(uri)
 
 
 def test_a_database_whose_driver_is_missing(monkeypatch):
@@ -139,7 +177,7 @@ def test_characters_that_are_written_as_urls_write_them_are_read(tmp_path):
 
 def test_a_launch_that_is_killed_while_its_store_is_created_leaves_none(tmp_path):
     path = tmp_path / "mlflow.db"
-    command = f"from adapad_ray.tracking import Tracker; Tracker.open('sqlite:///{path}', 'demo', 'demo')"
+    command = f"from adapad_ray.tracking.tracker import Tracker; Tracker.open('sqlite:///{path}', 'demo', 'demo')"
     process = subprocess.Popen([sys.executable, "-c", command], cwd=tmp_path)
     while not any(file.stat().st_size for file in tmp_path.glob("*.db")):  # the first of some fifty migrations
         assert process.poll() is None

@@ -2,9 +2,9 @@
 
 from mlflow import MlflowClient
 
-from adapad_ray.tracking import Tracker
 from adapad_ray.tracking.names import CELL, REASON
 from adapad_ray.tracking.runs import KILLED
+from adapad_ray.tracking.tracker import Tracker
 from tests.tracking.helpers import folder_of, runs
 
 

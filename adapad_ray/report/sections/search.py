@@ -18,6 +18,7 @@ from adapad_ray.report.style.blocks import Block, Bullets, Paragraph, Table, mar
 from adapad_ray.report.style.drawing import GREY, GRID, PALETTE
 from adapad_ray.report.style.formatting import count, metric_name, setting, share
 from adapad_ray.report.sweep_results import SweepResults
+from adapad_ray.wording import counted
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,13 @@ def _words(search: Search, metric: str) -> Iterator[Block]:
         highlighted=frozenset(i for i, row in enumerate(done) if row["rerun"]),
     )
     if failed:
-        yield Paragraph(f"{len(failed)} of {len(trials)} trials failed; they count as trials.")
+        yield Paragraph(f"{len(failed)} of {counted(len(trials), 'trial')} failed and counted as such.")
         rows = [[row["trial"], *settings(row), row["reason"]] for row in failed]
         yield Table([trial, *names, "reason"], rows, styles={len(names) + 1: "wrap"})
     if len(trials) < search.requested:
         yield Paragraph(
-            f"{len(trials)} of {search.requested} trials were started: launch the sweep again to finish the search."
+            f"{len(trials)} of {counted(search.requested, 'trial')} started: launch the sweep again to finish the "
+            "search."
         )
     if search.importances:
         yield Table(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from adapad_ray.report.edges import edges_of
 from adapad_ray.report.section import Section
@@ -102,11 +102,14 @@ def tuned_trials(results: Sequence[CellResult]) -> list[TunedTrial]:
                     used,
                 )
             )
-    return sorted(trials, key=lambda t: (t.label, t.budget or 0, -t.score, list(t.settings.items())))
+    return sorted(trials, key=lambda t: (t.label, t.budget or 0, -t.score, not t.used, list(t.settings.items())))
 
 
 def _edges(results: Sequence[CellResult]) -> list[str]:
-    """The sentences of `edges_of` for every label and tuned budget."""
+    """The sentences of `edges_of` for every label and tuned budget.
+
+    The order of the points is not recorded: of equal trials, one whose settings the curve used comes first.
+    """
     groups: dict[tuple[str, int | None], list[CellResult]] = {}
     for result in results:
         if result.identity.stage == "tune":
@@ -115,13 +118,17 @@ def _edges(results: Sequence[CellResult]) -> list[str]:
     for (label, budget), cells in groups.items():
         settings = [{**cell.identity.training, **cell.identity.config} for cell in cells]
         varied = [name for name in settings[0] if len({repr(values.get(name)) for values in settings}) > 1]
-        tried = [
-            (cell.tuning_score, {name: values[name] for name in varied if name in values})
-            for cell, values in zip(cells, settings, strict=True)
-        ]
+        curve = [r.identity for r in results if r.identity.stage == "curve" and r.identity.label == label]
+        in_curve = [_of(varied, {**identity.training, **identity.config}) for identity in curve]
+        tried = [(cell.tuning_score, _of(varied, values)) for cell, values in zip(cells, settings, strict=True)]
+        tried.sort(key=lambda trial: trial[1] not in in_curve)
         where = label if budget is None else f"{label} at {budget:,}"
         sentences += [f"{where}: {edge}" for edge in edges_of(tried)]
     return sentences
+
+
+def _of(names: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in names if name in values}
 
 
 def _settings(cell: CellResult) -> dict[str, str]:

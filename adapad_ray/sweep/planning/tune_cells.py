@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-from adapad_ray.report.edges import edges_of
+from adapad_ray.report.edges import best_of, edges_of
 from adapad_ray.search.settings import ENDS, TuneStage
 from adapad_ray.search.space import interpolated, parse_space, quasi_random_points
 from adapad_ray.sweep.planning.cell_factory import CellFactory
@@ -55,14 +55,11 @@ class TuneCells:
     def winners(self, results: Results) -> Winners:
         """The best finished point of each label, interpolated where `tune.budget` is `ends`.
 
-        The best has the largest `tuning_score`. A tie goes to the smaller learning rate, then to the earlier point.
+        The best has the largest `tuning_score`; `best_of` decides a tie.
         """
         winners: dict[WinnerKey, Mapping[str, Any]] = {}
         for label in self._spec.labels():
-            best = {
-                key: max(tried, key=lambda trial: (trial[0], -trial[1].get("learning_rate", 0.0)))[1]
-                for key, tried in self._tried(label, results).items()
-            }
+            best = {key: best_of(tried) for key, tried in self._tried(label, results).items()}
             winners |= self._interpolated(label, best) if self._stage.budget == ENDS else best
         return winners
 

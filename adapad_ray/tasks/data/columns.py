@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.data.tables import Columns, listed
+from adapad_ray.tasks.data.tables import Columns, no_column
+from adapad_ray.wording import counted
 
 _MOST_FRACTIONS = 20
 """Classes called by fractions, such as half stars; more count as numbers of a regression (a project default)."""
@@ -31,9 +33,8 @@ def require_columns(table: pd.DataFrame, wanted: Columns, split: str) -> None:
         if column is None:
             continue
         if column not in table:
-            raise BadRequestError(
-                f"the {split} data have no column {column!r} for {field!r}: available are {listed(map(str, table))}"
-            )
+            problem = no_column(field, column, list(map(str, table))).replace("has", "have", 1)
+            raise BadRequestError(f"the {split} data {problem}")
         _refuse_empty(table[column].isna().to_numpy(), column, split)
 
 
@@ -177,8 +178,8 @@ def doubtful_classes(names: Iterable[str]) -> list[str]:
 def _refuse_empty(empty: np.ndarray, column: str, split: str) -> None:
     if count := int(empty.sum()):
         raise BadRequestError(
-            f"column {column!r} of the {split} data is empty in {count:,} of {len(empty):,} rows, first in row "
-            f"{int(empty.argmax()) + 1:,} (headers and empty lines are not counted): fill or drop them"
+            f"column {column!r} of the {split} data is empty in {count:,} of {counted(len(empty), 'row')}, first "
+            f"in row {int(empty.argmax()) + 1:,} (headers and empty lines are not counted): fill or drop them"
         )
 
 
@@ -198,8 +199,7 @@ def _spelling(name: str) -> str:
     """What is left of a name without case, spaces, invisible characters, composition, and ways to write a number."""
     visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
     plain = " ".join(visible.split()).casefold()
-    number = number_of(plain)
-    return plain if number is None else repr(number)
+    return plain if number_of(plain) is None else str(exact_number(plain))
 
 
 def _fraction_of_numbers(names: Iterable[str]) -> str | None:
@@ -208,6 +208,15 @@ def _fraction_of_numbers(names: Iterable[str]) -> str | None:
     if any(number is None for number in numbers.values()):
         return None
     return next((name for name, number in numbers.items() if number is not None and not number.is_integer()), None)
+
+
+def exact_number(text: str) -> Decimal:
+    """The number that a text spells, for which `number_of` returns one, in its only shortest form.
+
+    As floats, whole numbers above 2^53 would meet their neighbours.
+    """
+    context = Context(prec=max(1, len(text)), Emax=MAX_EMAX, Emin=MIN_EMIN)
+    return Decimal(text).normalize(context)
 
 
 def number_of(text: str) -> float | None:

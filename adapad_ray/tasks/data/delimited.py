@@ -12,6 +12,7 @@ import pandas as pd
 
 from adapad_ray.tasks.data.columns import number_of
 from adapad_ray.tasks.data.tables import Columns, FileError, check_names, named, table_of
+from adapad_ray.wording import counted
 
 _QUOTE = '"'
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -88,9 +89,9 @@ def _literal(plain: Sequence[_Record], content: str, columns: Columns) -> pd.Dat
         kept = [value for value in table[name] if value is not None and _enclosed(value)]
         if kept:
             message = (
-                f"{len(kept):,} of {len(table):,} values of column {name!r} keep the quotation marks around them, such "
-                f"as {_shortened(kept[0])}, because not all of the file's values are quoted: quote all or none of them "
-                "if they are no part of the values"
+                f"{len(kept):,} of {counted(len(table), 'value')} of column {name!r} keep the quotation marks around "
+                f"them, such as {_shortened(kept[0])}, because not all of the file's values are quoted: quote all or "
+                "none of them if they are no part of the values"
             )
             _warn(table, message)
     return table
@@ -158,8 +159,8 @@ def _select(found: Iterable[_Record], content: str, separator: str, columns: Col
             continue
         if needed >= len(fields) or (len(fields) > len(header) and any(fields[len(header) :])):
             raise FileError(
-                f"has {len(fields)} fields in line {first:,} and {len(header)} in its header: put texts that contain "
-                "the separator or a line break in double quotes"
+                f"has {counted(len(fields), 'field')} in line {first:,} and {len(header)} in its header: put texts "
+                "that contain the separator or a line break in double quotes"
             )
         if last > first:
             long.append((len(values[0]) if values else 0, _Record(first, last, fields)))
@@ -173,7 +174,8 @@ def _select(found: Iterable[_Record], content: str, separator: str, columns: Col
             long, list(_lines(content)), separator, len(header), dict(zip(positions, values, strict=True))
         )
         if doubtful:
-            more = f" (so are {len(doubtful) - 1:,} more groups of lines)" if len(doubtful) > 1 else ""
+            others = len(doubtful) - 1
+            more = f" (so {'is' if others == 1 else 'are'} {counted(others, 'more group')} of lines)" if others else ""
             message = (
                 f"lines {doubtful[0].first:,} to {doubtful[0].last:,} are read as one value because of quotation "
                 f"marks{more}; each could be a row by itself: if so, write a quotation mark inside a text twice and "

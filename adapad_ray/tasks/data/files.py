@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from adapad_ray.errors import BadRequestError, UnreachableError
 from adapad_ray.tasks.data.delimited import read_csv, read_tsv
 from adapad_ray.tasks.data.json_rows import read_json
 from adapad_ray.tasks.data.parquet import read_parquet
-from adapad_ray.tasks.data.tables import Columns, FileError, Tables
+from adapad_ray.tasks.data.tables import Columns, FileError, Tables, listed
 
 _OF_TEXT: dict[str, Callable[[str, Columns], pd.DataFrame]] = {
     ".jsonl": read_json,
@@ -27,6 +28,9 @@ _OF_TEXT: dict[str, Callable[[str, Columns], pd.DataFrame]] = {
     ".tsv": read_tsv,
 }
 _PARQUET = ".parquet"
+_SUFFIXES = (*_OF_TEXT, _PARQUET)
+_MOST_NAMES = 5
+"""Files of a folder that a message names."""
 _MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),  # begins with UTF-16's mark
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -58,11 +62,11 @@ def read_files(name: str, files: Mapping[str, str], columns: Columns) -> Tables:
 def _read_file(given: str, split: str, columns: Columns) -> pd.DataFrame:
     path = Path(os.path.expanduser(given))
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long for a file
+        check_place(given, split)
         raise UnreachableError(f"the {split} file {given!r} does not exist: pass the path of a file")
     suffix = path.suffix.lower()
-    if suffix not in (*_OF_TEXT, _PARQUET):
-        known = ", ".join((*_OF_TEXT, _PARQUET))
-        raise BadRequestError(f"the {split} file {given!r} ends in {path.suffix!r}: use one of {known}")
+    if suffix not in _SUFFIXES:
+        raise BadRequestError(f"the {split} file {given!r} ends in {path.suffix!r}: use one of {', '.join(_SUFFIXES)}")
     try:
         if suffix == _PARQUET:
             return read_parquet(path, columns)
@@ -71,6 +75,31 @@ def _read_file(given: str, split: str, columns: Columns) -> pd.DataFrame:
         raise BadRequestError(f"the {split} file {given!r} {error}") from error
     except OSError as error:
         raise BadRequestError(f"the {split} file {given!r} cannot be opened: {error.strerror or error}") from error
+
+
+def check_place(given: str, split: str) -> None:
+    """Check that what is given as a file is neither a URL nor a folder; it need not exist.
+
+    Raises:
+        BadRequestError: it is one of them.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", given):
+        local = given.lower().startswith("file://")
+        remedy = "pass its path without file://" if local else "download it and pass the path of the file"
+        raise BadRequestError(f"the {split} file {given!r} is a URL, and data are read from local files only: {remedy}")
+    path = Path(os.path.expanduser(given))
+    if os.path.isdir(path):
+        raise BadRequestError(f"the {split} file {given!r} is a folder: {_which_file(path, split)}")
+
+
+def _which_file(folder: Path, split: str) -> str:
+    """What to pass instead of a folder: one of the files in it, those named for the split first."""
+    found = (name for name in os.listdir(folder) if os.path.splitext(name)[1].lower() in _SUFFIXES)
+    names = sorted(found, key=lambda name: (split.removeprefix("test_") not in name.lower(), name))
+    if not names:
+        return f"it holds no {', '.join(_SUFFIXES)} file: pass the path of one"
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return f"pass the path of a file in it ({listed(names[:_MOST_NAMES])}{more})"
 
 
 def decode(content: bytes) -> str:
@@ -97,6 +126,6 @@ def decode(content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise FileError(
-            f"is not in UTF-8 (byte 0x{content[error.start]:02x} in line {line:,}), but probably in Latin-1 or "
-            "Windows-1252: save it as UTF-8"
+            f"is not in UTF-8 (byte 0x{content[error.start]:02x} in line {line:,} is the first that is not): save it "
+            "as UTF-8, for example with `iconv -f ENCODING -t utf-8`, where ENCODING is the one that it was written in"
         ) from error

@@ -59,6 +59,8 @@ def _parsed(parse: Callable[[str], Any], content: str, line: int) -> Any:
             f"could not be read as JSON ({error.msg} in line {line + error.lineno - 1:,}): it takes one object per "
             "line, or an array of objects"
         ) from error
+    except RecursionError as error:
+        raise FileError(f"is nested too deeply (from line {line:,}): rows are objects of texts and numbers") from error
     except _RepeatedKey as error:
         raise FileError(f"has the key {str(error)!r} twice in one object (from line {line:,}): keep one") from error
 

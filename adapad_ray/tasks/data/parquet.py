@@ -33,5 +33,6 @@ def read_parquet(path: Path, columns: Columns) -> pd.DataFrame:
     for i, column in enumerate(table.columns):
         if pyarrow.types.is_dictionary(column.type):
             table = table.set_column(i, wanted[i], column.cast(column.type.value_type))
-    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+    # Whole numbers beside nulls would become floats, and those above 2^53 other numbers.
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
     return frame

@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from adapad_ray.tasks.data.tables import listed
+from adapad_ray.wording import counted
 
 SPLITS = ("train", "validation", "test")
 _CARVED = ("test", "validation")
@@ -150,8 +151,8 @@ def _stays(
     """The warning that these classes stay in training, if there are any."""
     if not codes or label is None:
         return []
-    rows = {classes[code]: np.count_nonzero(label == code) for code in codes}
-    shown = [f"{listed([name])} ({rows[name]:,} row{'' if rows[name] == 1 else 's'})" for name in sorted(rows)[:5]]
+    rows = {classes[code]: int(np.count_nonzero(label == code)) for code in codes}
+    shown = [f"{listed([name])} ({counted(rows[name], 'row')})" for name in sorted(rows)[:5]]
     more = f" and {len(rows) - 5:,} more" if len(rows) > 5 else ""
     return [
         f"too few {kind} to carve from class{'es' if len(rows) > 1 else ''} {', '.join(shown)}{more}: their rows stay "

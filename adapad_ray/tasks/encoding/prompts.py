@@ -12,6 +12,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.encoding.assumed import AssumedSplit
 from adapad_ray.tasks.encoding.texts import TokenSequences, concatenate
 from adapad_ray.tasks.losses import IGNORED
+from adapad_ray.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -109,8 +110,8 @@ def check_room(tokenizer: Any, max_length: int, answer: int) -> None:
     """
     if not answer + 1 < max_length <= tokenizer.model_max_length:
         raise BadRequestError(
-            f"max_length is {max_length:,}: this tokenizer and answers of {answer} tokens take {answer + 2} to "
-            f"{tokenizer.model_max_length:,} tokens"
+            f"max_length is {max_length:,}: this tokenizer and answers of {counted(answer, 'token')} take "
+            f"{answer + 2} to {tokenizer.model_max_length:,} tokens"
         )
 
 

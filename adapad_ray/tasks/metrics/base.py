@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapad_ray.wording import counted
+
 Array = NDArray[np.float64]
 
 
@@ -83,7 +85,7 @@ def check_finite(outputs: NDArray[Any]) -> None:
     """
     if not np.isfinite(outputs).all():
         rows = int((~np.isfinite(outputs)).reshape(len(outputs), -1).any(axis=1).sum())
-        raise FloatingPointError(f"logits of {rows:,} of {len(outputs):,} examples are not finite")
+        raise FloatingPointError(f"logits of {rows:,} of {counted(len(outputs), 'example')} are not finite")
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:

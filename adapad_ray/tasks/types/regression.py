@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.data.columns import as_text, number_of, with_group
+from adapad_ray.tasks.data.columns import as_text, exact_number, number_of, with_group
 from adapad_ray.tasks.losses import squared_error
 from adapad_ray.tasks.metrics import NumberMetricName
 from adapad_ray.tasks.source import TextSource
 from adapad_ray.tasks.types.texts import TextTask, select_texts
+
+_EXACT = 2**24
+"""Whole numbers below are exact in fp32."""
 
 
 class RegressionSource(TextSource):
@@ -42,8 +46,33 @@ class Regression(TextTask[RegressionSource]):
                     f"column {source.label!r} of the {split} data holds {label!r}: labels of a regression are "
                     f"finite numbers (row {row:,})"
                 )
+        _check_fp32(labels, source.label, split)
         return with_group(frame.assign(label=np.array(numbers, dtype=float)), table, source.group, split)
 
     def outputs(self, class_names: tuple[str, ...]) -> int:
         """One."""
         return 1
+
+
+def _check_fp32(labels: Sequence[str], column: str, split: str) -> None:
+    """Check that labels stay finite in fp32, in which they are trained, and that no two whole numbers become one.
+
+    Raises:
+        BadRequestError: they do not.
+    """
+    values = np.array(labels, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float32)
+    labelled = f"column {column!r} of the {split} data holds"
+    remedy = "write them in a larger unit, or subtract a constant"
+    if not np.isfinite(rounded).all():
+        label = labels[int(np.isinf(rounded).argmax())]
+        raise BadRequestError(f"{labelled} {label}, which is infinite in the fp32 that labels are trained in: {remedy}")
+    first: dict[float, str] = {}
+    for row in np.flatnonzero((np.abs(values) >= _EXACT) & (values == np.round(values))).tolist():
+        other = first.setdefault(float(rounded[row]), labels[row])
+        if other != labels[row] and exact_number(other) != exact_number(labels[row]):
+            raise BadRequestError(
+                f"{labelled} {other} and {labels[row]}, which are one number in the fp32 that labels are trained in: "
+                f"{remedy}"
+            )

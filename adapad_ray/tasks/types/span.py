@@ -26,6 +26,7 @@ from adapad_ray.tasks.rows import RowTask
 from adapad_ray.tasks.source import DataSource
 from adapad_ray.tasks.squad_scores import best_threshold, exact_match, token_f1
 from adapad_ray.tasks.task_data import Evaluated, Passes, RawTask, TaskData
+from adapad_ray.wording import counted
 
 
 class SpanSource(DataSource):
@@ -220,6 +221,6 @@ def _check_starts(frame: pd.DataFrame, split: str) -> None:
     )
     if wrong:
         raise BadRequestError(
-            f"answer_start of {wrong:,} rows of the {split} data does not point to their answer's text: it counts "
-            "characters of the context from 0"
+            f"answer_start of {counted(wrong, 'row')} of the {split} data does not point to the answer's text: "
+            "it counts characters of the context from 0"
         )

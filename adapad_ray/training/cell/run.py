@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,8 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from adapad_ray.accelerator import accelerator_name, peak_memory, reset_peak_memory
 from adapad_ray.adapters.load import load_adapter
 from adapad_ray.files import write_text
 from adapad_ray.methods.base import Method
@@ -60,6 +57,7 @@ def run_cell(
         AttemptLostError: another worker of this cell is gone.
     """
     called = time.perf_counter()
+    reset_peak_memory(workspace.device)
     identity, data = request.identity, workspace.data
     modules = workspace.shapes(identity.target_modules)
     method = make_method(identity, modules, len(data.splits["train"]), workspace.backbone.parameters)
@@ -193,7 +191,7 @@ def _cost(
         lane_passes=work.lane_passes,
         tokens=work.tokens,
         peak_parameters=record.peak_parameters,
-        peak_memory_bytes=_peak_memory(device),
+        peak_memory_bytes=peak_memory(device),
         workers=len(workers),
         per_worker=tuple(workers),
     )
@@ -218,17 +216,10 @@ def _result(
         growth=tuple(record.growth),
         budget_remainder=budget - points[0].parameters if trainer.method.budgeted else 0,
         cost=cost,
-        versions=_versions(),
+        versions=_versions(workspace.device),
     )
 
 
-def _peak_memory(device: str) -> int:
-    """Bytes: of the process on a CPU, allocated on a GPU."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+def _versions(device: str) -> dict[str, str]:
+    hardware = {"accelerator": accelerator_name(device), "python": platform.python_version()}
+    return hardware | {name: version(name) for name in _LIBRARIES}

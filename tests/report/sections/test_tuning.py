@@ -1,6 +1,8 @@
 """The trials of the tune stage."""
 
-from adapad_ray.report.sections.tuning import tuned_trials
+from adapad_ray.report.inputs import ReportInputs
+from adapad_ray.report.sections.tuning import Tuning, tuned_trials
+from adapad_ray.report.sweep_results import SweepResults
 from tests.report.factory import SweepFactory
 
 
@@ -15,3 +17,15 @@ def test_trials_list_the_settings_that_vary_best_first_and_mark_those_in_use(tmp
         ({"learning_rate": "0.005"}, False),
     ]
     assert trials[0].validation > trials[1].validation
+
+
+def test_of_equal_trials_the_edge_is_that_of_the_one_in_use(tmp_path):
+    factory = SweepFactory(tmp_path, items=1000)
+    factory.cell("lora", 41_472, 1, 0.85, training={"learning_rate": 1e-3, "weight_decay": 0.2})
+    for decay in (0.0, 0.1, 0.2):
+        factory.cell("lora", 41_472, 0, 0.8, stage="tune", training={"learning_rate": 1e-3, "weight_decay": decay})
+    tuning = Tuning.compute(SweepResults(tmp_path, ReportInputs("t")))
+    assert tuning.edges == [
+        "lora at 41,472: the best weight_decay, 0.2, is the largest of those tried; higher ones may be better"
+    ]
+    assert [trial.used for trial in tuning.trials] == [True, False, False]

@@ -1,0 +1,59 @@
+"""GPUs as a process uses them: its share of the memory, what it needed at most, and errors that end the process."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import resource
+import sys
+
+import torch
+
+
+class AcceleratorLostError(RuntimeError):
+    """An error has left an accelerator that this process cannot use again; a new process can."""
+
+
+class AcceleratorMemoryError(RuntimeError):
+    """A cell needs more memory than there is on its accelerator; the message says what would need less."""
+
+
+def accelerator_name(device: str) -> str:
+    """Return the name of a GPU, or the processor's architecture."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+
+
+def limit_memory(device: str, share: float) -> None:
+    """Keep this process to its `share` of a GPU's memory, so that it cannot take that of the others there."""
+    if device.startswith("cuda") and share < 1:
+        torch.cuda.set_per_process_memory_fraction(share)
+
+
+def free_memory(device: str) -> None:
+    """Return the memory that torch has cached to the device."""
+    if device.startswith("cuda"):
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def reset_peak_memory(device: str) -> None:
+    """Begin a new measurement for `peak_memory`; a CPU process has one only."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: str) -> int:
+    """Return bytes: allocated on a GPU since the last reset, or of the whole process on a CPU."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether this process cannot use its accelerator after `error`; running out of memory does no harm."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    if isinstance(error, getattr(torch, "AcceleratorError", ())):  # since torch 2.8
+        return True
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error)

@@ -1,0 +1,98 @@
+"""The same sweep of four cells through Ray with one GPU per cell and with a quarter of one: `adapad sweep` itself."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+from typer.testing import CliRunner
+
+from adapad_ray.cli import app
+from adapad_ray.results import CellResult
+from benchmarks.gpu.scale import DEVICE, SHAPES, Scale
+
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+_WORDS = ["good", "fine", "great", "bad", "poor", "awful", "film", "plot", "actor", "scene", "the", "a", "is", "was"]
+
+
+def measure(scale: Scale, model: str | None) -> Iterator[dict[str, Any]]:
+    """One row per share of the GPU; without a GPU one row, on the CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        name = str(Path(model).resolve()) if model else _random_model(root / "model", scale)
+        _write_reviews(root / "reviews.csv", 200 * scale.batch_size if DEVICE == "cuda" else 60)
+        dtype = "float16" if model and DEVICE == "cuda" else "float32"
+        shares = [1.0, 0.25] if DEVICE == "cuda" else [0.0]
+        for share in shares:
+            yield _row(root, name, share, dtype, scale)
+
+
+def _row(root: Path, model: str, share: float, dtype: str, scale: Scale) -> dict[str, Any]:
+    row = {"GPUs a cell": share, "dtype": dtype}
+    out = root / f"sweep-{share}-{dtype}"
+    spec = {
+        "name": "shares",
+        "model": model,
+        "dtype": dtype,
+        "task": {"type": "classification", "train": "reviews.csv", "text": "review", "label": "stars"},
+        "data_dir": str(root),
+        "methods": {"lora": {}, "adapad": {"initial_rank": 0}},
+        "budgets": ["24 ranks", "48 ranks"],
+        "seeds": [0],
+        "training": {"epochs": 1, "batch_size": scale.batch_size, "max_length": 32, "learning_rate": 2e-3},
+        "resources": {"gpus_per_worker": share},
+        "tracking": f"sqlite:///{root}/mlflow.db",
+    }
+    file = root / f"spec-{share}-{dtype}.yaml"
+    file.write_text(yaml.safe_dump(spec))
+    began = time.monotonic()
+    ended = CliRunner().invoke(app, ["sweep", str(file), "--out", str(out)])
+    if ended.exit_code:
+        return {**row, "error": f"{ended.exception!r} {ended.output[-1500:]}"}
+    results = [CellResult.model_validate_json(path.read_text()) for path in sorted(out.glob("cells/*/result.json"))]
+    recommended = json.loads((out / "recommendation.json").read_text())
+    return {
+        **row,
+        "cells": len(results),
+        "s": round(time.monotonic() - began, 1),
+        "s of training, all cells": round(sum(r.cost.train_seconds for r in results), 1),
+        "GiB a cell": f"{max(r.cost.peak_memory_bytes for r in results) / 2**30:.2f}",
+        "precision": results[0].identity.precision,
+        "test accuracy": ", ".join(f"{r.final.test['accuracy']:.3f}" for r in results),
+        "recommendation": recommended.get("label") or recommended.get("method") or "none",
+    }
+
+
+def _random_model(folder: Path, scale: Scale) -> str:
+    """Saves an encoder with random weights and a tokenizer of the words above."""
+    vocabulary = {word: i for i, word in enumerate(_SPECIAL + _WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = dict(zip(["pad_token", "unk_token", "cls_token", "sep_token"], _SPECIAL, strict=True))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    torch.manual_seed(0)
+    encoder: Any = SHAPES[scale.shapes[0]]("cpu").bert
+    encoder.save_pretrained(folder)
+    return str(folder)
+
+
+def _write_reviews(path: Path, rows: int) -> None:
+    """Reviews whose words decide their class, some of them mixed."""
+    draw = random.Random(0)
+    lines = ["review,stars"]
+    for i in range(rows):
+        opinion = draw.choices(_WORDS[:3] if i % 2 else _WORDS[3:6], k=2)
+        words = opinion + draw.choices(_WORDS[6:], k=draw.randint(4, 20))
+        draw.shuffle(words)
+        lines.append(f"{' '.join(words)} {i},{'up' if i % 2 else 'down'}")
+    path.write_text("\n".join(lines) + "\n")

@@ -1,0 +1,28 @@
+"""Errors of a GPU: which of them a process survives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from adapad_ray.accelerator import accelerator_name, is_lost, peak_memory
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), False),
+        (RuntimeError("expected scalar type Float but found Half"), False),
+        (ValueError("CUDA error: said by somebody else"), False),
+    ],
+)
+def test_a_process_loses_its_gpu_by_cuda_errors_but_not_by_too_little_memory(error: Exception, lost: bool) -> None:
+    assert is_lost(error) is lost
+
+
+def test_a_cpu_is_named_by_its_architecture_and_its_memory_is_that_of_the_process() -> None:
+    assert accelerator_name("cpu")
+    block = torch.ones(30_000_000)
+    assert peak_memory("cpu") > block.nbytes
