@@ -84,7 +84,8 @@ def target_modules(model: nn.Module, spec: str | Sequence[str]) -> tuple[ModuleS
     """
     linears = _linears(model)
     if spec == ALL_LINEAR:
-        chosen = {path for path in linears if path.startswith(layer_prefixes(model))}
+        layers = layer_prefixes(model)  # reads the whole model: once, not for every layer
+        chosen = {path for path in linears if path.startswith(layers)}
         if not chosen:
             raise BadRequestError("target_modules all-linear finds no linear layer in repeated layers: list names")
     elif isinstance(spec, str) and spec in Layer._fields:
