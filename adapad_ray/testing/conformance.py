@@ -141,7 +141,7 @@ class MethodConformance:
 
     def test_stopping_after_every_step_and_resuming_changes_nothing(self, case: MethodCase, tmp_path: Path) -> None:
         whole = uninterrupted(case)
-        part, saved = case.trainer(), None
+        saved = None
         for step in range(1, max(1, whole.total_steps) + 1):
             part = case.trainer()
             if saved is None:
@@ -154,25 +154,28 @@ class MethodConformance:
         assert_same_training(part, whole)
 
     def test_a_stopped_cell_ends_with_the_uninterrupted_result(self, case: MethodCase, tmp_path: Path) -> None:
+        """At one step; the steps between are those of the trainings above."""
         expected, whole = finished(case)
         trainer = case.trainer()
         trainer.start()
-        for step in (4, 9):
-            folder = tmp_path / f"stopped-{step}"
-            trainer.run(stop_at=step)
-            trainer.checkpoint().save(folder / CHECKPOINT)
-            assert lasting(case.run(folder)) == lasting(expected)
-            assert files(folder) == files(whole)
+        trainer.run(stop_at=9)
+        trainer.checkpoint().save(tmp_path / CHECKPOINT)
+        assert lasting(case.run(tmp_path)) == lasting(expected)
+        assert files(tmp_path) == files(whole)
 
     # 5. The same seed gives the same result, whatever else the process has run.
+    # 6. Divergence is reported, ends its cell alone, and affects no other.
 
-    def test_the_seed_decides_and_an_earlier_cell_on_the_backbone_does_not(
-        self, case: MethodCase, tmp_path: Path
-    ) -> None:
+    def test_the_seed_decides_and_earlier_cells_on_the_backbone_do_not(self, case: MethodCase, tmp_path: Path) -> None:
+        """One of them has another seed, and the other diverges."""
         expected, alone = finished(case)
         workspace = case.workspace()
         before = backbone_weights(workspace.backbone)
         case.run(tmp_path / "before", workspace, seed=1)
+        wild = {**case.identity().training, "learning_rate": 3e38}
+        with pytest.raises(DivergedError, match=r"^lane .+, step \d+: "):
+            case.run(tmp_path / "diverged", workspace, training=wild)
+        assert not (tmp_path / "diverged" / RECORD).exists()
         torch.rand(3)  # nothing depends on the global generator
         again = case.run(tmp_path / "after", workspace)
         assert lasting(again) == lasting(expected)
@@ -193,16 +196,6 @@ class MethodConformance:
         after = trainer.adapted.model.state_dict()
         assert str(trainer.adapted.model) == structure
         assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-
-    # 6. Divergence is reported, ends its cell alone, and affects no other.
-
-    def test_divergence_names_lane_and_step_and_affects_no_later_cell(self, case: MethodCase, tmp_path: Path) -> None:
-        workspace = case.workspace()
-        training = {**case.identity().training, "learning_rate": 3e38}
-        with pytest.raises(DivergedError, match=r"^lane .+, step \d+: "):
-            case.run(tmp_path / "diverged", workspace, training=training)
-        assert not (tmp_path / "diverged" / RECORD).exists()
-        assert lasting(case.run(tmp_path / "next", workspace)) == lasting(finished(case)[0])
 
     def test_poisoned_weights_are_reported_where_they_are(self, case: MethodCase) -> None:
         if case.make().parent() is not None:
