@@ -10,7 +10,7 @@ sweep: $(VENV)/.run
 	$(BIN)/adapad sweep $(SPEC)
 
 test: $(VENV)/.test check
-	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not soak"
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder -m "not soak"
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .
