@@ -12,6 +12,7 @@ and noise. All effects are normal, so the expected accuracy over seeds and items
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -92,6 +93,16 @@ TRUTHS = (
 )
 
 
+COST = Cost.model_construct(train_flops=1e12)
+
+
+@functools.cache
+def _identity(label: str, budget: int, seed: int) -> CellIdentity:
+    return CellIdentity.model_construct(
+        stage="curve", label=label, method=label, budget=budget, seed=seed, target_modules=(), parent=None
+    )
+
+
 class Experiment:
     """A synthetic sweep with fixed items and any number of seeds."""
 
@@ -136,12 +147,9 @@ class Experiment:
         point = Point.model_construct(
             kind="final", prefix=None, parameters=budget, head_parameters=770, ranks={}, adapter=None, **metric
         )
-        identity = CellIdentity.model_construct(
-            stage="curve", label=label, method=label, budget=budget, seed=seed, target_modules=(), parent=None
-        )
-        cost = Cost.model_construct(train_flops=1e12)
+        identity = _identity(label, budget, seed)
         self.results.append(
-            CellResult.model_construct(id=cell, identity=identity, metric="accuracy", points=(point,), cost=cost)
+            CellResult.model_construct(id=cell, identity=identity, metric="accuracy", points=(point,), cost=COST)
         )
         logits = {f"{split}/final": np.stack([~answers, answers], axis=1) for split, answers in right.items()}
         self.predictions[cell] = {**self.labels, **logits}

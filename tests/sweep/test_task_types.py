@@ -290,10 +290,10 @@ DIGITS = {
     "seeds": [0],
     "reference": False,
     "training": {
-        "epochs": 5,
+        "epochs": 4,
         "batch_size": 32,
-        "learning_rate": 1e-2,
-        "max_train_examples": 640,
+        "learning_rate": 2e-2,
+        "max_train_examples": 320,
         "max_validation_examples": 64,
         "max_test_examples": 256,
     },

@@ -79,7 +79,7 @@ def test_adapters_of_a_fp16_backbone_learn_as_with_fp32(case, tmp_path):
 def test_adapters_and_heads_of_a_bf16_backbone_learn_in_fp32(case, tmp_path):
     workspace = tiny_workspace(case.pooling)
     workspace.backbone.model.to(torch.bfloat16)
-    training = {**case.identity().training, "epochs": 20}
+    training = {**case.identity().training, "epochs": 8}
     result = case.run(tmp_path, dataclasses.replace(workspace), training=training)
     stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
