@@ -42,18 +42,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(item.parent.name))
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the groups with clusters first, which take longest, and every other class or module into one process.
-
-    Two processes would make its fixtures and its cached trainings twice.
-    """
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.parent.name))
-
-
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Ids show names and values: `local_steps=2` instead of `config0`, `advance=True` instead of `True`."""
     if isinstance(val, bool | int | float):
