@@ -4,7 +4,15 @@
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adapad_ray.api.attach import attach
+    from adapad_ray.api.compression import compress
+    from adapad_ray.api.loaded_sweep import load_sweep
+    from adapad_ray.api.prediction import predict
+    from adapad_ray.api.sweeps import plan
+    from adapad_ray.api.train import train
 
 __version__ = "0.1.0"
 
@@ -16,7 +24,7 @@ _API = {
     "predict": "prediction",
     "train": "train",
 }
-"""Function → its module in `api`. `sweep` is not here: see `adapad_ray.sweep`."""
+"""Function → its module in `api`. `sweep` is missing: the package of that name can be called."""
 
 __all__ = ["__version__", "attach", "compress", "load_sweep", "plan", "predict", "sweep", "train"]
 
@@ -32,4 +40,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -10,7 +10,7 @@ import pandas as pd
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks import TYPES, RawTask, load_task, parse_source
 from adapad_ray.tasks.data.memory import tables_of
-from adapad_ray.tasks.data.tables import Tables, labels_are_withheld, listed
+from adapad_ray.tasks.data.tables import Tables, labels_are_withheld, listed, no_column
 from adapad_ray.tasks.rows import RowTask
 
 _LABELS = ("label", "labels")
@@ -59,6 +59,9 @@ def read_task(
 def _found(train: pd.DataFrame, given: dict[str, Any]) -> dict[str, Any]:
     """`given` with `text`, `label` and `type`, where the user has not said them."""
     columns = list(map(str, train.columns))
+    for field in ("text", "label"):
+        if field in given and str(given[field]) not in columns:
+            raise BadRequestError(f"the train data have {no_column(field, str(given[field]), columns)}")
     label = given.get("label") or next((name for name in _LABELS if name in columns), None)
     text = given.get("text") or next((name for name in _FIRST_TEXTS if name in columns and name != label), None)
     rest = [name for name in columns if name not in (text, label)]

@@ -6,12 +6,12 @@ import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from adapad_ray.api.notebook import html
 from adapad_ray.report.inputs import FailedCell, Gap
 from adapad_ray.report.recommendation import Recommendation
 from adapad_ray.report.sweep_results import SweepResults
@@ -118,8 +118,7 @@ class LoadedSweep:
         return f"<sweep {self.name}: {finished} finished cells of the curve, {self.missing} missing. {self._advice}>"
 
     def _repr_html_(self) -> str:
-        table = self.curve[_SHOWN].to_html(index=False, na_rep="–", float_format=lambda value: f"{value:,.3f}")
-        return f"<p><b>{escape(self.name)}</b>: {escape(self._advice)}</p>{table}"
+        return html(f"{self.name}: {self._advice}", self.curve[_SHOWN])
 
     @property
     def _advice(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from adapad_ray.api.loaded_sweep import LoadedSweep, load_sweep
+from adapad_ray.api.notebook import html
 from adapad_ray.cost.estimate import SweepEstimate, estimate_sweep
 from adapad_ray.errors import BadRequestError
 from adapad_ray.sweep.spec_file import overridden, parse_spec, read_content
@@ -49,10 +50,7 @@ class Plan:
         return f"<plan of {self.estimate.name}: {cells}, about {self.seconds:,.0f} s in one worker>"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        gaps = "" if self.gaps.empty else f"<p>Gaps:</p>{self.gaps.to_html(index=False)}"
-        return f"<p>{escape(repr(self)[1:-1])}</p>{self.table.to_html(index=False, na_rep='–')}{gaps}"
+        return html(repr(self)[1:-1], self.table, *([] if self.gaps.empty else [self.gaps]))
 
 
 def plan(spec: Spec, **overrides: Any) -> Plan:

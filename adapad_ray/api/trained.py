@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import html
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -16,10 +15,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from adapad_ray.api.notebook import html
 from adapad_ray.api.prediction import Predictor
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import require_empty
 from adapad_ray.models import Backbone
+from adapad_ray.models.own_model import require_bare
 from adapad_ray.results import CellResult, Point
 from adapad_ray.tasks import TaskData
 
@@ -80,12 +81,13 @@ class TrainedAdapter:
         """A `PeftModel`: the exported adapter on a copy of the base model.
 
         Raises:
-            BadRequestError: the method exports no adapter.
+            BadRequestError: the method exports no adapter, or the base model carries another one now.
         """
         from peft import PeftModel
 
         if self.adapter is None:
             raise BadRequestError(f"{self.result.identity.label} exports no adapter in the PEFT format")
+        require_bare(self.backbone.model)
         base = copy.deepcopy(self.backbone.model).eval()
         return PeftModel.from_pretrained(base, str(self.adapter)).eval()
 
@@ -142,4 +144,4 @@ class TrainedAdapter:
         return f"<{identity.label}: {self.parameters:,} adapter parameters on {len(self.ranks)} modules, {scores}>"
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self)[1:-1])}</p>{self.points.to_html(index=False, na_rep='final')}"
+        return html(repr(self)[1:-1], self.points)

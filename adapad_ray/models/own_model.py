@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from adapad_ray.errors import BadRequestError
@@ -39,11 +40,13 @@ def own_backbone(
             pooler too if its weights are new.
 
     Raises:
-        BadRequestError: the head has other outputs, a path is unknown, or the tokenizer cannot pad.
+        BadRequestError: the model carries an adapter already, its head has other outputs, a path is unknown, or the
+            tokenizer cannot pad.
     """
     config: Any = getattr(model, "config", None)
     if config is None:
         raise BadRequestError(f"model is a {type(model).__name__} without a configuration: pass one of transformers")
+    require_bare(model)
     name = str(getattr(config, "_name_or_path", "") or type(model).__name__)
     check_architecture(config, auto_class, name)
     pooling: Pooling = "own"
@@ -66,6 +69,16 @@ def own_backbone(
     head = _head(model, head_modules, name, auto_class)
     digest = weights_digest(pooling, model, head)
     return Backbone(name, model, tokenizer, head, pooling, digest, backbone_parameters(model, head))
+
+
+def require_bare(model: nn.Module) -> None:
+    """Check that PEFT has put no adapter into a model.
+
+    Raises:
+        BadRequestError: it has.
+    """
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise BadRequestError("the model carries an adapter of PEFT: take it off with unload(), or merge_and_unload()")
 
 
 @contextmanager
