@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.files import require_empty
 from adapad_ray.methods import METHODS, CellContext, Deployable, Method
 from adapad_ray.models import CAUSAL, SEQUENCES, Backbone, initialise_head
-from adapad_ray.models.own_model import frozen, own_backbone
+from adapad_ray.models.own_model import Borrowed, own_backbone
 from adapad_ray.models.task_models import MeanPooledClassifier
 from adapad_ray.tasks.losses import Loss, cross_entropy, squared_error
 from adapad_ray.training.batches import Batch
@@ -112,12 +111,15 @@ class Attached(nn.Module):
         super().__init__()
         seed, steps = method.context.seed, method.context.total_steps
         self._backbone, self._method, self._loss, self._auto_class = backbone, method, loss, auto_class
-        self._until_detached = ExitStack()
-        self._until_detached.enter_context(frozen(backbone, request.precision))
+        self._loan = Borrowed(backbone, request.precision)
         initialise_head(backbone.model, backbone.head_modules, derive_seed(seed, "head"))
         self._adapted = method.adapt(backbone.model, backbone.head_modules)
-        self._until_detached.callback(self._adapted.detach)
-        self._loop = OutsideLoop(method, training, total_steps=steps, seed=seed, device=request.device, loss=loss)
+        try:
+            self._loop = OutsideLoop(method, training, total_steps=steps, seed=seed, device=request.device, loss=loss)
+        except BadRequestError:
+            self._adapted.detach()
+            self._loan.give_back()
+            raise
         self._loop.start()
         self.backbone = backbone.model
         self.config = self.backbone.config
@@ -211,7 +213,8 @@ class Attached(nn.Module):
 
     def detach(self) -> nn.Module:
         """Gives the model back as it was before `attach`; this object cannot be used any more."""
-        self._until_detached.close()
+        self._adapted.detach()
+        self._loan.give_back()
         return self.backbone
 
     def _deployable(self, prefix: int | None) -> Deployable:

@@ -18,7 +18,7 @@ from adapad_ray.api.trained import TrainedAdapter
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS
 from adapad_ray.models import IMAGES, Backbone
-from adapad_ray.models.own_model import frozen, own_backbone
+from adapad_ray.models.own_model import borrowed, own_backbone
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.storage import RECORD
 from adapad_ray.sweep.planning.cells import Cell
@@ -104,7 +104,7 @@ def train(
     )
     temporary = tempfile.TemporaryDirectory(prefix="adapad-") if folder is None else None
     place = Path(temporary.name if folder is None else folder)  # type: ignore[union-attr]
-    with _threads(identity.threads), frozen(backbone, identity.precision):
+    with _threads(identity.threads), borrowed(backbone, identity.precision):
         result = _Cells(Workspace(backbone, data, request.device), place, on_progress).compute(identity, request)
     return TrainedAdapter(result, place / result.id, backbone, data, (*data.warnings, *warnings), temporary)
 

@@ -59,6 +59,7 @@ class AttachedCallback(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Adds the number of adapter parameters."""
-        if logs is not None:
-            logs["adapter_parameters"] = self._attached.parameters_deployed
+        """Adds the number of adapter parameters, which `Trainer` has recorded without it."""
+        for entry in (logs, state.log_history[-1] if state.log_history else None):
+            if entry is not None:
+                entry["adapter_parameters"] = self._attached.parameters_deployed

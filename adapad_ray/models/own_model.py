@@ -81,33 +81,44 @@ def require_bare(model: nn.Module) -> None:
         raise BadRequestError("the model carries an adapter of PEFT: take it off with unload(), or merge_and_unload()")
 
 
-@contextmanager
-def frozen(backbone: Backbone, precision: str) -> Iterator[None]:
-    """Freeze the model in eval mode while the block runs, then give it back: head, modes and gradients' settings.
+class Borrowed:
+    """Freezes the model of a backbone, in eval mode, until `give_back`, which restores head, modes and what learns.
 
     Args:
         precision: `mixed` computes the products with frozen weights in bf16.
     """
-    model = backbone.model
-    modes = [(module, module.training) for module in model.modules()]
-    learning = [(p, p.requires_grad) for p in model.parameters()]
-    head = {
-        path: {name: tensor.clone() for name, tensor in model.get_submodule(path).state_dict().items()}
-        for path in backbone.head_modules
-    }
-    model.requires_grad_(False).eval()
-    if precision == "mixed":
-        use_bf16_products(model, skip=backbone.head_modules)
+
+    def __init__(self, backbone: Backbone, precision: str) -> None:
+        self._model = model = backbone.model
+        self._modes = [(module, module.training) for module in model.modules()]
+        self._learning = [(p, p.requires_grad) for p in model.parameters()]
+        self._head = {
+            path: {name: tensor.clone() for name, tensor in model.get_submodule(path).state_dict().items()}
+            for path in backbone.head_modules
+        }
+        model.requires_grad_(False).eval()
+        if precision == "mixed":
+            use_bf16_products(model, skip=backbone.head_modules)
+
+    def give_back(self) -> None:
+        """Restore the model. What was attached to it must be off."""
+        use_full_products(self._model)
+        for path, tensors in self._head.items():
+            self._model.get_submodule(path).load_state_dict(tensors)
+        for parameter, learns in self._learning:
+            parameter.requires_grad_(learns)
+        for module, training in self._modes:
+            module.training = training
+
+
+@contextmanager
+def borrowed(backbone: Backbone, precision: str) -> Iterator[None]:
+    """Borrow the model of a backbone while the block runs."""
+    loan = Borrowed(backbone, precision)
     try:
         yield
     finally:
-        use_full_products(model)
-        for path, tensors in head.items():
-            model.get_submodule(path).load_state_dict(tensors)
-        for parameter, learns in learning:
-            parameter.requires_grad_(learns)
-        for module, training in modes:
-            module.training = training
+        loan.give_back()
 
 
 def _head(model: nn.Module, chosen: Sequence[str] | None, name: str, auto_class: str) -> tuple[str, ...]:
