@@ -41,7 +41,7 @@ def test_a_plan_is_a_table_of_exact_parameters(spec):
 
 def test_a_file_and_its_mapping_are_the_same_sweep_and_overrides_replace_fields(spec, tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({key: value for key, value in spec.items() if key != "name"}))
+    path.write_text(yaml.safe_dump({key: value for key, value in spec.items() if key != "name"}, sort_keys=False))
     one, other = ar.plan(path, **{"training.epochs": 2}), ar.plan({**spec, "name": "mine"}, **{"training.epochs": 2})
     assert one.table.drop(columns="train_seconds").equals(other.table.drop(columns="train_seconds"))
     assert set(one.table["steps"]) == {8} and set(ar.plan(path, **{"training.epochs": 1e-5}).table["steps"]) == {1}
@@ -69,9 +69,8 @@ class TestSweep:
         loaded = ar.load_sweep(swept.location)
         pd.testing.assert_frame_equal(loaded.curve, swept.curve)
         assert loaded.recommendation == swept.recommendation
-        pd.testing.assert_frame_equal(
-            loaded.curve, pd.read_csv(loaded.folder / "curve.csv").astype(loaded.curve.dtypes)
-        )
+        written = pd.read_csv(loaded.folder / "curve.csv")
+        pd.testing.assert_frame_equal(loaded.curve, written.astype(loaded.curve.dtypes))
 
     def test_an_adapter_is_exported_by_its_row(self, swept, tmp_path):
         exported = swept.export(tmp_path / "adapter", method="adapad", budget=RANK_1)
@@ -83,9 +82,7 @@ class TestSweep:
     def test_running_it_again_computes_nothing(self, swept, spec, capsys):
         ar.sweep(spec)
         shown = " ".join(capsys.readouterr().out.split())
-        assert "All 4 cells are finished: nothing to compute." in shown and "0 computed" not in shown.replace(
-            "0 cells", ""
-        )
+        assert "All 4 cells are finished: nothing to compute." in shown
 
 
 def test_a_folder_without_a_sweep_is_one_sentence(tmp_path):
