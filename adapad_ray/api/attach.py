@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from adapad_ray.adapters.export import deployed_adapter, save_peft
+from adapad_ray.api.own_model import Borrowed, own_backbone
 from adapad_ray.api.request import Precision, Request, resolve
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import require_empty
 from adapad_ray.methods import METHODS, CellContext, Deployable, Method
 from adapad_ray.models import CAUSAL, SEQUENCES, Backbone, initialise_head
-from adapad_ray.models.own_model import Borrowed, own_backbone
 from adapad_ray.models.task_models import MeanPooledClassifier
 from adapad_ray.tasks.losses import Loss, cross_entropy, squared_error
 from adapad_ray.training.batches import Batch

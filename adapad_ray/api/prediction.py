@@ -15,9 +15,9 @@ from peft import PeftModel
 from torch import nn
 
 from adapad_ray.adapters.export import ADAPTER_CONFIG
+from adapad_ray.api.own_model import own_backbone
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models import SEQUENCES, Backbone, load_backbone
-from adapad_ray.models.own_model import own_backbone
 from adapad_ray.tasks.data.columns import as_text
 from adapad_ray.tasks.encoding.texts import check_length, encode_texts
 from adapad_ray.training.cell.evaluation import predict as logits_of_split

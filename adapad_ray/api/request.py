@@ -14,6 +14,7 @@ from adapad_ray.models import Backbone
 from adapad_ray.models.target_modules import target_modules as select
 from adapad_ray.spelling import nearest
 from adapad_ray.validation import validated
+from adapad_ray.wording import counted
 
 Precision = Literal["auto", "full", "mixed"]
 
@@ -66,7 +67,6 @@ def _budget(
         return None
     if budget is None:
         one_each = sum(module.component_cost for module in modules)
-        raise BadRequestError(
-            f"method {method} needs a budget, such as {one_each:,}: one rank on each of the {len(modules)} modules"
-        )
+        where = counted(len(modules), "module")
+        raise BadRequestError(f"method {method} needs a budget, such as {one_each:,}: one rank on each of {where}")
     return parse_budget(budget, modules=modules, backbone_parameters=backbone.parameters)

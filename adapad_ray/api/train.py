@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from adapad_ray.api.data import read_task
+from adapad_ray.api.own_model import borrowed, own_backbone
 from adapad_ray.api.request import Precision, Request, resolve
 from adapad_ray.api.trained import TrainedAdapter
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS
 from adapad_ray.models import IMAGES, Backbone
-from adapad_ray.models.own_model import borrowed, own_backbone
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.storage import RECORD
 from adapad_ray.sweep.planning.cells import Cell

@@ -16,13 +16,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from adapad_ray.api.notebook import html
+from adapad_ray.api.own_model import require_bare
 from adapad_ray.api.prediction import Predictor
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import require_empty
 from adapad_ray.models import Backbone
-from adapad_ray.models.own_model import require_bare
 from adapad_ray.results import CellResult, Point
 from adapad_ray.tasks import TaskData
+from adapad_ray.wording import counted
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ class TrainedAdapter:
     def __repr__(self) -> str:
         identity, metric = self.result.identity, self.result.metric
         scores = ", ".join(f"{split} {metric} {self.metrics[split][metric]:.3f}" for split in ("validation", "test"))
-        return f"<{identity.label}: {self.parameters:,} adapter parameters on {len(self.ranks)} modules, {scores}>"
+        modules = counted(len(self.ranks), "module")
+        return f"<{identity.label}: {self.parameters:,} adapter parameters on {modules}, {scores}>"
 
     def _repr_html_(self) -> str:
         return html(repr(self)[1:-1], self.points)

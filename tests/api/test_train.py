@@ -174,7 +174,7 @@ def test_rows_in_memory_become_the_task_of_the_same_rows_in_a_file(reviews, fram
     ("changes", "message"),
     [
         ({"method": "adopad"}, "method 'adopad' is unknown: did you mean adapad"),
-        ({"budget": None}, "method lora needs a budget, such as 896: one rank on each of the 12 modules"),
+        ({"budget": None}, "method lora needs a budget, such as 896: one rank on each of 12 modules"),
         ({"budget": 100}, "budget 100 is below one component on each of 12 modules"),
         ({"epoch": 2}, "training.epoch is unknown: did you mean epochs"),
         ({"settings": {"rnak": 2}}, "settings.rnak is unknown: did you mean rank"),
