@@ -4,12 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SPEC ?= sweeps/quickstart.yaml
 
-.PHONY: sweep test check soak audit clean
+.PHONY: sweep test check pytest soak audit clean
 
 sweep: $(VENV)/.run
 	$(BIN)/adapad sweep $(SPEC)
 
-test: $(VENV)/.test check
+test: check pytest
+
+pytest: $(VENV)/.test
 	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder -m "not soak"
 
 check: $(VENV)/.test
