@@ -106,7 +106,7 @@ def test_a_bad_request_on_the_cluster_is_the_exit_code_of_the_command(first, hea
 
 def test_a_job_finishes_after_its_terminal_and_one_of_two_nodes_are_killed(first, head, spec, shared):
     """Both are killed while cells run on both nodes."""
-    node = head.add_node(cpus=2)
+    node = head.add_node(cpus=1)
     process = head.submit(spec, "name=robust", "training.epochs=300", "seeds=[0,1,2]", "--shared", shared)
     assert process.stdout is not None
     job = next(line for line in process.stdout if line.startswith("job ")).split()[1]

@@ -12,6 +12,16 @@ from adapad_ray.distributed import WorkerPool
 HERE = Path(__file__).parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of the launcher come last, because they close the pools that the others share."""
+    ours = [item for item in items if HERE in item.path.parents]
+    if ours:
+        ours.sort(key=lambda item: item.path.name == "test_launcher.py")
+        places = [i for i, item in enumerate(items) if HERE in item.path.parents]
+        for i, item in zip(places, ours, strict=True):
+            items[i] = item
+
+
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Gives the cluster's CPUs back before the tests of other folders, which may find it in their process."""
     if nextitem is None or HERE not in nextitem.path.parents:

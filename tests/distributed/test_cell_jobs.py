@@ -5,16 +5,13 @@ import time
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 from pool_helpers import finish, processes, run_jobs
 
 from adapad_ray.accelerator import AcceleratorMemoryError
-from adapad_ray.distributed import WorkerPool
-from adapad_ray.distributed.cell_jobs import compute, memory_advice, open_workspace
-from adapad_ray.distributed.shared_backbone import share_backbone
+from adapad_ray.distributed.cell_jobs import memory_advice
 from adapad_ray.results import CellResult
-from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
+from adapad_ray.testing import COST_PER_RANK, MethodCase
 from adapad_ray.training.round_log import load_rounds
 
 pytestmark = pytest.mark.xdist_group("clusters")
@@ -33,43 +30,30 @@ def payload(case, folder, **changes):
     return {**content, "checkpoint_seconds": 60.0, "checkpoint_rounds": None, **changes}
 
 
-@pytest.fixture(scope="module")
-def shared(cluster):
-    return {"backbone": ray.put(share_backbone(tiny_backbone())), "data": ray.put(tiny_task())}
-
-
 def result_in(folder):
     return CellResult.model_validate_json((folder / "result.json").read_text())
 
 
-def pool_of(workers, shared):
-    return WorkerPool(open_workspace, compute, groups=1, workers=workers, cpus_per_worker=0.25, shared=shared)
-
-
 @pytest.fixture(scope="module")
-def alone(shared, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("one-worker")
-    with pool_of(1, shared) as pool:
-        jobs = {name: payload(case, folder / name) for name, case in CASES.items()}
-        assert {outcome.status for outcome in run_jobs(pool, jobs).values()} == {"done"}
+def alone(tmp_path_factory):
+    """Every case computed by one worker, in this process."""
+    folder, threads = tmp_path_factory.mktemp("one-worker"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name, case in CASES.items():
+            case.run(folder / name)
+    finally:
+        torch.set_num_threads(threads)
     return folder
 
 
-def test_four_workers_write_what_one_writes(shared, alone, tmp_path):
-    with pool_of(4, shared) as pool:
-        assert_same_as_alone(pool, 4, alone, tmp_path)
-
-
 def test_two_workers_write_what_one_writes(pair, alone, tmp_path):
-    assert_same_as_alone(pair, 2, alone, tmp_path)
-
-
-def assert_same_as_alone(pool: WorkerPool, workers: int, alone: Path, folder: Path) -> None:
-    jobs = {name: payload(CASES[name], folder / name) for name in ("synchronous", "stale")}
-    assert {outcome.status for outcome in run_jobs(pool, jobs).values()} == {"done"}
+    """Four do so in `test_two_nodes.py`."""
+    jobs = {name: payload(CASES[name], tmp_path / name) for name in ("synchronous", "stale")}
+    assert {outcome.status for outcome in run_jobs(pair, jobs).values()} == {"done"}
     for name in ("synchronous", "stale"):
-        assert result_in(folder / name).cost.workers == workers
-        assert_same_cell(folder / name, alone / name)
+        assert result_in(tmp_path / name).cost.workers == 2
+        assert_same_cell(tmp_path / name, alone / name)
 
 
 def test_workers_without_a_common_folder_write_what_one_writes(pair, alone, tmp_path):

@@ -15,7 +15,7 @@ from adapad_ray.testing import COST_PER_RANK, MethodCase
 
 pytestmark = pytest.mark.xdist_group("clusters")
 
-EPOCHS = 80
+EPOCHS = 40
 CASE = MethodCase(
     "adapad",
     3 * COST_PER_RANK,

@@ -1,4 +1,4 @@
-"""One cell twice: alone in this process, and by two workers on two nodes. `test_two_nodes.py` runs it as a process."""
+"""One cell twice: alone in this process, and by four workers on two nodes. `test_two_nodes.py` runs it as a process."""
 
 import sys
 import time
@@ -48,9 +48,8 @@ def main(folder: Path) -> None:
     try:
         with connect(cluster.address):
             shared = {"backbone": ray.put(share_backbone(tiny_backbone())), "data": ray.put(tiny_task())}
-            with WorkerPool(
-                open_workspace, "two_nodes:compute_and_tell", workers=2, shared=shared, name="nodes"
-            ) as pool:
+            functions = open_workspace, "two_nodes:compute_and_tell"
+            with WorkerPool(*functions, workers=4, cpus_per_worker=0.5, shared=shared, name="nodes") as pool:
                 content = {"identity": CASE.identity().model_dump(mode="json"), "folder": str(folder / "nodes")}
                 content |= {"base_model": "tiny", "checkpoint_seconds": 60.0, "checkpoint_rounds": 3}
                 pool.submit("cell", content)
