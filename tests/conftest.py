@@ -26,6 +26,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # more processes than two cores: one thread each
     os.environ["OMP_NUM_THREADS"] = "1"
+# By default Ray gives its workers the lowest priority, so they would wait for the tests of the other processes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

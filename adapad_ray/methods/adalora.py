@@ -112,6 +112,16 @@ class AdaloraModel(InjectedModel):
         """Fixes the deployed triplets from the allocator's rank pattern."""
         self.kept = {name: pattern[f"{name}.lora_E.{ADAPTER}"] for name in self.peft_layers}
 
+    @torch.no_grad()
+    def mask(self) -> None:
+        """Sets λ of all triplets that are not deployed to zero.
+
+        PEFT's own `mask_using_rank_pattern` would wait for the device module by module.
+        """
+        for name, kept in (self.kept or {}).items():
+            scalars = self.peft_layers[name].lora_E[ADAPTER]
+            scalars.masked_fill_(~torch.tensor(kept).unsqueeze(-1).to(scalars.device, non_blocking=True), 0.0)
+
     @property
     def ranks(self) -> dict[str, int]:
         """Module → triplets that are not masked now."""
@@ -240,8 +250,14 @@ class Adalora(BudgetedMethod[AdaloraConfig]):
         return weight * self.adapted.orthogonality() if weight else None
 
     def stepped(self, steps_done: int) -> None:
-        """Allocates in PEFT's order: after the optimizer's step, before its gradients are cleared."""
+        """Allocates in PEFT's order: after the optimizer's step, before its gradients are cleared.
+
+        PEFT's allocator waits for the device in every allocation: once, and once per module.
+        """
         model = self.adapted
+        if steps_done > self._end:
+            model.mask()
+            return
         model.zero_missing_gradients()
         if steps_done == self._end:
             if not model.allocator.exp_avg_ipt:  # the training is too short for a step before the final allocation

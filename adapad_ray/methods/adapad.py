@@ -36,7 +36,7 @@ from adapad_ray.budget import (
     decide_growth,
 )
 from adapad_ray.methods.base import MethodConfig
-from adapad_ray.methods.growth import GradientScores, GrowingMethod, ReserveScores
+from adapad_ray.methods.growth import GradientScores, GrowingMethod, ReserveScores, depths
 from adapad_ray.methods.plan import CellContext, Deployable, Plan, RoundReport
 from adapad_ray.wording import counted
 
@@ -64,8 +64,8 @@ class AdapadConfig(MethodConfig):
     growth no choice."""
     growth_score: Literal["gradient", "reserve"] | None = None
     """What decides which modules grow. `gradient`: size and signal-to-noise ratio of the loss gradient of each frozen
-    weight (`GradientScores`). `reserve`: importance and uncertainty of a component in training (`ReserveScores`), as
-    in the paper. Default: gradient for plain components, reserve for family cp."""
+    weight, and its depth (`GradientScores`). `reserve`: importance and uncertainty of a component in training
+    (`ReserveScores`), as in the paper. Default: gradient for plain components, reserve for family cp."""
     growth_start: float = Field(default=0.1, ge=0, le=1)
     """Share of the steps before the first growth: scores need a few steps to mean anything."""
     growth_end: float | None = Field(default=None, ge=0, le=1)
@@ -127,6 +127,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
     """Parallel deflation; prefixes of the discovered adapter are deployable too."""
 
     name = "adapad"
+    version = 2
     summary = "parallel deflation: rank-1 components learn at once, ranks are discovered under the budget"
     Config = AdapadConfig
     structural = frozenset({"initial_rank", "r_max", "family", "splits"})
@@ -145,7 +146,9 @@ class Adapad(GrowingMethod[AdapadConfig]):
         """Step at which the joint tail starts; the number of all steps where there is none."""
         self.one_at_a_time = not config.by_gradient
         self.scores: ReserveScores | GradientScores = (
-            GradientScores(skip=self.schedule.start // 2) if config.by_gradient else ReserveScores(config.score_decay)
+            GradientScores(depths(self.costs), skip=self.schedule.start // 2)
+            if config.by_gradient
+            else ReserveScores(config.score_decay)
         )
 
     def _default_r_max(self) -> int:

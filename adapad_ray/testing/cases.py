@@ -97,16 +97,17 @@ class MethodCase:
         """The method of this case; `changes` replace fields of its identity."""
         return self._method(self.identity(**changes))
 
-    def trainer(self, seed: int = 0, **options: Any) -> Trainer:
+    def trainer(self, seed: int = 0, device: str = "cpu", **options: Any) -> Trainer:
         """A trainer on a new backbone, set up as in `run_cell` but not started; `options` are passed on to it."""
         backbone, method = self.backbone(), self.make(seed=seed)
         parent = self.parent(self.identity(seed))
         if parent is not None:
             method.inherit(load_adapter(parent / "adapter"))
         initialise_head(backbone.model, backbone.head_modules, derive_seed(seed, "head"))
+        backbone.model.to(device)
         method.adapt(backbone.model, backbone.head_modules)
         settings = TrainingSettings(**{**TRAINING, **self.training})
-        batches = Batches(tiny_task().splits["train"], settings, seed=seed, pad_token_id=0)
+        batches = Batches(tiny_task().splits["train"], settings, seed=seed, pad_token_id=0, device=device)
         return Trainer(method, batches, settings, total_steps=method.training_steps, **options)
 
     def run(self, folder: Path, workspace: Workspace | None = None, seed: int = 0, **changes: Any) -> CellResult:

@@ -164,7 +164,7 @@ def _check_database(path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     require_writable(path.parent)  # for its journal too
     if path.exists():
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=0.9 * LONGEST_WAIT)) as database:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=0.5 * LONGEST_WAIT)) as database:
             database.execute("BEGIN IMMEDIATE")
             database.execute("CREATE TABLE adapad_check (value)")  # a read-only database can begin, but not this
             database.rollback()

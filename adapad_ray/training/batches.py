@@ -25,6 +25,11 @@ class Batch:
     size: tuple[int, int]
     """Tokens without and with padding."""
 
+    @property
+    def padded(self) -> bool:
+        """Whether some example is shorter than the batch."""
+        return self.size[0] < self.size[1]
+
 
 class Batches:
     """The training batches of a cell: a function of (seed, step), the settings and the data alone."""

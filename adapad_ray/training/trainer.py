@@ -24,6 +24,7 @@ from adapad_ray.training.checkpoint import Checkpoint, Checkpointer
 from adapad_ray.training.estimates import Estimates
 from adapad_ray.training.lane_state import LaneState
 from adapad_ray.training.optimizer import ComponentOptimizer
+from adapad_ray.training.passes.attention_masks import known_padding
 from adapad_ray.training.passes.gradient_checkpointing import recomputed_layers
 from adapad_ray.training.passes.lane_passes import LanePass, LanePasses
 from adapad_ray.training.passes.precision import backward_for
@@ -148,7 +149,9 @@ class Trainer:
     def _loss_of(self, lane: Lane, batch: Batch, batch_size: int) -> Tensor:
         """This worker's part of the mean loss over the whole batch, the method's penalty included."""
         if len(batch.labels):
-            loss = self._loss(self.adapted.model(**batch.inputs), batch.labels).sum() / batch_size
+            with known_padding(batch, on=torch.device(self.batches.device).type != "cpu"):
+                output = self.adapted.model(**batch.inputs)
+            loss = self._loss(output, batch.labels).sum() / batch_size
         else:  # a last batch with fewer examples than workers
             loss = torch.zeros((), device=self.batches.device)
         penalty = self.method.penalty(lane)

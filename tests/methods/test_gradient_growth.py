@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from adapad_ray.budget import ComponentRequest, Ledger, decide_components
 from adapad_ray.methods import adapad
 from adapad_ray.methods.adapad import AdapadConfig
-from adapad_ray.methods.growth import GradientScores
+from adapad_ray.methods.growth import GradientScores, depths
 from adapad_ray.testing import COST_PER_RANK, MethodCase
 from adapad_ray.training.checkpoint import Checkpoint
 
@@ -95,6 +95,22 @@ def test_components_go_to_large_gradients_on_which_batches_agree():
     first = {name: of[0] for name, of in scores.of_components(trainer.adapted).items()}
     assert first[steady] > 10 * max(first[noisy], first[small]) > 0
     assert all(first[name] == 0 for name in others), "a module without two batches has no score"
+
+
+def test_of_equal_gradients_the_earlier_layer_scores_more():
+    names = ["encoder.layer.0.query", "encoder.layer.0.key", "encoder.layer.3.query", "decoder.1.value", "projection"]
+    assert depths(names) == {names[0]: 1.0, names[1]: 1.0, names[2]: 0.25, names[3]: 0.5}
+    trainer = trained(500, 0)
+    layers = trainer.adapted.layers
+    early, late = (next(name for name in layers if f"layer.{i}.attention.self.query" in name) for i in (0, 1))
+    scores, generator = GradientScores(depths(layers)), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        sketch = torch.randn(layers[early].reserve.b.shape, generator=generator)
+        for name in (early, late):
+            layers[name].reserve.b.grad = sketch.clone()
+        scores.update(trainer.adapted)
+    of = scores.of_components(trainer.adapted)
+    assert of[early] == pytest.approx([2 * score for score in of[late]])
 
 
 def test_a_later_growth_measures_what_the_components_have_left():

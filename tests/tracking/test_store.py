@@ -131,7 +131,7 @@ def test_a_database_that_cannot_be_written(uri, monkeypatch):
 
 
 def test_a_database_that_another_process_has_locked(uri, monkeypatch):
-    monkeypatch.setattr(store, "LONGEST_WAIT", 0.5)
+    monkeypatch.setattr(store, "LONGEST_WAIT", 2.0)
     with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as other:
         other.execute("BEGIN EXCLUSIVE")
         assert "(database is locked)" in problem(uri)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -135,17 +136,21 @@ class ReserveScores(SmoothedScores):
 class GradientScores:
     """Scores of components that do not exist yet, from the loss gradient G of each frozen weight over n batches.
 
-        M = ‖Ḡ‖ · SNR        SNR = ‖Ḡ‖² / (Var(G) / n)        score of the module's next component j = M σ_j / σ_1
+        M = d · ‖Ḡ‖ · SNR        SNR = ‖Ḡ‖² / (Var(G) / n)        score of the module's next component j = M σ_j / σ_1
 
     Ḡ is the mean over the batches, Var(G) the summed variance of its entries, and σ are its singular values; all are
     measured on sketches (see `ProbeBlock`). A large gradient alone is common near the loss, where batches disagree
-    about its direction. Not published; `benchmarks/RESULTS.md` compares it with other scores.
+    about its direction. d is the share of the layers that a change in the module passes through (`depths`): a gradient
+    does not show what later layers can make of a change. Not published; `benchmarks/RESULTS.md` compares it with other
+    scores.
 
     Args:
+        depths: module → d; 1 for modules that it leaves out.
         skip: first batches that are not used, because the task head is still untrained.
     """
 
-    def __init__(self, skip: int = 0) -> None:
+    def __init__(self, depths: Mapping[str, float] | None = None, skip: int = 0) -> None:
+        self.depths = depths or {}
         self.skip = skip
         self._seen = 0
         self._squares: dict[str, float] = {}
@@ -187,7 +192,7 @@ class GradientScores:
         variance = max(self._squares[name] / n - square, 0.0) * n / (n - 1)
         if square == 0 or variance == 0:
             return [0.0] * len(total)
-        module = math.sqrt(square) / scaling * square / (variance / n)
+        module = self.depths.get(name, 1.0) * math.sqrt(square) / scaling * square / (variance / n)
         return [float(score) for score in module * singular / singular[0]]
 
     def forget(self, module: str) -> None:
@@ -206,6 +211,19 @@ class GradientScores:
         self._seen = int(state["seen"])
         self._squares = dict(state["squares"])
         self._batches = dict(state["batches"])
+
+
+def depths(modules: Iterable[str]) -> dict[str, float]:
+    """Return, for each module in a numbered layer, the share of such layers from its own to the last.
+
+    In a stack of L layers, layer l (from 0) has (L - l) / L. The layer is the first number in the module's path, and
+    every prefix before it, such as those of an encoder and a decoder, is a stack of its own.
+    """
+    layers = {name: found for name in modules if (found := re.match(r"(.*?\.)??(\d+)(\.|$)", name))}
+    count: dict[str | None, int] = {}
+    for found in layers.values():
+        count[found[1]] = max(count.get(found[1], 0), int(found[2]) + 1)
+    return {name: 1 - int(found[2]) / count[found[1]] for name, found in layers.items()}
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
