@@ -23,24 +23,21 @@ from pathlib import Path
 import numpy as np
 import psutil
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel
+
+from adapad_ray.testing import word_tokenizer
 
 WORDS = ["good", "fine", "bad", "poor", "film", "plot", "actor", "scene", "music", "story", "the", "a"]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 PER_SEED = 4
 """Cells per seed: two methods at two budgets."""
 
 
 def write_inputs(folder: Path, cells: int) -> Path:
     """Writes a tiny BERT, 400 reviews and the sweep's file; returns the path of the file."""
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL, strict=True))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names).save_pretrained(folder / "model")
+    tokenizer = word_tokenizer(WORDS)
+    tokenizer.save_pretrained(folder / "model")
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(SPECIAL + WORDS), max_position_embeddings=64, **sizes)).save_pretrained(
+    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **sizes)).save_pretrained(
         folder / "model"
     )
     draw = random.Random(0)

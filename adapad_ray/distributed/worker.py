@@ -80,10 +80,10 @@ def _work(config: WorkerConfig, incarnation: str, rank: int, world_size: int) ->
         except AttemptLostError as error:
             failed, lost = _describe(error), True
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends this job only
-            failed, accelerator_lost = _describe(error), is_lost(error)
+            failed = _describe(error)
+            lost = accelerator_lost = is_lost(error)
         if failed is not None and not accelerator_lost:
             free_memory(device)
-        lost = lost or accelerator_lost
         ray.get(queue.finish.remote(group, generation, rank, value if rank == 0 else None, failed, lost))
         if accelerator_lost:
             raise AcceleratorLostError(failed)

@@ -24,10 +24,14 @@ class SplitSize:
     """Whether the split was carved from the training data."""
 
     @property
+    def used_rows(self) -> str:
+        """`1,600 of 8,878`, or `151`."""
+        return f"{self.rows:,}" if self.available in (None, self.rows) else f"{self.rows:,} of {self.available:,}"
+
+    @property
     def rows_in_words(self) -> str:
         """`1,600 of 8,878 rows`, or `151 rows`."""
-        of = "" if self.available in (None, self.rows) else f" of {self.available:,}"
-        return f"{self.rows:,}{of} rows" if of else counted(self.rows, "row")
+        return f"{self.used_rows} {'row' if self.used_rows == '1' else 'rows'}"
 
     @property
     def classes_in_words(self) -> str:

@@ -3,7 +3,7 @@
 from adapad_ray.testing.cases import MethodCase, finished, uninterrupted
 from adapad_ray.testing.comparison import assert_same_training
 from adapad_ray.testing.conformance import MethodConformance
-from adapad_ray.testing.tiny import COST_PER_RANK, TRAINING, tiny_backbone, tiny_task, tiny_workspace
+from adapad_ray.testing.tiny import COST_PER_RANK, TRAINING, tiny_backbone, tiny_task, tiny_workspace, word_tokenizer
 
 __all__ = [
     "COST_PER_RANK",
@@ -16,4 +16,5 @@ __all__ = [
     "tiny_task",
     "tiny_workspace",
     "uninterrupted",
+    "word_tokenizer",
 ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from adapad_ray.frozen_linear.mixed import use_bf16_products
 from adapad_ray.models import Backbone, Pooling, backbone_parameters
@@ -79,6 +81,16 @@ def _decoder(architecture: Architecture) -> tuple[Any, tuple[str, ...]]:
         hidden_size=32, ffn_hidden_size=48, num_hidden_layers=2, num_attention_heads=2, **common
     )
     return transformers.FalconForSequenceClassification(falcon), ("score",)
+
+
+def word_tokenizer(words: Sequence[str]) -> Any:
+    """BERT's form of a tokenizer, for texts of these words: [PAD] is 0, [UNK] 1, [CLS] 2, [SEP] 3, the first word 4."""
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    vocabulary = {word: i for i, word in enumerate([*special.values(), *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **special)
 
 
 @functools.cache

@@ -12,15 +12,13 @@ from typing import Any
 
 import torch
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from adapad_ray.cli import app
 from adapad_ray.results import CellResult
+from adapad_ray.testing import word_tokenizer
 from benchmarks.gpu.scale import DEVICE, SHAPES, Scale
 
-_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 _WORDS = ["good", "fine", "great", "bad", "poor", "awful", "film", "plot", "actor", "scene", "the", "a", "is", "was"]
 
 
@@ -74,12 +72,7 @@ def _row(root: Path, model: str, share: float, dtype: str, scale: Scale) -> dict
 
 def _random_model(folder: Path, scale: Scale) -> str:
     """Saves an encoder with random weights and a tokenizer of the words above."""
-    vocabulary = {word: i for i, word in enumerate(_SPECIAL + _WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = dict(zip(["pad_token", "unk_token", "cls_token", "sep_token"], _SPECIAL, strict=True))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    word_tokenizer(_WORDS).save_pretrained(folder)
     torch.manual_seed(0)
     encoder: Any = SHAPES[scale.shapes[0]]("cpu").bert
     encoder.save_pretrained(folder)

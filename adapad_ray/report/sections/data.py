@@ -30,7 +30,7 @@ class Data(Section):
         rows = [
             [
                 name,
-                size.rows_in_words.removesuffix(" rows").removesuffix(" row"),
+                size.used_rows,
                 size.classes_in_words,
                 "carved from the training data" if size.carved else "given",
             ]

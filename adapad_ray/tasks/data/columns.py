@@ -33,8 +33,7 @@ def require_columns(table: pd.DataFrame, wanted: Columns, split: str) -> None:
         if column is None:
             continue
         if column not in table:
-            problem = no_column(field, column, list(map(str, table))).replace("has", "have", 1)
-            raise BadRequestError(f"the {split} data {problem}")
+            raise BadRequestError(f"the {split} data have {no_column(field, column, list(map(str, table)))}")
         _refuse_empty(table[column].isna().to_numpy(), column, split)
 
 

@@ -43,7 +43,7 @@ def check_names(columns: Columns, available: Sequence[str]) -> None:
         if column is None:
             continue
         if column not in available:
-            raise FileError(no_column(field, column, available))
+            raise FileError(f"has {no_column(field, column, available)}")
         if available.count(column) > 1:
             raise FileError(
                 f"has {available.count(column)} columns called {column!r}, the one for {field!r}: rename or drop one"
@@ -51,10 +51,10 @@ def check_names(columns: Columns, available: Sequence[str]) -> None:
 
 
 def no_column(field: str, column: str, available: Sequence[str]) -> str:
-    """The clause about a column that is not among those available, with the one that is probably meant."""
+    """The words about a column that is not among those available, with the one that is probably meant."""
     near = closest(column, available)
     hint = "" if near is None else f"; did you mean {near!r}?"
-    return f"has no column {column!r} for {field!r}: available are {listed(available)}{hint}"
+    return f"no column {column!r} for {field!r}: available are {listed(available)}{hint}"
 
 
 def listed(names: Iterable[str]) -> str:
