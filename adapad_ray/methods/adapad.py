@@ -310,7 +310,8 @@ class Adapad(GrowingMethod[AdapadConfig]):
         """The whole model. After a joint tail it acts through live values; published ones belong to the prefixes."""
         count = self.adapted.blocks
         has_tail = self.joint_start < self.context.total_steps
-        return Lane.joint(count, head=count) if has_tail else Lane.prefix(count, head=count or self._first_head)
+        head = count or self._first_head
+        return Lane.joint(count, head=head) if has_tail else Lane.prefix(count, head=head)
 
     def deployables(self) -> list[Deployable]:
         smaller = [Deployable(Lane.prefix(k), prefix=k) for k in range(self.adapted.blocks - 1, 0, -1)]
