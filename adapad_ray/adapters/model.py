@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +117,16 @@ class AdaptedModel(TrainableModel):
         super().use(lane, generator)
         for layer in self.layers.values():
             layer.use(lane, generator)
+
+    @contextmanager
+    def constant(self) -> Iterator[None]:
+        for layer in self.layers.values():
+            layer.constants = {}
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.constants = None
 
     def learning(self, lane: Lane) -> list[nn.Parameter]:
         return [p for layer in self.layers.values() for block in layer.live(lane) for p in block.parameters()]
