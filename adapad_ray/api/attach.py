@@ -123,6 +123,8 @@ class Attached(nn.Module):
         self._loop.start()
         self.backbone = backbone.model
         self.config = self.backbone.config
+        self.device = request.device
+        """Where the model must stay."""
         self.optimizer = AttachedOptimizer(self._loop, request.device)
         """Clips, steps and schedules every component by itself, and grows and publishes where it is time."""
         self.scheduler = OwnSchedule(self.optimizer)

@@ -48,6 +48,12 @@ class AttachedCallback(TrainerCallback):  # type: ignore[misc]
         for name, remedy in wrong.items():
             if remedy:
                 raise BadRequestError(f"TrainingArguments.{name} is {getattr(args, name)!r}: set it to {remedy}")
+        device = next(attached.backbone.parameters()).device
+        if str(device) != attached.device:
+            raise BadRequestError(
+                f"the model was attached on {attached.device}, but Trainer has moved it to {device}: move the model "
+                "there before attach, or keep Trainer on the CPU with use_cpu=True"
+            )
         if args.world_size > 1 or args.n_gpu > 1:
             raise BadRequestError("Trainer runs on several devices, but an attached method trains on one")
 

@@ -85,9 +85,11 @@ def trainer(attached, args, tokenizer, examples, **options):
     ],
 )
 def test_trainer_gives_the_adapter_of_train(method, settings, model, tokenizer, frame, tmp_path):
+    """Also if it evaluates in between."""
     ours = train(model, tokenizer, frame, method, settings)
     attached = ar.attach(model, method, BUDGET, steps=STEPS, settings=settings, learning_rate=1e-2)
-    trainer(attached, arguments(tmp_path), tokenizer, same_examples(ours)).train()
+    examples, args = same_examples(ours), arguments(tmp_path, eval_strategy="steps", eval_steps=4)
+    trainer(attached, args, tokenizer, examples, eval_dataset=examples.select(range(8))).train()
     theirs = load_file(attached.save(tmp_path / "adapter") / "adapter_model.safetensors")
     expected = load_file(ours.adapter / "adapter_model.safetensors")
     assert theirs.keys() == expected.keys() and attached.ranks == ours.ranks
@@ -95,7 +97,7 @@ def test_trainer_gives_the_adapter_of_train(method, settings, model, tokenizer, 
     assert attached.losses == pytest.approx(ours.result.train_loss, abs=1e-5)
 
 
-@pytest.mark.parametrize("method", ["increlora", "adalora", "dylora", "dora", "melora", "sequential"])
+@pytest.mark.parametrize("method", ["increlora", "adalora", "dylora", "dora", "fim", "gora", "melora", "sequential"])
 def test_a_plain_loop_gives_the_adapter_of_train(method, model, tokenizer, frame, tmp_path):
     ours = train(model, tokenizer, frame, method, {})
     attached = ar.attach(model, method, BUDGET, steps=STEPS, learning_rate=1e-2)
@@ -187,7 +189,7 @@ def test_a_head_with_one_output_trains_on_the_squared_error():
     tokens, labels = torch.arange(4, 10).repeat(3, 1), torch.tensor([0.0, 1.0, 2.0])
     loss = attached(input_ids=tokens, labels=labels).loss
     output = attached.eval()(input_ids=tokens)
-    assert float(loss) == pytest.approx(float(squared_error(output, labels).mean()), abs=1e-6)
+    assert float(loss.detach()) == pytest.approx(float(squared_error(output, labels).mean()), abs=1e-6)
 
 
 @pytest.mark.parametrize(
