@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,12 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from torch import nn
 
-from adapad_ray.adapters.export import ADAPTER_CONFIG
+from adapad_ray.adapters.adapter_config import LARGEST_CONFIG
+from adapad_ray.adapters.export import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from adapad_ray.api.own_model import own_backbone
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models import SEQUENCES, Backbone, load_backbone
+from adapad_ray.safe_json import read_object
 from adapad_ray.tasks.data.columns import as_text
 from adapad_ray.tasks.encoding.texts import check_length, encode_texts
 from adapad_ray.training.cell.evaluation import predict as logits_of_split
@@ -107,10 +108,10 @@ def _backbone(model: nn.Module | str | None, tokenizer: Any, about: dict[str, An
 
 def _provenance(folder: Path) -> dict[str, Any]:
     path = folder / "adapad.json"
-    if not (folder / ADAPTER_CONFIG).is_file() or not path.is_file():
-        raise BadRequestError(f"{folder} holds no adapter of this package ({ADAPTER_CONFIG} and {path.name})")
-    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return about
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, path.name):  # without the weights, PEFT would look for pickled ones
+        if not (folder / name).is_file():
+            raise BadRequestError(f"{folder} holds no adapter of this package: {name} is missing")
+    return read_object(path, str(path), LARGEST_CONFIG)
 
 
 def _listed(texts: Sequence[str]) -> list[str]:

@@ -70,6 +70,13 @@ def test_predict_reads_the_folder_again(trained, model, tokenizer, frame, tmp_pa
     assert ar.predict(folder, texts, model=model, tokenizer=tokenizer, max_length=32) == ours
 
 
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapad.json"])
+def test_predict_names_the_file_that_an_adapter_lacks(name, trained, tmp_path):
+    (trained.save(tmp_path / "mine") / name).unlink()
+    with pytest.raises(BadRequestError, match=f"holds no adapter of this package: {name} is missing"):
+        ar.predict(tmp_path / "mine", ["good"])
+
+
 def test_a_model_with_an_adapter_on_it_is_rejected(trained, model, tokenizer, frame):
     """Adapters of PEFT change the model in place, so a second one would be trained and used on top of the first."""
     peft.get_peft_model(model, peft.LoraConfig(target_modules=["query"]))
