@@ -19,7 +19,7 @@ def report(folder: FolderArgument) -> int:
         built = build_report(sweep.path, manifest.report_inputs())
         sweep.save()
     console = Console()
-    console.report(built)
+    console.report(built, sweep.location)
     console.gaps(manifest.gaps)
     console.links({"report": sweep.within(PAGE)})
     return DONE

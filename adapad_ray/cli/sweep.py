@@ -42,7 +42,7 @@ def sweep(
         outcome = launch.run()
     links = {"results": folder.location, **outcome.mlflow}
     if outcome.report is not None:
-        console.report(outcome.report)
+        console.report(outcome.report, folder.location)
         links = {"report": folder.within(PAGE), "figure": folder.within("curve.png")} | links
     console.summary(outcome)
     console.links(links)
