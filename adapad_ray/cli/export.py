@@ -41,7 +41,7 @@ def export(
         else:
             choice = AdapterChoice(method, budget, prefix, seed)
         try:
-            cell, point, missing = export_adapter(sweep.path, to, choice)
+            cell, point, missing, warnings = export_adapter(sweep.path, to, choice)
         except NotInSweepError as error:
             print_error(f"{error}; it has:")
             terminal(stderr=True).print(available_table(error.available))
@@ -49,6 +49,8 @@ def export(
     metrics = ", ".join(f"{name} {value:.3f}" for name, value in point.validation.items())
     size = f"{point.parameters:,} adapter parameters on {counted(len(point.ranks), 'module')}"
     print_line(f"{to}: {size}, seed {cell.identity.seed}, validation {metrics}")
+    for warning in warnings:
+        print_error(f"warning: {warning}")
     if missing:
         is_are = "is" if missing == 1 else "are"
         choice_may_change = seed is None or recommended

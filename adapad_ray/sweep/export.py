@@ -7,19 +7,26 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import pandas as pd
 from pydantic import ValidationError
 
 from adapad_ray.budget import read_budget
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import require_empty
-from adapad_ray.report.curves import best_member
+from adapad_ray.report.curves import PointKey, best_member
 from adapad_ray.report.recommendation import RECOMMENDATION, Recommendation
 from adapad_ray.report.records import load_results
 from adapad_ray.report.style.formatting import short_count
 from adapad_ray.results import CellResult, Point
+from adapad_ray.storage import WorkingFolder
+from adapad_ray.sweep.folder import recorded_spec
 from adapad_ray.sweep.manifest import Manifest
+from adapad_ray.tasks import DataSource, resolve_task
+
+if TYPE_CHECKING:
+    from adapad_ray.deployment.model_card import CurveRow
 
 Member = tuple[CellResult, Point]
 """A deployable model of a cell."""
@@ -66,6 +73,8 @@ class Exported(NamedTuple):
     point: Point
     missing: int
     """Cells of the sweep that are not finished."""
+    warnings: list[str]
+    """What could not be added to the folder; one sentence each."""
 
 
 def recommended_adapter(sweep: Path) -> AdapterChoice:
@@ -95,7 +104,7 @@ def recommended_adapter(sweep: Path) -> AdapterChoice:
 
 
 def export_adapter(sweep: Path, to: Path, choice: AdapterChoice) -> Exported:
-    """Copies an adapter from a sweep's folder to the folder `to`.
+    """Copies an adapter from a sweep's folder to the folder `to`, and completes it (`deployment.completion`).
 
     Raises:
         NotInSweepError: the sweep has no such label, budget, seed or prefix.
@@ -111,7 +120,57 @@ def export_adapter(sweep: Path, to: Path, choice: AdapterChoice) -> Exported:
     if not source.is_dir():
         raise BadRequestError(f"{source} is missing: delete its cell's folder and run the sweep again")
     shutil.copytree(source, to, dirs_exist_ok=True)
-    return Exported(cell, point, manifest.missing(results))
+    return Exported(cell, point, manifest.missing(results), _complete(sweep, to, cell, point, manifest))
+
+
+def _complete(sweep: Path, to: Path, cell: CellResult, point: Point, manifest: Manifest) -> list[str]:
+    """Adds what the cell's folder lacks; returns what could not be added."""
+    from adapad_ray.deployment.completion import Training, complete_adapter
+    from adapad_ray.deployment.model_card import CardFacts
+
+    recorded = recorded_spec(WorkingFolder(str(sweep), sweep)) or {}
+    source = resolve_task(recorded["task"]) if "task" in recorded else None
+    if not isinstance(source, DataSource):
+        return ["the sweep's task is not one of rows: the adapter has no tokenizer and no model card"]
+    card = CardFacts(
+        title=manifest.title,
+        metric=cell.metric,
+        parameters=point.parameters,
+        head_parameters=point.head_parameters,
+        modules=len(point.ranks),
+        splits=manifest.splits,
+        curve=_curve_rows(
+            sweep / "curve.csv", PointKey(cell.identity.label, cell.identity.budget, point.kind, point.prefix)
+        ),
+    )
+    return complete_adapter(to, Training(cell, point, source, card))
+
+
+def _curve_rows(path: Path, exported: PointKey) -> list[CurveRow]:
+    """The trained models of a sweep's curve and the exported point; empty before the first report."""
+    from adapad_ray.deployment.model_card import CurveRow
+
+    if not path.is_file():
+        return []
+    rows = []
+    for row in pd.read_csv(path).to_dict("records"):
+        key = PointKey._make(None if pd.isna(row[name]) else row[name] for name in PointKey._fields)
+        if key.kind == "final" or key == exported:
+            cut = "" if key.prefix is None else f" cut to {key.prefix:.0f}"
+            budget = None if key.budget is None else int(key.budget)
+            rows.append(
+                CurveRow(
+                    f"{key.label}{cut}",
+                    budget,
+                    row["parameters"],
+                    row["test_mean"],
+                    row["test_low"],
+                    row["test_high"],
+                    row["n_seeds"],
+                    exported=key == exported,
+                )
+            )
+    return rows
 
 
 def _find(sweep: Path, finished: Iterable[CellResult], choice: AdapterChoice, manifest: Manifest) -> Member:

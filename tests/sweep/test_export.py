@@ -37,7 +37,7 @@ def exported(sweep, to, *choice, **options):
 def test_the_recommended_adapter_is_the_one_that_the_report_names(sweep, tmp_path):
     choice = recommended_adapter(sweep)
     assert (choice.label, choice.prefix, choice.seed) == ("adapad", "2", 1)
-    cell, point, missing = export_adapter(sweep, tmp_path / "out", choice)
+    cell, point, missing, _ = export_adapter(sweep, tmp_path / "out", choice)
     recommendation = json.loads((sweep / "recommendation.json").read_text())
     assert recommendation["adapter"] == f"cells/{cell.id}/{point.adapter}" and missing == 0
 
