@@ -24,6 +24,10 @@ def export(
         str | None, typer.Option(help="A smaller model that was cut from it: components per module, or parameters.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Default: the seed that is best on validation.")] = None,
+    hub_name: Annotated[
+        str | None, typer.Option("--push-to-hub", metavar="NAME", help="Upload it too, as in you/my-adapter.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository of the Hub private.")] = False,
 ) -> int:
     """Copy one deployable PEFT adapter out of a finished sweep."""
     from adapad_ray.cli.tables import available_table
@@ -33,6 +37,10 @@ def export(
 
     if recommended != (method is None and budget is None and prefix is None and seed is None):
         raise BadRequestError("adapad export takes either --recommended or --method and --budget")
+    if hub_name is not None:
+        from adapad_ray.deployment.hub import check_login
+
+        check_login(hub_name)
     with fetched_folder(folder) as sweep:
         if recommended:
             choice = recommended_adapter(sweep.path)
@@ -56,4 +64,8 @@ def export(
         choice_may_change = seed is None or recommended
         hint = ": another seed may turn out to be the best, so export again at the end" if choice_may_change else ""
         print_error(f"warning: {counted(missing, 'cell')} of this sweep {is_are} not finished{hint}")
+    if hub_name is not None:
+        from adapad_ray.deployment.hub import push_to_hub
+
+        print_line(push_to_hub(to, hub_name, private=private))
     return DONE

@@ -86,14 +86,14 @@ def _opening(facts: CardFacts, record: Mapping[str, Any]) -> str:
     listed = "\n".join(f"| {name.replace('_', ' ')} | {value:.4g} |" for name, value in scores.items())
     return (
         f"# {facts.title}: {record['method']}, {facts.parameters:,} parameters\n\n"
-        f"An adapter for `{_shown(record['model'])}` with {facts.parameters:,} parameters on {facts.modules} "
+        f"An adapter for `{shown(record['model'])}` with {facts.parameters:,} parameters on {facts.modules} "
         f"modules{head}. It was trained by {record['method']} in a budget sweep of "
         f"adapad-ray, at a budget of {record['budget'] or 0:,} parameters and with seed {record['seed']}.\n\n"
         f"| of this adapter | |\n|---|---|\n{listed}"
     )
 
 
-def _shown(model: str) -> str:
+def shown(model: str) -> str:
     """A folder by its own name, because its path tells others nothing."""
     return model if on_hub(model) or find_asset("model", model) else model.rstrip("/").rpartition("/")[2]
 
@@ -115,7 +115,7 @@ def _loading(record: Mapping[str, Any], code: LoadingCode) -> str:
         )
     elif not on_hub(model) and find_asset("model", model) is None:
         text += (
-            f" The base model is a folder (`{_shown(model)}`). Where it lies elsewhere, put its path into "
+            f" The base model is a folder (`{shown(model)}`). Where it lies elsewhere, put its path into "
             f"`base_model_name_or_path` of `{ADAPTER_CONFIG}`."
         )
     if record["labels"] and record["auto_class"] != CAUSAL:

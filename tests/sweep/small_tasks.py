@@ -162,5 +162,7 @@ def compute(spec: Any, folder: Path) -> dict[str, CellResult]:
             results[planned.id] = result
     write_text(folder / RECORDED_SPEC, write_yaml(spec.model_dump(mode="json")))
     labels = {result.id: result.identity.label for result in results.values()}
-    Manifest(spec.name, labels, [], [], spec.delta, "", splits=dict(loaded.inputs.data.sizes)).save(folder)
+    Manifest(spec.name, labels, [], [], spec.delta, "", splits=dict(loaded.inputs.data.sizes), units=cells.units).save(
+        folder
+    )
     return {result.identity.label: result for result in results.values()}
