@@ -6,12 +6,14 @@ import json
 import random
 import re
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from small_tasks import compute
 from typer.testing import CliRunner
 
+from adapad_ray.adapters.compression import compress_adapter
 from adapad_ray.adapters.export import ADAPTER_CONFIG
 from adapad_ray.cli import app
 from adapad_ray.deployment.prediction import load_exported
@@ -163,6 +165,15 @@ def test_predict_and_evaluate_from_the_command_line(folders, reviews, tmp_path):
     assert code == 0 and re.fullmatch(r"accuracy 0\.\d{3,4}  \(120 rows\)\n", output), output
     code, output = adapad("evaluate", adapter, reviews, "--json")
     assert json.loads(output)["rows"] == 120
+
+
+def test_a_compressed_export_still_predicts(folders, reviews, tmp_path):
+    adapter, _ = exported(reviews, folders["roberta"], tmp_path)
+    compress_adapter(adapter, tmp_path / "all", energy=1.0)
+    model, same = load_exported(adapter), load_exported(tmp_path / "all")
+    rows = model.read(str(reviews), answers=False)
+    shares = [loaded.predict(rows)["probability good"] for loaded in (model, same)]
+    np.testing.assert_allclose(*shares, atol=1e-5)
 
 
 @pytest.mark.parametrize(
