@@ -13,12 +13,12 @@ from adapad_ray.cli.compress import compress
 from adapad_ray.cli.evaluate import evaluate
 from adapad_ray.cli.export import export
 from adapad_ray.cli.list import list_entries
+from adapad_ray.cli.output.terminal import prepare_streams
 from adapad_ray.cli.plan import plan
 from adapad_ray.cli.predict import predict
 from adapad_ray.cli.report import report
 from adapad_ray.cli.submit import submit
 from adapad_ray.cli.sweep import sweep
-from adapad_ray.cli.terminal import prepare_streams
 
 
 class _Command(typer.Typer):

@@ -21,7 +21,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
     """Score an exported adapter on the rows of a file with right answers, by the metrics of its task."""
-    from adapad_ray.cli.terminal import print_error, print_line
+    from adapad_ray.cli.output.terminal import print_error, print_line
     from adapad_ray.deployment.prediction import load_exported
 
     loaded = load_exported(adapter, model)

@@ -30,8 +30,8 @@ def export(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository of the Hub private.")] = False,
 ) -> int:
     """Copy one deployable PEFT adapter out of a finished sweep."""
-    from adapad_ray.cli.tables import available_table
-    from adapad_ray.cli.terminal import print_error, print_line, terminal
+    from adapad_ray.cli.output.tables import available_table
+    from adapad_ray.cli.output.terminal import print_error, print_line, terminal
     from adapad_ray.storage import fetched_folder
     from adapad_ray.sweep.export import AdapterChoice, NotInSweepError, export_adapter, recommended_adapter
 

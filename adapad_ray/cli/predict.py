@@ -22,8 +22,8 @@ def predict(
     model: BaseModelOption = None,
 ) -> int:
     """Predict the rows of a file with an exported adapter. A column of right answers is not needed."""
-    from adapad_ray.cli.terminal import Output, print_error
-    from adapad_ray.deployment.prediction import check_output, load_exported, write_predictions
+    from adapad_ray.cli.output.terminal import Output, print_error
+    from adapad_ray.deployment.prediction import DIGITS, check_output, load_exported, write_predictions
 
     if to is not None:
         check_output(to)
@@ -32,7 +32,7 @@ def predict(
     for warning in loaded.warnings:
         print_error(f"warning: {warning}")
     if to is None:
-        predictions.to_csv(Output(sys.stdout), index=False)
+        predictions.to_csv(Output(sys.stdout), index=False, float_format=DIGITS)
     else:
         write_predictions(predictions, to)
         print_error(f"{len(predictions):,} predictions in {to}")

@@ -23,6 +23,10 @@ from adapad_ray.tasks.rows import RowTask
 from adapad_ray.tasks.task_data import Evaluated
 from adapad_ray.training.cell.evaluation import ModelPasses
 
+DIGITS = "%.6g"
+"""Format of numbers in text."""
+OUTPUTS: Sequence[str] = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+"""Suffixes of files that predictions are written to."""
 _SPLIT = "test"
 
 
@@ -138,18 +142,14 @@ def load_exported(folder: Path, model: str | None = None, device: str | None = N
 
 
 def write_predictions(predictions: pd.DataFrame, to: Path) -> None:
-    """Writes predictions as CSV, TSV, JSON Lines or Parquet, by the suffix of the file.
-
-    Raises:
-        BadRequestError: the suffix is another one.
-    """
+    """Writes predictions as CSV, TSV, JSON Lines or Parquet, by the suffix of the file (`check_output`)."""
     suffix = to.suffix.lower()
     if suffix == ".parquet":
         predictions.to_parquet(to, index=False)
     elif suffix in (".jsonl", ".json"):
         predictions.to_json(to, orient="records", lines=True, force_ascii=False)
     else:
-        predictions.to_csv(to, index=False, sep="\t" if suffix == ".tsv" else ",")
+        predictions.to_csv(to, index=False, sep="\t" if suffix == ".tsv" else ",", float_format=DIGITS)
 
 
 def check_output(to: Path) -> None:
@@ -162,9 +162,6 @@ def check_output(to: Path) -> None:
         raise BadRequestError(f"the output {str(to)!r} ends in {to.suffix!r}: use one of {', '.join(OUTPUTS)}")
     if to.exists():
         raise BadRequestError(f"{to} exists: choose another file")
-
-
-OUTPUTS: Sequence[str] = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def _columns(kind: RowTask[Any], source: DataSource) -> Columns:

@@ -4,7 +4,7 @@ import io
 
 import rich.console
 
-from adapad_ray.cli.console import Console
+from adapad_ray.cli.output.console import Console
 from adapad_ray.report.inputs import Gap, ReportInputs
 from adapad_ray.report.page import build_report
 from adapad_ray.sweep.observers import SweepOutcome

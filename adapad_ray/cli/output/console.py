@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adapad_ray.cli.terminal import terminal
+from adapad_ray.cli.output.terminal import terminal
 from adapad_ray.report.curves import PointKey
 from adapad_ray.report.inputs import FailedCell, Gap
 from adapad_ray.report.recommendation import recommended_command
