@@ -150,8 +150,9 @@ def _data(facts: CardFacts, record: Mapping[str, Any]) -> str:
         for name in ("text", "text_pair", "question", "context", "prompt", "image")
         if task.get(name)
     ]
+    length = f", cut to {record['max_length']:,} tokens" if record["auto_class"] != IMAGES else ""
     sizes = f" {sizes_in_words(facts.splits)}." if facts.splits else ""
     return (
         f"## Data\n\nA task of type {task['type']}, judged by {facts.metric.replace('_', ' ')}; it reads "
-        f"{', '.join(columns)}, cut to {record['max_length']:,} tokens.{sizes}"
+        f"{', '.join(columns)}{length}.{sizes}"
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapad_ray.adapters.export import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from adapad_ray.errors import BadRequestError
@@ -34,9 +34,9 @@ class AdapterRecord(BaseModel):
     """Names of class 0, 1, …; empty without classes."""
     task: dict[str, Any]
     """The source of the task without the places of its data: type, columns, metric."""
-    max_length: int
+    max_length: int = Field(ge=1, le=10**6)
     """Tokens."""
-    batch_size: int
+    batch_size: int = Field(ge=1, le=10**6)
     """Rows at a time."""
     settings: dict[str, Any] = {}
     """What the task's type needs to turn outputs into answers beside its source, such as a threshold."""
@@ -44,9 +44,10 @@ class AdapterRecord(BaseModel):
     @property
     def source(self) -> DataSource:
         """The task's source; its data are placeholders."""
-        source = TYPES[str(self.task["type"])].Source.model_validate({**self.task, "train": ""})
-        assert isinstance(source, DataSource)
-        return source
+        kind = TYPES[str(self.task["type"])].Source
+        if not issubclass(kind, DataSource):
+            raise KeyError(self.task["type"])
+        return kind.model_validate({**self.task, "train": ""})
 
 
 def read_record(folder: Path) -> AdapterRecord:

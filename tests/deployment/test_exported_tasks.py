@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -114,8 +115,6 @@ def test_a_cells_own_folder_is_sent_to_export(exported):
 
 
 def test_a_pattern_instead_of_module_names_is_rejected(exported, tmp_path):
-    import shutil
-
     _, folder, _, _ = exported
     shutil.copytree(folder, tmp_path / "hostile")
     path = tmp_path / "hostile" / "adapter_config.json"
@@ -123,6 +122,27 @@ def test_a_pattern_instead_of_module_names_is_rejected(exported, tmp_path):
     path.write_text(json.dumps({**config, "rank_pattern": {"(a+)+$": 1}}))
     with pytest.raises(BadRequestError, match="not named by full paths"):
         load_exported(tmp_path / "hostile")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": {"type": "bilinear"}},
+        {"task": {"type": "none"}},
+        {"task": {}},
+        {"task": []},
+        {"batch_size": 0},
+        {"labels": "ab"},
+        {"model": None},
+    ],
+)
+def test_a_damaged_record_is_one_sentence(exported, tmp_path, changes):
+    _, folder, _, _ = exported
+    shutil.copytree(folder, tmp_path / "damaged")
+    path = tmp_path / "damaged" / "adapad.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(BadRequestError, match="is damaged: export the adapter again"):
+        load_exported(tmp_path / "damaged")
 
 
 def test_predictions_of_no_rows_are_rejected(exported):
