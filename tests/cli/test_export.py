@@ -102,7 +102,8 @@ def test_cells_that_are_missing_are_said(cell, tmp_path, known, described, words
     assert "another seed" not in output and ("not finished" in output) == bool(words)
 
 
-def test_export_imports_neither_ray_nor_optuna():
-    program = "import sys, adapad_ray.sweep.export; print([name for name in ('ray', 'optuna') if name in sys.modules])"
+@pytest.mark.parametrize("module", ["sweep.export", "deployment.completion", "deployment.prediction", "deployment.hub"])
+def test_export_and_predict_import_neither_ray_nor_optuna(module):
+    program = f"import sys, adapad_ray.{module}; print([name for name in ('ray', 'optuna') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
