@@ -92,6 +92,15 @@ def recommended_adapter(sweep: Path) -> AdapterChoice:
         ) from None
     except ValidationError as error:
         raise BadRequestError(f"{path} is not a recommendation of this version: run `adapad report` again") from error
+    return choice_of(found)
+
+
+def choice_of(found: Recommendation) -> AdapterChoice:
+    """The adapter that a recommendation names.
+
+    Raises:
+        BadRequestError: it names the frozen backbone.
+    """
     if found.parameters == 0:
         adapter = found.smallest_adapter
         instead = ": no adapter of the sweep is shown to be as good"
