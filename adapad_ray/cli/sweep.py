@@ -27,7 +27,7 @@ def sweep(
     with working_folder(sweep_location(content, out)) as folder:
         folder.check()
         check_cluster()
-        check_store(text_in(content, "tracking", DEFAULT_STORE))
+        check_store(text_in(content, "tracking", DEFAULT_STORE), text_in(content, "name", ""))
         # Only now, because these imports take seconds, and loading a model may take minutes.
         spec = parse_spec(content)
         from adapad_ray.cli.console import Console
