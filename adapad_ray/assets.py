@@ -99,7 +99,7 @@ def find_asset(kind: Literal["model", "task"], name: str) -> Asset | None:
 def cache_folder() -> Path:
     """The folder for downloads: `ADAPAD_CACHE`, else `adapad-ray` in the user's cache directory."""
     if configured := os.environ.get("ADAPAD_CACHE"):
-        return Path(configured).expanduser().resolve()
+        return Path(os.path.realpath(os.path.expanduser(configured)))
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "adapad-ray"
 
 

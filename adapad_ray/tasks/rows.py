@@ -13,9 +13,9 @@ import pandas as pd
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.base import TaskType
 from adapad_ray.tasks.data.columns import doubtful_classes
-from adapad_ray.tasks.data.delimited import WARNINGS
 from adapad_ray.tasks.data.overlap import shared_rows
 from adapad_ray.tasks.data.splits import SPLITS, carve, carved_counts
+from adapad_ray.tasks.data.tables import WARNINGS
 from adapad_ray.tasks.source import DataSource
 from adapad_ray.tasks.split_sizes import SplitSize
 from adapad_ray.tasks.task_data import DataLimits, RawTask, Split, TaskData, digest_of

@@ -87,7 +87,7 @@ class DataSource(Source):
         if self.dataset is not None:
             return f"{self.dataset}/{self.subset}" if self.subset else self.dataset
         assert self.train is not None  # see _has_training_data
-        path = Path(os.path.expanduser(self.train)).resolve()
+        path = Path(os.path.realpath(os.path.expanduser(self.train)))  # Path.resolve raises where links form a loop
         return path.parent.name if path.stem in SPLITS else path.stem
 
     def inside(self, folder: str | None) -> Self:
@@ -139,6 +139,17 @@ class TextSource(DataSource):
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        fields: dict[str, str] = {}
+        for field in ("text", "text_pair", "label"):
+            column = getattr(self, field)
+            if column in fields:
+                raise ValueError(f"{fields[column]} and {field} are both column {column!r}: name another for one")
+            if column is not None:
+                fields[column] = field
+        return self
 
     def columns(self) -> Columns:
         """Texts, label and group."""
