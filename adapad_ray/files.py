@@ -46,7 +46,8 @@ def require_writable(folder: Path | str) -> None:
     Raises:
         OSError: it cannot.
     """
-    nearest = next(path for path in [Path(folder).absolute(), *Path(folder).absolute().parents] if path.exists())
+    paths = [Path(folder).absolute(), *Path(folder).absolute().parents]
+    nearest = next(path for path in paths if os.path.lexists(path))  # a link that leads nowhere is in the way
     with tempfile.TemporaryFile(dir=nearest) as file:
         file.write(b"\0" * _SAMPLE)
 

@@ -18,9 +18,11 @@ def test_a_folder_that_can_be_created_passes_and_nothing_is_created(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["/proc/nowhere/runs", "file/runs", "file"])
+@pytest.mark.parametrize("name", ["/proc/nowhere/runs", "file/runs", "file", "loop/runs", "dangling"])
 def test_a_folder_that_cannot_be_written_or_created_fails(name, tmp_path):
     (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere")
     with pytest.raises(OSError, match=r"."):
         require_writable(tmp_path / name)
 

@@ -10,6 +10,7 @@ import socket
 import sqlite3
 from contextlib import closing, suppress
 from functools import partial
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -35,6 +36,8 @@ _LONGEST_REPLY = 1000
 _SQLITE = "sqlite:///"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Dialect → port of its servers, unless the address names one."""
+_ONLY_MLFLOW = ("", "file", "databricks", "databricks-uc", "uc")
+"""Schemes of stores that only MLflow can check; plugins add others."""
 
 
 def tracking_uri(configured: str) -> str:
@@ -54,8 +57,8 @@ def tracking_uri(configured: str) -> str:
 def check_store(configured: str, experiment: str) -> None:
     """Checks within seconds that the store answers, lets this user in and can be written.
 
-    MLflow itself would try for minutes, and its import takes seconds: only a server that wants to know who asks is
-    asked through it.
+    MLflow itself would try for minutes, and its import takes seconds: it is used only for a server that wants to know
+    who asks, and for stores of other kinds.
 
     Raises:
         BadRequestError: it does not.
@@ -153,17 +156,31 @@ def _path_and_options(text: str) -> tuple[Path, dict[str, str]]:
 
 
 def _answers(uri: str) -> bool:
-    """Checks a store without MLflow; False for a server that does not tell everyone."""
+    """Checks a store without MLflow; False for one that only MLflow can check."""
     path = sqlite_path(uri)
     if path is not None:
         _check_database(path)
     elif is_server(uri):
         return _answers_everyone(uri)
     else:
-        parts = urlsplit(uri)
-        port = _DATABASE_PORTS.get(parts.scheme.partition("+")[0])
-        if port is not None and parts.hostname is not None:  # else there is no port, or MLflow will say what is wrong
-            _check_port(parts.hostname, parts.port or port)
+        return _answers_at_port(uri)
+    return True
+
+
+def _answers_at_port(uri: str) -> bool:
+    """Checks the server of a database; False for a store that only MLflow can check."""
+    if re.match(r"[\w.-]+:\d+(/|$)", uri):
+        raise ValueError("it does not begin with http:// or https://")
+    parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    if scheme == "sqlite":
+        raise ValueError("SQLite's addresses begin with sqlite:///")
+    if scheme in _ONLY_MLFLOW or entry_points(group="mlflow.tracking_store", name=parts.scheme):
+        return False
+    if scheme not in _DATABASE_PORTS:
+        raise ValueError(f"its scheme {parts.scheme!r} is none of http, https, sqlite, {', '.join(_DATABASE_PORTS)}")
+    if parts.hostname is not None:  # else there is no port
+        _check_port(parts.hostname, parts.port or _DATABASE_PORTS[scheme])
     return True
 
 
@@ -211,13 +228,13 @@ def _answers_everyone(uri: str) -> bool:
 
 
 def _ask_as_user(uri: str, experiment: str) -> None:
-    """Asks a server for the experiment as MLflow does, with the user's password, token and certificates."""
+    """Asks a store for the experiment as MLflow does, with the user's password, token and certificates."""
     _configure_mlflow()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     try:
-        within(LONGEST_WAIT, partial(MlflowClient(tracking_uri=uri).get_experiment_by_name, experiment))
+        within(LONGEST_WAIT, lambda: MlflowClient(tracking_uri=uri).get_experiment_by_name(experiment))
     except (MlflowException, OSError, ValueError) as error:
         raise unusable(uri, error) from error
 

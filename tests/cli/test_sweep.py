@@ -48,6 +48,16 @@ def test_a_ray_cluster_that_is_gone(launch, monkeypatch):
     assert len(lines) == 1
 
 
+def test_a_cache_that_cannot_be_written(launch, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("ADAPAD_CACHE", "/proc/nowhere")
+    for packaged in ("model=minilm-l6", "task=rotten-tomatoes"):
+        code, lines = launch(packaged)
+        assert code == 2
+        assert lines[0].startswith("adapad: the cache folder /proc/nowhere/assets cannot be written (No such file")
+        assert len(lines) == 1
+
+
 def test_a_tracking_server_that_is_down(launch, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     address = f"http://127.0.0.1:{free_port()}"

@@ -48,6 +48,21 @@ def test_an_address_that_is_no_url(uri):
     assert f"MLflow's store {uri} cannot be used" in problem(uri)
 
 
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("127.0.0.1:5000", "it does not begin with http:// or https://"),
+        ("localhost:5000/mlflow", "it does not begin with http:// or https://"),
+        ("htp://127.0.0.1:5000", "its scheme 'htp' is none of http, https, sqlite, postgresql, mysql, mssql"),
+        ("sqlite://mlflow.db", "SQLite's addresses begin with sqlite:///"),
+        ("mlruns", "maintenance mode"),
+        ("file:///tmp/mlruns", "maintenance mode"),
+    ],
+)
+def test_an_address_that_is_no_store_has_a_reason(uri, reason):
+    assert f"MLflow's store {uri} cannot be used (" in (text := problem(uri)) and reason in text
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_server_that_never_answers(scheme, monkeypatch):
     monkeypatch.setattr(store, "LONGEST_WAIT", 0.3)
