@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from adapad_ray.budget import read_budget
 from adapad_ray.errors import BadRequestError
-from adapad_ray.files import require_empty
+from adapad_ray.files import filled
 from adapad_ray.report.records import load_results
 from adapad_ray.results import CellResult, Point
 from adapad_ray.sweep.manifest import Manifest
@@ -38,18 +38,18 @@ def export_adapter(
 
     Raises:
         BadRequestError: the sweep has no such label, budget, seed or prefix, the method deploys no adapter, or `to` is
-            not empty.
+            not empty or cannot be written.
     """
     manifest = Manifest.load(sweep)
     results = load_results(sweep, manifest.labels)
     cell, point = _find(sweep, results, label, budget, prefix, seed)
     if point.adapter is None:
         raise BadRequestError(f"{label} deploys no adapter: there is nothing to export in the PEFT format")
-    require_empty(to)
     source = sweep / "cells" / cell.id / point.adapter
     if not source.is_dir():
         raise BadRequestError(f"{source} is missing: delete its cell's folder and run the sweep again")
-    shutil.copytree(source, to, dirs_exist_ok=True)
+    with filled(to):
+        shutil.copytree(source, to, dirs_exist_ok=True)
     return Exported(cell, point, manifest.missing(results))
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.files import write_text
+from adapad_ray.files import unwritable, write_text
 from adapad_ray.safe_yaml import read_yaml, write_yaml
 from adapad_ray.storage import DEFAULT_FOLDER, WorkingFolder, is_url
-from adapad_ray.sweep.lock import FolderLock, SweepLock, unwritable
+from adapad_ray.sweep.lock import FolderLock, SweepLock
 from adapad_ray.sweep.store_lock import StoreLock
 
 if TYPE_CHECKING:  # a sweep's folder is checked before anything slow is imported
