@@ -217,7 +217,9 @@ def _answers_everyone(uri: str) -> bool:
         with requests.post(f"{experiments}/create", json={}, **options) as reply:
             if reply.status_code in _READ_ONLY:
                 raise ValueError(f"{answered(reply.status_code)} to requests that write")
-    except requests.exceptions.SSLError:
+    except requests.exceptions.SSLError as error:
+        if "WRONG_VERSION_NUMBER" in str(error):
+            raise ValueError("it answers, but not by https: use http://") from error
         return False
     except requests.RequestException:
         parts = urlsplit(uri)

@@ -123,6 +123,11 @@ def test_a_server_that_can_only_be_read(status):
         assert re.search(rf"it answers HTTP {status} .* to requests that write", problem(f"http://127.0.0.1:{port}"))
 
 
+def test_a_server_that_does_not_encrypt():
+    with page_server() as port:
+        assert "(it answers, but not by https: use http://)" in problem(f"https://127.0.0.1:{port}")
+
+
 def test_a_server_that_wants_a_password_gets_that_of_mlflows_environment(monkeypatch):
     with page_server(200, b'{"experiment": {"experiment_id": "0"}}', password="open") as port:
         uri = f"http://127.0.0.1:{port}"
