@@ -119,9 +119,10 @@ class DataSource(Source):
         """The rows of every split.
 
         Raises:
-            BadRequestError: a file or split is missing or unreadable.
+            BadRequestError: a file or split is missing or unreadable, or one column is both read and to be predicted.
             UnreachableError: a file does not exist, or the Hub cannot be reached.
         """
+        _check_roles(self.columns())
         splits = {split: getattr(self, split) for split in SPLITS}
         further = {f"test_{name}": path for name, path in self.further_tests.items()}
         if self.dataset is not None:
@@ -140,17 +141,17 @@ class TextSource(DataSource):
     text_pair: str | None = None
     label: str = "label"
 
-    @model_validator(mode="after")
-    def _columns_differ(self) -> Self:
-        fields: dict[str, str] = {}
-        for field in ("text", "text_pair", "label"):
-            column = getattr(self, field)
-            if column in fields:
-                raise ValueError(f"{fields[column]} and {field} are both column {column!r}: name another for one")
-            if column is not None:
-                fields[column] = field
-        return self
-
     def columns(self) -> Columns:
         """Texts, label and group."""
         return {"text": self.text, "text_pair": self.text_pair, "label": self.label} | super().columns()
+
+
+def _check_roles(columns: Columns) -> None:
+    """Check that no column has two roles, as one that a model reads and shall predict; groups may be by any column."""
+    roles: dict[str, str] = {}
+    for field, column in columns.items():
+        if column is None or field == "group":
+            continue
+        if column in roles:
+            raise BadRequestError(f"task: {roles[column]} and {field} are both column {column!r}: name another for one")
+        roles[column] = field

@@ -102,6 +102,19 @@ def test_a_column_has_one_role(tmp_path):
     path = write(tmp_path / "t.csv", lines())
     assert "text and label are both column 'label': name another for one" in refused(path, text="label")
     assert "text and text_pair are both column 'text'" in refused(path, text_pair="text")
+    generation = {"type": "generation", "prompt": "{text} is {label}", "answer": "label"}
+    assert "prompt {label} and answer are both column 'label'" in refused(path, **generation)
+    choice = {"type": "choice", "prompt": "{text} is {label}", "words": {"c0": " a", "c1": " b"}}
+    assert "prompt {label} and label are both column 'label'" in refused(path, **choice)
+    assert load(path, group="text").class_names == ("c0", "c1")
+
+
+@pytest.mark.parametrize(
+    ("second", "message"), [(" a", "classes 'c0' and 'c1' have the same word ' a'"), (" ", "class 'c1' has no word")]
+)
+def test_the_words_of_a_choice_tell_its_classes_apart(tmp_path, second, message):
+    choice = {"type": "choice", "prompt": "{text} is", "words": {"c0": " a", "c1": second}}
+    assert message in refused(write(tmp_path / "t.csv", lines()), **choice)
 
 
 def test_a_date_is_spelled_alike_whatever_stands_beside_it(tmp_path):
