@@ -90,6 +90,7 @@ class RowTask(TaskType[DataSourceT]):
         Raises:
             BadRequestError: a column, label or split is missing or unusable.
         """
+        source.check_roles()
         name, tables, digest = found
         given = {split: self.select(table, source, split) for split, table in tables.items()}
         splits, carved, dropped, warnings = carve(given, source.shares)

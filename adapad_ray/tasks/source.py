@@ -115,14 +115,29 @@ class DataSource(Source):
         """
         return {"group": self.group}
 
+    def check_roles(self) -> None:
+        """Check that no column is both read and to be predicted, or read twice; groups may be by any column.
+
+        Raises:
+            BadRequestError: one is.
+        """
+        roles: dict[str, str] = {}
+        for field, column in self.columns().items():
+            if column is None or field == "group":
+                continue
+            if column in roles:
+                raise BadRequestError(
+                    f"task: {roles[column]} and {field} are both column {column!r}: name another for one"
+                )
+            roles[column] = field
+
     def read_tables(self) -> Tables:
         """The rows of every split.
 
         Raises:
-            BadRequestError: a file or split is missing or unreadable, or one column is both read and to be predicted.
+            BadRequestError: a file or split is missing or unreadable.
             UnreachableError: a file does not exist, or the Hub cannot be reached.
         """
-        _check_roles(self.columns())
         splits = {split: getattr(self, split) for split in SPLITS}
         further = {f"test_{name}": path for name, path in self.further_tests.items()}
         if self.dataset is not None:
@@ -144,14 +159,3 @@ class TextSource(DataSource):
     def columns(self) -> Columns:
         """Texts, label and group."""
         return {"text": self.text, "text_pair": self.text_pair, "label": self.label} | super().columns()
-
-
-def _check_roles(columns: Columns) -> None:
-    """Check that no column has two roles, as one that a model reads and shall predict; groups may be by any column."""
-    roles: dict[str, str] = {}
-    for field, column in columns.items():
-        if column is None or field == "group":
-            continue
-        if column in roles:
-            raise BadRequestError(f"task: {roles[column]} and {field} are both column {column!r}: name another for one")
-        roles[column] = field
