@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import psutil
 import pytest
@@ -137,8 +138,9 @@ def test_a_service_that_is_dead_unwritable_or_another_is_said_and_nothing_is_sta
         ({"ADAPAD_CACHE": "{full}"}, "model=minilm-l6", "{full}/assets cannot be written (No space left on device)"),
     ],
 )
-def test_a_service_whose_disk_is_full_is_said(launch, tmp_path, tmp_path_factory, environment, argument, reason):
-    full = tmp_path_factory.mktemp("full")
+def test_a_service_whose_disk_is_full_is_said(launch, tmp_path, environment, argument, reason, request):
+    full = tempfile.mkdtemp(dir="/tmp")  # Ray's sockets need a short name
+    request.addfinalizer(lambda: shutil.rmtree(full))
     mount = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs "$0" && exec "$@"']
     if shutil.which("unshare") is None or subprocess.run([*mount, full, "true"], capture_output=True).returncode:
         pytest.skip("this user may not mount in a namespace of its own")

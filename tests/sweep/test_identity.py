@@ -15,7 +15,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.results import CellIdentity
 from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep import run
-from adapad_ray.sweep.export import export_adapter
+from adapad_ray.sweep.export import AdapterChoice, export_adapter
 from adapad_ray.sweep.inputs import load_inputs
 from adapad_ray.sweep.manifest import Manifest
 from adapad_ray.sweep.observers import SweepObserver
@@ -54,7 +54,7 @@ class Finished:
 
     def export(self, to: Path) -> Any:
         """`adapad.json` of the exported adapter."""
-        export_adapter(self.folder, to, label="adapad", budget=str(TWO_EACH))
+        export_adapter(self.folder, to, AdapterChoice("adapad", str(TWO_EACH)))
         return json.loads((to / "adapad.json").read_text())
 
 
