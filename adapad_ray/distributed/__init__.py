@@ -5,15 +5,26 @@ defines jobs, set-up and results, so that this package is independent of sweeps.
 """
 
 from adapad_ray.distributed.cluster import available_groups, check_cluster, connect
-from adapad_ray.distributed.jobs import JobContext, JobError, JobOutcome, JobProgress, PoolError, SetupContext
+from adapad_ray.distributed.jobs import (
+    GroupRetired,
+    JobContext,
+    JobError,
+    JobOutcome,
+    JobProgress,
+    PoolError,
+    PoolEvent,
+    SetupContext,
+)
 from adapad_ray.distributed.worker_pool import WorkerPool
 
 __all__ = [
+    "GroupRetired",
     "JobContext",
     "JobError",
     "JobOutcome",
     "JobProgress",
     "PoolError",
+    "PoolEvent",
     "SetupContext",
     "WorkerPool",
     "available_groups",

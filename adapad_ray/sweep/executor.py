@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import ray
 
-from adapad_ray.distributed import JobOutcome, JobProgress, WorkerPool, available_groups, connect
+from adapad_ray.distributed import JobOutcome, PoolEvent, WorkerPool, available_groups, connect
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.search.searchers import TrialCells, TuneCell
@@ -20,7 +20,7 @@ from adapad_ray.search.tuner import run_search_trials, run_tune_trials
 from adapad_ray.sweep.inputs import LoadedInputs
 from adapad_ray.sweep.spec import SweepSpec
 
-EventListener = Callable[[JobProgress | JobOutcome], None]
+EventListener = Callable[[PoolEvent], None]
 
 
 class Executor(ABC):
