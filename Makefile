@@ -4,12 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SPEC ?= sweeps/quickstart.yaml
 
-.PHONY: sweep test check soak audit clean
+.PHONY: sweep test check pytest soak audit clean
 
 sweep: $(VENV)/.run
 	$(BIN)/adapad sweep $(SPEC)
 
-test: $(VENV)/.test check
+test: check pytest
+
+pytest: $(VENV)/.test
 	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder -m "not soak"
 
 check: $(VENV)/.test
@@ -21,14 +23,16 @@ check: $(VENV)/.test
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -m soak
 
+# Python compiles what is imported; pip would compile all of it, one file after another.
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.run
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
-	touch $@
+$(VENV)/.test: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[test]"
+	touch $(VENV)/.run $@
 
 # Checks the installed packages for known vulnerabilities; needs the network.
 audit: $(VENV)/.run

@@ -21,9 +21,8 @@ from adapad_ray.results import CellResult
 from adapad_ray.search.pool_events import PoolEvents
 from adapad_ray.search.space import Space, parse_space, quasi_random_sampler
 from adapad_ray.search.studies import SearchStudy
+from adapad_ray.search.trial import SCORE
 
-SCORE = "score"
-"""Key of a job's value that is maximised: the validation metric."""
 CONFIGURATION_ERRORS = ("BadRequestError", "BudgetTooSmallError", "DivergedError", "OutOfMemoryError")
 """Types of errors that would end a cell again in every attempt."""
 

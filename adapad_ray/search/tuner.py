@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import optuna
-import ray
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -20,9 +16,10 @@ from adapad_ray.distributed import JobOutcome, PoolEvent, WorkerPool
 from adapad_ray.distributed.ray_internals import TUNE_ENVIRONMENT
 from adapad_ray.quiet import quiet_optuna
 from adapad_ray.search.pool_events import PoolEvents
-from adapad_ray.search.searchers import SCORE, FixedPointsSearcher, StudySearcher, TrialCells, TuneCell
+from adapad_ray.search.searchers import FixedPointsSearcher, StudySearcher, TrialCells, TuneCell
 from adapad_ray.search.space import Space
 from adapad_ray.search.studies import SearchStudy
+from adapad_ray.search.trial import evaluate
 
 EventListener = Callable[[PoolEvent], None]
 
@@ -98,7 +95,7 @@ def _run_experiment(
     """Runs trials that cost no CPU: each puts its cell into the pool's queue and waits for it."""
     with tempfile.TemporaryDirectory(prefix="adapad-tune-", ignore_cleanup_errors=True) as folder, _quiet():
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_evaluate, queue=pool.queue), {"CPU": 0, "memory": 1024}),
+            tune.with_resources(tune.with_parameters(evaluate, queue=pool.queue), {"CPU": 0, "memory": 1024}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=trials,
@@ -115,17 +112,6 @@ def _run_experiment(
                 raise
         if events.error is not None:  # Tune swallows what a callback raises after the last trial
             raise events.error
-
-
-def _evaluate(config: dict[str, Any], *, queue: ray.actor.ActorHandle) -> None:
-    """One trial: waits for its cell and reports the score."""
-    outcome = ray.get(queue.submit_and_wait.remote(config["cell_id"], json.loads(config["payload"])))
-    if outcome.status != "done":
-        raise RuntimeError(f"cell {outcome.job_id} {outcome.status}: {outcome.error.type}: {outcome.error.message}")
-    score = outcome.value[SCORE]
-    if not math.isfinite(score):
-        raise RuntimeError(f"cell {outcome.job_id} has score {score}")
-    tune.report({SCORE: score})
 
 
 @contextmanager

@@ -14,11 +14,11 @@ import psutil
 import pytest
 import yaml
 from mlflow.tracking import MlflowClient
-from sweep_helpers import COMMAND, adapad, assert_logged_once, lasting, launch
+from sweep_helpers import COMMAND, ONE_GROUP, adapad, assert_logged_once, lasting, launch
 
 from adapad_ray.sweep.lock import HOLDER
 
-pytestmark = [pytest.mark.xdist_group("more-clusters"), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.xdist_group("more-clusters"), pytest.mark.usefixtures("shared_workers")]
 
 RANK_1 = 2 * (4 * 64 + 2 * 96)
 """One component on each of the tiny model's 12 linear layers."""
@@ -68,7 +68,7 @@ def test_of_two_launches_the_second_is_refused_and_sigterm_ends_the_first_with_w
 ) -> None:
     place = tmp_path / "place"
     folder = place / "runs" / "faults"
-    first = launch(spec_file, place)
+    first = launch(spec_file, place, ONE_GROUP)
     wait_for(folder, first, HOLDER)
     code, output = adapad("sweep", spec_file, "--out", folder)
     assert code == 2
@@ -100,7 +100,7 @@ def test_of_two_launches_the_second_is_refused_and_sigterm_ends_the_first_with_w
 def test_a_disk_that_fills_up_costs_only_what_did_not_fit(spec_file: Path, tmp_path: Path) -> None:
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
-    sweep = " ".join([*map(_quoted, COMMAND), "sweep", str(spec_file), "--out", str(disk / "sweep")])
+    sweep = " ".join([*map(_quoted, COMMAND), "sweep", str(spec_file), ONE_GROUP, "--out", str(disk / "sweep")])
     steps = [
         f"mount -t tmpfs -o size=1150k tmpfs {disk}",
         # A launch refuses a disk with less than 1 MiB; this one fills up afterwards.

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +16,11 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
-from sweep_helpers import adapad
+from sweep_helpers import ONE_GROUP, adapad, launch
 
 from adapad_ray.report.records import load_results
 
-pytestmark = [pytest.mark.xdist_group("more-clusters"), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.xdist_group("more-clusters"), pytest.mark.usefixtures("shared_workers")]
 
 RANK_1 = 2 * (4 * 64 + 2 * 96)
 """One component on each of the tiny model's 12 linear layers."""
@@ -66,14 +64,6 @@ def spec_file(place: Path, tiny_model: Path, reviews: Path) -> Path:
     return path
 
 
-def launch(spec: Path, place: Path) -> subprocess.Popen[str]:
-    """`adapad sweep` as a person starts it."""
-    command = [sys.executable, "-c", "from adapad_ray.cli import app; app()", "sweep", str(spec)]
-    return subprocess.Popen(
-        command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-
-
 def study_in(folder: Path) -> optuna.Study:
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'optuna.db'}")
     (summary,) = optuna.get_all_study_summaries(storage)
@@ -90,7 +80,7 @@ def cell_runs(place: Path) -> list:
 def finished(spec_file: Path, place: Path) -> Iterator[tuple[Path, str]]:
     """A search whose driver is killed by SIGKILL when some trials have ended, and then launched again."""
     folder = place / "runs" / "searched"
-    first = launch(spec_file, place)
+    first = launch(spec_file, place, ONE_GROUP)
     deadline = time.monotonic() + 300
     while len(list(folder.glob("cells/*/result.json"))) < 3:
         assert first.poll() is None and time.monotonic() < deadline, first.communicate()[0]

@@ -19,7 +19,7 @@ from adapad_ray.sweep.manifest import Manifest
 from adapad_ray.tasks import encode, load_task
 from adapad_ray.training.cell.evaluation import predict
 
-pytestmark = [pytest.mark.xdist_group("more-clusters"), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.xdist_group("more-clusters"), pytest.mark.usefixtures("shared_workers")]
 
 RANK_1 = 896
 """One component on each of the tiny model's 12 linear layers."""

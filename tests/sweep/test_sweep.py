@@ -23,7 +23,7 @@ from adapad_ray.tasks import encode, load_task
 from adapad_ray.tasks.metrics import find_metric
 from adapad_ray.training.cell.evaluation import predict
 
-pytestmark = [pytest.mark.xdist_group("clusters"), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.xdist_group("more-clusters"), pytest.mark.usefixtures("shared_workers")]
 
 RANK_1 = 2 * (4 * 64 + 2 * 96)
 """One component on each of the tiny model's 12 linear layers."""

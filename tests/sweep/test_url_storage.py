@@ -12,11 +12,11 @@ import optuna
 import pytest
 import yaml
 from peft import PeftModel
-from sweep_helpers import adapad, assert_logged_once, lasting, launch
+from sweep_helpers import ONE_GROUP, adapad, assert_logged_once, lasting, launch
 
 from adapad_ray.models import load_backbone
 
-pytestmark = [pytest.mark.xdist_group("more-clusters"), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.xdist_group("more-clusters"), pytest.mark.usefixtures("shared_workers")]
 
 RANK_1 = 2 * (4 * 64 + 2 * 96)
 """One component on each of the tiny model's 12 linear layers."""
@@ -58,7 +58,7 @@ def test_a_sweep_in_a_store_is_the_sweep_in_a_folder(spec_file: Path, tmp_path: 
     """Killed once while cells have checkpoints there, and finished from nothing but what the store has."""
     url, place = f"{bucket}/runs/remote", tmp_path / "place"
     files, root = fsspec.url_to_fs(url, use_listings_cache=False)
-    first = launch(spec_file, place)
+    first = launch(spec_file, place, ONE_GROUP)
     deadline = time.monotonic() + 300
     while not any(path.endswith("checkpoint.safetensors") for path in files.find(root)):
         assert first.poll() is None and time.monotonic() < deadline
@@ -69,7 +69,7 @@ def test_a_sweep_in_a_store_is_the_sweep_in_a_folder(spec_file: Path, tmp_path: 
     first.communicate()
 
     # In a process of its own again: a cluster that this one already has does not know where the server is.
-    second = launch(spec_file, place, "--out", url)
+    second = launch(spec_file, place, ONE_GROUP, "--out", url)
     output, _ = second.communicate(timeout=300)
     assert second.returncode == 0, output
     assert f"{url}/report.html" in output

@@ -10,7 +10,7 @@ from sweep_helpers import adapad
 
 from adapad_ray.report.records import load_results
 
-pytestmark = [pytest.mark.xdist_group("more-clusters"), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.xdist_group("more-clusters"), pytest.mark.usefixtures("shared_workers")]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ def factory(tmp_path):
     return SweepFactory(tmp_path / "runs" / "demo", items=50)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fresh_store(tmp_path_factory):
     """Creating a store costs seconds (its migrations), so it is made once and copied."""
     folder = tmp_path_factory.mktemp("store")
