@@ -4,6 +4,7 @@ A group is a set of workers that compute one job together; a pool is a set of gr
 defines jobs, set-up and results, so that this package is independent of sweeps.
 """
 
+from adapad_ray.distributed.capacity import WorkerRequest
 from adapad_ray.distributed.cluster import available_groups, check_cluster, connect
 from adapad_ray.distributed.jobs import (
     GroupRetired,
@@ -27,6 +28,7 @@ __all__ = [
     "PoolEvent",
     "SetupContext",
     "WorkerPool",
+    "WorkerRequest",
     "available_groups",
     "check_cluster",
     "connect",

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 
+from adapad_ray.distributed.autoscaler import declared_nodes, has_autoscaler_of_kubernetes
+from adapad_ray.distributed.capacity import Capacity, NodeType, WorkerRequest
 from adapad_ray.distributed.cluster_address import find_cluster
-from adapad_ray.distributed.ray_internals import LOCAL_CLUSTER, autoscaling_limit, silence_authentication
+from adapad_ray.distributed.ray_internals import LOCAL_CLUSTER, silence_authentication
 from adapad_ray.distributed.ray_start import join_cluster, start_cluster
 from adapad_ray.errors import BadRequestError
 from adapad_ray.interrupts import interruptible
-from adapad_ray.wording import counted
 
 
 @contextmanager
@@ -80,36 +82,47 @@ def _start(address: str | None, num_cpus: int | None, object_store_memory: int |
     )
 
 
-def available_groups(workers: int, cpus_per_worker: float, gpus_per_worker: float) -> int:
-    """Return how many groups of `workers` workers the whole cluster holds at once, at least one.
+def available_groups(workers: int, request: WorkerRequest, most: int | None = None) -> int:
+    """Return how many groups of `workers` workers the cluster holds at once, at least one.
 
-    Ray waits forever, without a message, for resources that fit nowhere; this raises instead. A worker must fit on one
-    node; a group may span several. For a cluster that grows on demand, its declared maximum counts.
+    For a cluster that grows on demand, the nodes count that its autoscaler may start. That of Kubernetes does not tell
+    which; there `most` is the number of groups that fit on the nodes to come.
+
+    Args:
+        most: the largest number to return.
 
     Raises:
-        BadRequestError: an argument is out of range, or not even one group fits.
+        BadRequestError: not even one group fits.
     """
-    if workers < 1 or cpus_per_worker <= 0 or gpus_per_worker < 0:
-        raise BadRequestError(
-            "a group needs workers >= 1, cpus_per_worker > 0 and gpus_per_worker >= 0, but got "
-            f"{workers}, {cpus_per_worker:g} and {gpus_per_worker:g}"
-        )
-    request = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
-    limit = autoscaling_limit()
-    nodes = [limit] if limit else [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    groups = sum(_copies(request, node) for node in nodes) // workers
-    if groups < 1:
-        capacity = "; ".join(
-            f"{counted(node.get('CPU', 0), 'CPU')} and {counted(node.get('GPU', 0), 'GPU')}" for node in nodes
-        )
-        raise BadRequestError(
-            f"one group of {counted(workers, 'worker')} with {counted(cpus_per_worker, 'CPU')} and "
-            f"{counted(gpus_per_worker, 'GPU')} each does not fit the cluster "
-            f"(per node: {capacity}): lower resources.workers, cpus_per_worker or gpus_per_worker"
-        )
-    return groups
+    capacity = cluster_capacity()
+    if not capacity.declared and has_autoscaler_of_kubernetes():
+        if most is not None:
+            return most
+        try:
+            return capacity.groups(workers, request)
+        except BadRequestError as error:
+            raise BadRequestError(
+                f"{error}; if the autoscaler adds nodes that do, set resources.max_groups to the groups that they hold"
+            ) from error
+    groups = capacity.groups(workers, request)
+    return groups if most is None else min(groups, most)
 
 
-def _copies(request: dict[str, float], capacity: dict[str, float]) -> int:
-    # Ray counts resources in units of 1e-4; the epsilon keeps 3 x 0.1 inside 0.3.
-    return min(int(capacity.get(name, 0) / amount + 1e-6) for name, amount in request.items() if amount > 0)
+def misfit(workers: int, request: WorkerRequest) -> str | None:
+    """Return why the cluster as it is now will never hold a group; None if it can."""
+    try:
+        available_groups(workers, request, most=1)
+    except BadRequestError as error:
+        return str(error)
+    return None
+
+
+def cluster_capacity() -> Capacity:
+    """Return the nodes of the cluster that this process is connected to."""
+    kinds: Counter[tuple[Any, ...]] = Counter()
+    for node in ray.nodes():
+        if node["Alive"]:
+            resources = {name: amount for name, amount in node["Resources"].items() if not name.startswith("node:")}
+            kinds[tuple(sorted(resources.items())), tuple(sorted(node["Labels"].items()))] += 1
+    alive = [NodeType(dict(resources), count, dict(labels)) for (resources, labels), count in kinds.items()]
+    return Capacity(alive, *declared_nodes())

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import ray
 
+from adapad_ray.distributed.capacity import WorkerRequest
 from adapad_ray.errors import WorkersLostError
 
 
@@ -117,8 +118,7 @@ class WorkerSettings:
     """Of each group."""
     setup: str
     run: str
-    cpus: float
-    gpus: float
+    request: WorkerRequest
     shared: dict[str, ray.ObjectRef]
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import ray
 from ray._private.authentication.authentication_token_setup import (
     enable_token_auth_by_default,
@@ -188,10 +189,23 @@ def use_token_if_available() -> None:
     maybe_enable_token_auth_if_token_available(False)
 
 
-def autoscaling_limit() -> dict[str, float] | None:
-    """Return the largest resources the cluster may grow to; None for a cluster of fixed size."""
-    limit: dict[str, float] | None = ray._private.state.state.get_max_resources_from_cluster_config()
-    return limit
+def cluster_config() -> Any:
+    """Return the node types that a platform has stored with the cluster (a `ClusterConfig` message), or None.
+
+    Ray's own autoscalers store none.
+    """
+    return ray._private.state.state.get_cluster_config()
+
+
+def autoscaling_file() -> str | None:
+    """Return the path of the file by which this cluster's autoscaler runs on this machine; None without one."""
+    address = f"--gcs-address={ray.get_runtime_context().gcs_address}"
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        files = [part.partition("=")[2] for part in command if part.startswith("--autoscaling-config=")]
+        if files and address in command:
+            return str(files[0])
+    return None
 
 
 def remove_placement_groups_of_this_actor() -> None:

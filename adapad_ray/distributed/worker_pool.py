@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from adapad_ray.distributed.capacity import WorkerRequest
 from adapad_ray.distributed.groups.actor_group import ActorGroup
 from adapad_ray.distributed.groups.train_group import TrainGroup
 from adapad_ray.distributed.groups.worker_group import WorkerGroup
@@ -34,7 +35,7 @@ class WorkerPool:
     or which dies `max_attempts` times in a row before it is set up, is retired. A group that has had no work for
     `idle_seconds` is ended, and started again for new jobs.
 
-    Each worker has `max(1, int(cpus_per_worker))` torch threads. A worker's current directory is not the driver's, so
+    Each worker has `max(1, int(request.cpus))` torch threads. A worker's current directory is not the driver's, so
     paths in payloads must be absolute.
 
     Args:
@@ -42,6 +43,7 @@ class WorkerPool:
         run: `run(state, payload, JobContext) -> bytes | dict`; the job's value is that of rank 0.
         name: part of the names of actors and of Ray Train's runs.
         idle_seconds: the time after which the resources of a group without work are returned.
+        request: what each worker gets.
         shared: objects that `setup` may fetch. The caller keeps the references, and so the objects, alive.
         max_attempts: starts of one job, after which it is `lost`.
 
@@ -56,8 +58,7 @@ class WorkerPool:
         *,
         groups: int = 1,
         workers: int = 1,
-        cpus_per_worker: float = 1.0,
-        gpus_per_worker: float = 0.0,
+        request: WorkerRequest | None = None,
         shared: Mapping[str, ray.ObjectRef] | None = None,
         max_attempts: int = 3,
         name: str = "pool",
@@ -66,7 +67,7 @@ class WorkerPool:
         self.groups = groups
         self._name = f"adapad-{name}-{uuid.uuid4().hex[:4]}"
         settings = WorkerSettings(
-            workers, reference(setup), reference(run), cpus_per_worker, gpus_per_worker, dict(shared or {})
+            workers, reference(setup), reference(run), request or WorkerRequest(), dict(shared or {})
         )
         self._groups = [_group(settings) for _ in range(groups)]
         self._max_attempts, self._idle_seconds = max_attempts, idle_seconds

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import ray
 
-from adapad_ray.distributed import JobOutcome, PoolEvent, WorkerPool, available_groups, connect
+from adapad_ray.distributed import JobOutcome, PoolEvent, WorkerPool, WorkerRequest, available_groups, connect
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.search.searchers import TrialCells, TuneCell
@@ -107,8 +107,15 @@ def ray_executor(spec: SweepSpec, loaded: LoadedInputs, cells: int) -> Iterator[
         BadRequestError: the cluster has no room for one group, or does not answer.
     """
     resources = spec.resources
+    request = WorkerRequest(
+        resources.cpus_per_worker,
+        resources.gpus_per_worker,
+        int(resources.memory_per_worker * 1e9),
+        resources.accelerator_type,
+        resources.node_labels,
+    )
     with connect():
-        groups = available_groups(resources.workers, resources.cpus_per_worker, resources.gpus_per_worker)
+        groups = available_groups(resources.workers, request, resources.max_groups)
         shared = {
             "backbone": ray.put(share_backbone(loaded.backbone)),
             "data": ray.put(loaded.inputs.data),
@@ -119,8 +126,7 @@ def ray_executor(spec: SweepSpec, loaded: LoadedInputs, cells: int) -> Iterator[
             compute,
             groups=min(groups, cells),
             workers=resources.workers,
-            cpus_per_worker=resources.cpus_per_worker,
-            gpus_per_worker=resources.gpus_per_worker,
+            request=request,
             shared=shared,
             max_attempts=spec.max_attempts,
             name=spec.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from adapad_ray.distributed.capacity import WorkerRequest
 from adapad_ray.distributed.groups.worker_group import WorkerGroup
 from adapad_ray.distributed.job_queue import JobQueue
 from adapad_ray.distributed.jobs import JobError, WorkerConfig, WorkerSettings
@@ -14,9 +15,13 @@ class Crew(WorkerGroup):
     """A group of one worker, which a test lets join, work and die."""
 
     def __init__(self) -> None:
-        super().__init__(WorkerSettings(1, "", "", 1.0, 0.0, {}))
+        super().__init__(WorkerSettings(1, "", "", WorkerRequest(), {}))
         self.starts = 0
         self._started = asyncio.Event()
+        self.fits = True
+
+    def misfit(self) -> str | None:
+        return None if self.fits else "no node holds it"
 
     def start(self, config: WorkerConfig, name: str) -> None:
         self.starts += 1

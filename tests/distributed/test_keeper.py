@@ -82,6 +82,18 @@ def test_a_group_that_keeps_dying_before_it_is_ready_is_retired(joins):
     run(scene, groups=2)
 
 
+def test_a_group_that_no_node_can_hold_any_more_is_retired(monkeypatch):
+    monkeypatch.setattr(keeper, "PLACE_SECONDS", 0.01)
+
+    async def scene(queue, homeless, placed):
+        await placed.up(queue)
+        homeless.fits = placed.fits = False
+        assert (await queue.poll(0, 5.0))[1] == [GroupRetired(0, "no node holds it")]
+        assert placed.runs, "it has its place"
+
+    run(scene, groups=2)
+
+
 def test_a_group_without_work_is_ended_and_a_later_job_starts_it_again():
     async def scene(queue, first, second):
         for crew in (first, second):

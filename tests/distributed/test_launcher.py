@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pool_jobs
+import psutil
 import pytest
 import ray
 from pool_helpers import end, finish, launchers, pid_in, processes, run_jobs
@@ -45,7 +46,7 @@ def test_closing_in_the_middle_of_a_job_is_quick_and_leaves_nothing(pool, pair, 
     assert time.monotonic() - began < 8
     assert not left_in_temporary_folder(pair)
     wait_for_free_cpus(5)
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert psutil.wait_procs([psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)], timeout=5)[1] == []
     with pytest.raises(PoolError):
         pool.submit("late", {})
 

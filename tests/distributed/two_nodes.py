@@ -10,7 +10,7 @@ import torch
 from pool_helpers import finish
 from ray.cluster_utils import Cluster
 
-from adapad_ray.distributed import JobContext, WorkerPool, connect
+from adapad_ray.distributed import JobContext, WorkerPool, WorkerRequest, connect
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
@@ -49,7 +49,7 @@ def main(folder: Path) -> None:
         with connect(cluster.address):
             shared = {"backbone": ray.put(share_backbone(tiny_backbone())), "data": ray.put(tiny_task())}
             functions = open_workspace, "two_nodes:compute_and_tell"
-            with WorkerPool(*functions, workers=4, cpus_per_worker=0.5, shared=shared, name="nodes") as pool:
+            with WorkerPool(*functions, workers=4, request=WorkerRequest(0.5), shared=shared, name="nodes") as pool:
                 content = {"identity": CASE.identity().model_dump(mode="json"), "folder": str(folder / "nodes")}
                 content |= {"base_model": "tiny", "checkpoint_seconds": 60.0, "checkpoint_rounds": 3}
                 pool.submit("cell", content)

@@ -19,7 +19,7 @@ class Worker:
         """Serve jobs until the queue lets this worker leave."""
         from adapad_ray.distributed.groups.serving import Position, serve  # torch, which the queue does without
 
-        device = "cuda:0" if config.settings.gpus else "cpu"
+        device = "cuda:0" if config.settings.request.gpus else "cpu"
         serve(config, Position(0, 1, uuid.uuid4().hex, device))
 
 
@@ -28,13 +28,16 @@ class ActorGroup(WorkerGroup):
 
     def start(self, config: WorkerConfig, name: str) -> None:
         """Create the actor; Ray queues its call until there is room for it."""
-        settings = self.settings
+        request = self.settings.request
         self._worker: Any = (
             ray.remote(Worker)
             .options(
-                num_cpus=settings.cpus,
-                num_gpus=settings.gpus,
-                runtime_env={"env_vars": worker_environment(settings)},
+                num_cpus=request.cpus,
+                num_gpus=request.gpus,
+                memory=request.memory or None,
+                accelerator_type=request.accelerator_type,
+                label_selector=dict(request.labels) or None,
+                runtime_env={"env_vars": worker_environment(self.settings)},
                 name=f"{name}-worker",
             )
             .remote()

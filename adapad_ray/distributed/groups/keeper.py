@@ -17,6 +17,10 @@ from adapad_ray.wording import counted
 
 RESTART_SECONDS = 1.0
 """Wait after a start that has failed."""
+PLACE_SECONDS = 10.0
+"""How often is checked that the cluster can hold a group which has no process yet."""
+MISFITS = 3
+"""Checks in a row that must fail before the group is retired: a node may come back."""
 
 
 @dataclass
@@ -175,13 +179,26 @@ class GroupKeeper:
             self._starts += 1
             state.joined = False
             state.group.start(WorkerConfig(queue, state.index, state.group.settings), f"{name}-{self._starts}")
-            reason = await state.group.ended()
+            reason = await self._end_of(state)
             if state.wanted and not state.joined:
                 self._count_failed_start(state, reason)
             if state.failed_starts:
                 await asyncio.sleep(RESTART_SECONDS)
         state.running = False
         await self._on_change()
+
+    async def _end_of(self, state: GroupState) -> str:
+        """Waits until a group has ended; meanwhile retires it if no node is left that could hold it."""
+        ended, misfits = asyncio.ensure_future(state.group.ended()), 0
+        while not (await asyncio.wait({ended}, timeout=PLACE_SECONDS))[0]:
+            misfit = None
+            if state.wanted and state.incarnation is None:
+                misfit = await asyncio.to_thread(state.group.misfit)
+            misfits = 0 if misfit is None else misfits + 1
+            if misfit is not None and misfits == MISFITS:
+                self.retire(state, misfit)
+                await self._on_change()
+        return ended.result()
 
     async def _watch(self, state: GroupState, incarnation: str, rank: int, worker: ray.actor.ActorHandle) -> None:
         """When a worker dies, kill the rest of its group, whose part of the job is void, and free the job."""

@@ -44,9 +44,10 @@ def serve(config: WorkerConfig, position: Position) -> None:
 def _serve(config: WorkerConfig, position: Position) -> None:
     queue, group, settings = config.queue, config.group, config.settings
     rank, device = position.rank, position.device
-    torch.set_num_threads(max(1, int(settings.cpus)))
+    torch.set_num_threads(max(1, int(settings.request.cpus)))
     ray.get(queue.join.remote(group, position.incarnation, rank, ray.get_runtime_context().current_actor))
-    context = SetupContext(group, rank, position.world_size, settings.cpus, settings.gpus, device, settings.shared)
+    request = settings.request
+    context = SetupContext(group, rank, position.world_size, request.cpus, request.gpus, device, settings.shared)
     try:
         run = resolve(settings.run)
         state = resolve(settings.setup)(context)

@@ -138,16 +138,17 @@ def serve_in_train(config: WorkerConfig) -> None:
 def _trainer(config: WorkerConfig, name: str, storage: str) -> Any:
     import ray.train.torch
 
-    settings = config.settings
+    settings, request = config.settings, config.settings.request
     return lean_torch_trainer(
         serve_in_train,
         train_loop_config=config,
         # NCCL rejects two ranks on one GPU.
-        torch_config=ray.train.torch.TorchConfig(backend="gloo" if settings.gpus < 1 else None),
+        torch_config=ray.train.torch.TorchConfig(backend="gloo" if request.gpus < 1 else None),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers,
-            use_gpu=settings.gpus > 0,
-            resources_per_worker={"CPU": settings.cpus} | ({"GPU": settings.gpus} if settings.gpus else {}),
+            use_gpu=request.gpus > 0,
+            resources_per_worker=request.resources,
+            label_selector=dict(request.labels) or None,
         ),
         run_config=ray.train.RunConfig(
             name=name,

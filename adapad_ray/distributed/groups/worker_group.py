@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError
 
+from adapad_ray.distributed.cluster import misfit
 from adapad_ray.distributed.jobs import WorkerConfig, WorkerSettings
 from adapad_ray.distributed.ray_internals import ping
 
@@ -34,6 +35,10 @@ class WorkerGroup(ABC):
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
 
+    def misfit(self) -> str | None:
+        """Return why no node of the cluster can hold these workers, now or later; None if one can."""
+        return misfit(self.settings.workers, self.settings.request)
+
     @abstractmethod
     def start(self, config: WorkerConfig, name: str) -> None:
         """Ask Ray for the processes. Those of an earlier start have ended.
@@ -57,7 +62,7 @@ class WorkerGroup(ABC):
 
 def worker_environment(settings: WorkerSettings) -> dict[str, str]:
     """Return the environment variables of a worker process, which libraries read when they are loaded."""
-    threads = str(max(1, int(settings.cpus)))
+    threads = str(max(1, int(settings.request.cpus)))
     return _KEEP_MEMORY | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
 
