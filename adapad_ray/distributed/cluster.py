@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from adapad_ray.distributed.autoscaler import declared_nodes, has_autoscaler_of_kubernetes
 from adapad_ray.distributed.capacity import Capacity, NodeType, WorkerRequest
@@ -94,7 +95,10 @@ def available_groups(workers: int, request: WorkerRequest, most: int | None = No
     Raises:
         BadRequestError: not even one group fits.
     """
-    capacity = cluster_capacity()
+    return _groups(cluster_capacity(), workers, request, most)
+
+
+def _groups(capacity: Capacity, workers: int, request: WorkerRequest, most: int | None) -> int:
     if not capacity.declared and has_autoscaler_of_kubernetes():
         if most is not None:
             return most
@@ -108,21 +112,26 @@ def available_groups(workers: int, request: WorkerRequest, most: int | None = No
     return groups if most is None else min(groups, most)
 
 
-def misfit(workers: int, request: WorkerRequest) -> str | None:
-    """Return why the cluster as it is now will never hold a group; None if it can."""
+def misfit(workers: int, request: WorkerRequest, bad_nodes: Collection[str] = ()) -> str | None:
+    """Return why the cluster as it is now will never hold a group; None if it can.
+
+    Args:
+        bad_nodes: ids of nodes that do not count.
+    """
     try:
-        available_groups(workers, request, most=1)
+        _groups(cluster_capacity(bad_nodes), workers, request, 1)
     except BadRequestError as error:
         return str(error)
     return None
 
 
-def cluster_capacity() -> Capacity:
-    """Return the nodes of the cluster that this process is connected to."""
+def cluster_capacity(bad_nodes: Collection[str] = ()) -> Capacity:
+    """Return the nodes of the cluster that this process is connected to, without those of these ids."""
     kinds: Counter[tuple[Any, ...]] = Counter()
     for node in ray.nodes():
-        if node["Alive"]:
+        if node["Alive"] and node["NodeID"] not in bad_nodes:
             resources = {name: amount for name, amount in node["Resources"].items() if not name.startswith("node:")}
-            kinds[tuple(sorted(resources.items())), tuple(sorted(node["Labels"].items()))] += 1
+            labels = {key: value for key, value in node["Labels"].items() if key != NODE_ID_LABEL_KEY}
+            kinds[tuple(sorted(resources.items())), tuple(sorted(labels.items()))] += 1
     alive = [NodeType(dict(resources), count, dict(labels)) for (resources, labels), count in kinds.items()]
     return Capacity(alive, *declared_nodes())

@@ -156,11 +156,10 @@ class JobQueue:
         """A worker's set-up has succeeded."""
         await self._keeper.ready(group, incarnation, rank)
 
-    async def set_up_failed(self, group: int, incarnation: str, rank: int, error: JobError) -> None:
+    async def set_up_failed(self, group: int, incarnation: str, node: str, error: JobError) -> None:
         """A worker's set-up raised: its group is retired, and the others go on."""
-        if self._groups[group].incarnation == incarnation:
-            self._keeper.retire(self._groups[group], f"set-up failed: {error.type}: {error.message}")
-            await self._notify()
+        self._keeper.set_up_failed(group, incarnation, node, f"{error.type}: {error.message}")
+        await self._notify()
 
     async def take(self, group: int, incarnation: str, rank: int) -> Assignment | None:
         """Return the next job of this group, the same for all its ranks; None if the worker is to leave."""
@@ -171,14 +170,14 @@ class JobQueue:
                 self._stopping
                 or state.incarnation != incarnation
                 or (state.attempt is not None and rank not in state.attempt.taken)
-                or (state.attempt is None and bool(self._pending) and len(state.ready) == self._workers)
+                or (state.attempt is None and len(state.ready) == self._workers and self._next_job(state) is not None)
             )
 
         await self._wait(may_go)
         if self._stopping or state.incarnation != incarnation:
             return None
         if state.attempt is None:
-            state.attempt = self._new_attempt(group)
+            state.attempt = self._new_attempt(state)
         attempt = state.attempt
         attempt.taken.add(rank)
         await self._notify()
@@ -224,9 +223,31 @@ class JobQueue:
                 self._keeper.spawn(self._end_stragglers(state, attempt))
         await self._notify()
 
-    def _new_attempt(self, group: int) -> Attempt:
+    async def accelerator_lost(self, group: int, generation: int, rank: int, error: JobError) -> None:
+        """A rank's process has lost its accelerator: the job is lost, and the group too if that is the second job."""
+        state = self._groups[group]
+        attempt = state.attempt
+        if attempt is None or attempt.generation != generation:
+            return
+        attempt.job.broke.add(group)
+        state.broken_by.add(attempt.job.job_id)
+        await self.finish(group, generation, rank, None, error, lost=True)
+        if len(state.broken_by) > 1:
+            reason = error.message.partition("\n")[0]
+            self._keeper.retire(state, f"it lost its accelerator in two jobs in a row: {error.type}: {reason}")
+            await self._notify()
+
+    def _next_job(self, state: GroupState) -> Job | None:
+        """The first job for a group, which is none that has cost it an accelerator, if another group can have that."""
+        running = {other.index for other in self._groups if other.wanted}
+        return next((job for job in self._pending if state.index not in job.broke or running <= job.broke), None)
+
+    def _new_attempt(self, state: GroupState) -> Attempt:
         self._generations += 1
-        attempt = Attempt(self._generations, self._pending.popleft(), group)
+        job = self._next_job(state)
+        assert job is not None
+        self._pending.remove(job)
+        attempt = Attempt(self._generations, job, state.index)
         if self._workers > 1:
             name = f"adapad:cell-{attempt.job.job_id}:board-{attempt.generation}"
             attempt.board = self._board.options(num_cpus=0, name=name).remote(attempt.generation, self._workers)
@@ -238,6 +259,8 @@ class JobQueue:
         if attempt is None:
             return
         state.idle_since = time.monotonic()
+        if attempt.values or attempt.errors:
+            state.broken_by.clear()
         if attempt.board is not None:
             ray.kill(attempt.board)
         job = attempt.job

@@ -129,6 +129,8 @@ class WorkerConfig:
     queue: ray.actor.ActorHandle
     group: int
     settings: WorkerSettings
+    bad_nodes: frozenset[str]
+    """Ids of nodes on which the workers are not started."""
 
 
 def reference(function: Callable[..., Any] | str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
 from adapad_ray.distributed.capacity import WorkerRequest
@@ -17,10 +18,11 @@ class Crew(WorkerGroup):
     def __init__(self) -> None:
         super().__init__(WorkerSettings(1, "", "", WorkerRequest(), {}))
         self.starts = 0
+        self.node = f"node-{id(self)}"
         self._started = asyncio.Event()
         self.fits = True
 
-    def misfit(self) -> str | None:
+    def misfit(self, bad_nodes: Collection[str]) -> str | None:
         return None if self.fits else "no node holds it"
 
     def start(self, config: WorkerConfig, name: str) -> None:
@@ -58,7 +60,7 @@ class Crew(WorkerGroup):
 
     async def fail_set_up(self, queue: JobQueue, message: str = "no weights here") -> None:
         await self.join(queue)
-        await queue.set_up_failed(self.config.group, self.life, 0, JobError("OSError", message))
+        await queue.set_up_failed(self.config.group, self.life, self.node, JobError("OSError", message))
 
     async def take(self, queue: JobQueue) -> Any:
         return await queue.take(self.config.group, self.life, 0)
@@ -71,3 +73,12 @@ class Crew(WorkerGroup):
         assert await queue.started(self.config.group, job.generation)
         await queue.finish(self.config.group, job.generation, 0, value, error, lost)
         return job.job_id, job.attempt
+
+    async def lose_accelerator(self, queue: JobQueue) -> Any:
+        """Takes the next job and dies of it."""
+        job = await self.take(queue)
+        assert await queue.started(self.config.group, job.generation)
+        error = JobError("AcceleratorError", "CUDA error: unknown\nCompile with TORCH_USE_CUDA_DSA")
+        await queue.accelerator_lost(self.config.group, job.generation, 0, error)
+        self.die()
+        return job

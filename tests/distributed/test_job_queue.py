@@ -10,15 +10,16 @@ from adapad_ray.distributed import JobError, JobProgress, PoolError
 from adapad_ray.distributed.job_queue import JobQueue
 
 
-def run(scene):
-    """Runs `scene(queue, crew)` with a group whose worker has joined and is ready."""
+def run(scene, groups=1):
+    """Runs `scene(queue, *crews)` with groups whose workers have joined and are ready."""
 
     async def main():
-        crew = Crew()
-        queue = JobQueue([crew], max_attempts=2)
+        crews = [Crew() for _ in range(groups)]
+        queue = JobQueue(crews, max_attempts=2)
         await queue.open(queue, "pool")
-        await crew.up(queue)
-        await asyncio.wait_for(scene(queue, crew), 10)
+        for crew in crews:
+            await crew.up(queue)
+        await asyncio.wait_for(scene(queue, *crews), 10)
         for task in list(queue._keeper._tasks):
             task.cancel()
             with suppress(asyncio.CancelledError):
@@ -132,5 +133,48 @@ def test_a_worker_of_an_earlier_incarnation_gets_no_job():
     async def scene(queue, crew):
         await queue.submit("a", {})
         assert await queue.take(0, "an-earlier-life", 0) is None
+
+    run(scene)
+
+
+def test_a_job_that_cost_a_group_its_accelerator_goes_to_another_group_which_may_be_busy():
+    async def scene(queue, first, second):
+        for name in ("a", "b", "c"):
+            await queue.submit(name, {})
+        busy = await second.take(queue)
+        assert busy.job_id == "a" and await queue.started(1, busy.generation)
+        await first.lose_accelerator(queue)
+        await first.up(queue)
+        assert await first.work(queue) == ("c", 1), "not b, which it had"
+        await queue.finish(1, busy.generation, 0, None, None)
+        assert await second.work(queue) == ("b", 2)
+
+    run(scene, groups=2)
+
+
+def test_a_group_that_loses_its_accelerator_in_two_jobs_in_a_row_is_retired_and_the_jobs_are_not_lost():
+    async def scene(queue, broken, good):
+        for name in ("a", "b"):
+            await queue.submit(name, {})
+        await broken.lose_accelerator(queue)
+        await broken.up(queue)
+        await broken.lose_accelerator(queue)
+        assert not broken.runs
+        assert {await good.work(queue) for _ in range(2)} == {("a", 2), ("b", 2)}
+        retired = (await queue.poll(0, 1.0))[1][0]
+        assert retired.reason == "it lost its accelerator in two jobs in a row: AcceleratorError: CUDA error: unknown"
+
+    run(scene, groups=2)
+
+
+def test_a_job_that_breaks_every_accelerator_is_lost_and_retires_no_group():
+    async def scene(queue, crew):
+        await queue.submit("bad", {})
+        await queue.submit("good", {})
+        for _ in range(2):
+            assert (await crew.lose_accelerator(queue)).job_id == "bad"
+            await crew.up(queue)
+        assert await crew.work(queue) == ("good", 1)
+        assert [outcome.status for outcome in (await queue.poll(0, 1.0))[1]] == ["lost", "done"]
 
     run(scene)

@@ -47,6 +47,9 @@ def test_a_group_whose_set_up_fails_is_retired_alone():
         assert retired == GroupRetired(0, "set-up failed: OSError: no weights here")
         assert isinstance(outcome, JobOutcome)
         assert (bad.runs, bad.starts) == (False, 1)
+        good.die()
+        await good.up(queue)
+        assert good.config.bad_nodes == {bad.node}, "no group is started there again"
 
     run(scene, groups=2)
 

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from adapad_ray.distributed.groups.worker_group import WorkerGroup, death_of, in_one_line, worker_environment
+from adapad_ray.distributed.groups.worker_group import WorkerGroup, death_of, in_one_line, selector, worker_environment
 from adapad_ray.distributed.jobs import WorkerConfig
 
 
@@ -36,7 +36,7 @@ class ActorGroup(WorkerGroup):
                 num_gpus=request.gpus,
                 memory=request.memory or None,
                 accelerator_type=request.accelerator_type,
-                label_selector=dict(request.labels) or None,
+                label_selector=selector(config),
                 runtime_env={"env_vars": worker_environment(self.settings)},
                 name=f"{name}-worker",
             )

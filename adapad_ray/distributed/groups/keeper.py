@@ -49,6 +49,8 @@ class GroupState:
     idle_since: float = 0.0
     """Seconds of the monotonic clock; a group that starts is idle too."""
     attempt: Attempt | None = None
+    broken_by: set[str] = field(default_factory=set)
+    """Jobs with which the group has lost an accelerator since it last ended one."""
     joining: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def kill(self) -> None:
@@ -86,6 +88,8 @@ class GroupKeeper:
         self._idle_seconds = idle_seconds
         self._on_death, self._on_change, self._on_retired = on_death, on_change, on_retired
         self._starts = 0
+        self._bad_nodes: set[str] = set()
+        """Ids of nodes on which a set-up has failed; no group is started there again."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -159,6 +163,12 @@ class GroupKeeper:
             state.was_ready, state.failed_starts, state.idle_since = True, 0, time.monotonic()
         await self._on_change()
 
+    def set_up_failed(self, index: int, incarnation: str, node: str, reason: str) -> None:
+        """A worker's set-up raised: its group is retired, and no other is started on its node."""
+        if self.states[index].incarnation == incarnation:
+            self._bad_nodes.add(node)
+            self.retire(self.states[index], f"set-up failed: {reason}")
+
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine beside the calls of the queue."""
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -178,7 +188,10 @@ class GroupKeeper:
         while state.wanted:
             self._starts += 1
             state.joined = False
-            state.group.start(WorkerConfig(queue, state.index, state.group.settings), f"{name}-{self._starts}")
+            state.group.start(
+                WorkerConfig(queue, state.index, state.group.settings, frozenset(self._bad_nodes)),
+                f"{name}-{self._starts}",
+            )
             reason = await self._end_of(state)
             if state.wanted and not state.joined:
                 self._count_failed_start(state, reason)
@@ -193,7 +206,7 @@ class GroupKeeper:
         while not (await asyncio.wait({ended}, timeout=PLACE_SECONDS))[0]:
             misfit = None
             if state.wanted and state.incarnation is None:
-                misfit = await asyncio.to_thread(state.group.misfit)
+                misfit = await asyncio.to_thread(state.group.misfit, frozenset(self._bad_nodes))
             misfits = 0 if misfit is None else misfits + 1
             if misfit is not None and misfits == MISFITS:
                 self.retire(state, misfit)

@@ -53,7 +53,8 @@ def _serve(config: WorkerConfig, position: Position) -> None:
         state = resolve(settings.setup)(context)
     except Exception as error:  # noqa: BLE001 - the driver reports it, whatever it is
         _log.exception("set-up of rank %d of group %d failed", rank, group)
-        ray.get(queue.set_up_failed.remote(group, position.incarnation, rank, _describe(error)))
+        node = ray.get_runtime_context().get_node_id()
+        ray.get(queue.set_up_failed.remote(group, position.incarnation, node, _describe(error)))
         return
     ray.get(queue.ready.remote(group, position.incarnation, rank))
 
@@ -65,20 +66,20 @@ def _serve(config: WorkerConfig, position: Position) -> None:
 
         if not ray.get(queue.started.remote(group, generation)):
             continue
-        value, failed, lost, accelerator_lost = None, None, False, False
+        value, failed, lost = None, None, False
         execution = JobContext(job.job_id, job.attempt, group, rank, position.world_size, report, job.board, generation)
         try:
             value = run(state, job.payload, execution)
         except AttemptLostError as error:
             failed, lost = _describe(error), True
-        except Exception as error:  # noqa: BLE001 - whatever it is, it ends this job only
+        except Exception as error:
             failed = _describe(error)
-            lost = accelerator_lost = is_lost(error)
-        if failed is not None and not accelerator_lost:
+            if is_lost(error):
+                ray.get(queue.accelerator_lost.remote(group, generation, rank, failed))
+                raise AcceleratorLostError(failed.message) from error
+        if failed is not None:
             free_memory(device)
         ray.get(queue.finish.remote(group, generation, rank, value if rank == 0 else None, failed, lost))
-        if accelerator_lost:
-            raise AcceleratorLostError(failed)
 
 
 def _describe(error: Exception) -> JobError:

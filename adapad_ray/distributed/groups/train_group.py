@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from adapad_ray.distributed.groups.worker_group import WorkerGroup, death_of, in_one_line, worker_environment
+from adapad_ray.distributed.groups.worker_group import WorkerGroup, death_of, in_one_line, selector, worker_environment
 from adapad_ray.distributed.jobs import WorkerConfig, WorkerSettings
 from adapad_ray.distributed.ray_internals import (
     TRAIN_ENVIRONMENT,
@@ -148,7 +148,7 @@ def _trainer(config: WorkerConfig, name: str, storage: str) -> Any:
             num_workers=settings.workers,
             use_gpu=request.gpus > 0,
             resources_per_worker=request.resources,
-            label_selector=dict(request.labels) or None,
+            label_selector=selector(config),
         ),
         run_config=ray.train.RunConfig(
             name=name,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Any
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from adapad_ray.distributed.cluster import misfit
 from adapad_ray.distributed.jobs import WorkerConfig, WorkerSettings
@@ -35,9 +37,9 @@ class WorkerGroup(ABC):
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
 
-    def misfit(self) -> str | None:
-        """Return why no node of the cluster can hold these workers, now or later; None if one can."""
-        return misfit(self.settings.workers, self.settings.request)
+    def misfit(self, bad_nodes: Collection[str]) -> str | None:
+        """Return why no node of the cluster but these can hold the workers, now or later; None if one can."""
+        return misfit(self.settings.workers, self.settings.request, bad_nodes)
 
     @abstractmethod
     def start(self, config: WorkerConfig, name: str) -> None:
@@ -64,6 +66,14 @@ def worker_environment(settings: WorkerSettings) -> dict[str, str]:
     """Return the environment variables of a worker process, which libraries read when they are loaded."""
     threads = str(max(1, int(settings.request.cpus)))
     return _KEEP_MEMORY | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+
+
+def selector(config: WorkerConfig) -> dict[str, str] | None:
+    """Return the labels of the nodes on which a group may be started."""
+    labels = dict(config.settings.request.labels)
+    if config.bad_nodes:
+        labels[NODE_ID_LABEL_KEY] = f"!in({','.join(sorted(config.bad_nodes))})"
+    return labels or None
 
 
 async def death_of(actor: ray.actor.ActorHandle) -> None:
