@@ -1,4 +1,4 @@
-"""Pools on a cluster of several nodes of one machine. `test_several_nodes.py` runs this as a process, and reads what it found.
+"""Pools on a cluster of several nodes of one machine. `test_several_nodes.py` runs this as a process.
 
 A cell is computed twice: alone in this process, and by four workers on two nodes. Then two nodes with fictitious GPUs
 join, one of them broken.
