@@ -5,7 +5,7 @@ defines jobs, set-up and results, so that this package is independent of sweeps.
 """
 
 from adapad_ray.distributed.capacity import WorkerRequest
-from adapad_ray.distributed.cluster import available_groups, check_cluster, connect
+from adapad_ray.distributed.cluster import available_groups, check_cluster, connect, visible_gpus
 from adapad_ray.distributed.jobs import (
     GroupRetired,
     JobContext,
@@ -32,4 +32,5 @@ __all__ = [
     "available_groups",
     "check_cluster",
     "connect",
+    "visible_gpus",
 ]

@@ -14,7 +14,7 @@ from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from adapad_ray.distributed.autoscaler import declared_nodes, has_autoscaler_of_kubernetes
 from adapad_ray.distributed.capacity import Capacity, NodeType, WorkerRequest
-from adapad_ray.distributed.cluster_address import find_cluster
+from adapad_ray.distributed.cluster_address import find_cluster, gpus_at
 from adapad_ray.distributed.ray_internals import LOCAL_CLUSTER, silence_authentication
 from adapad_ray.distributed.ray_start import join_cluster, start_cluster
 from adapad_ray.errors import BadRequestError
@@ -64,6 +64,23 @@ def check_cluster() -> None:
     if not ray.is_initialized():
         silence_authentication()
         find_cluster()
+
+
+def visible_gpus() -> float:
+    """Return how many GPUs are on the nodes of the cluster that `connect` will use; of one to be started, those here.
+
+    Raises:
+        BadRequestError: no cluster answers at `RAY_ADDRESS`.
+    """
+    if ray.is_initialized():
+        return float(ray.cluster_resources().get("GPU", 0.0))
+    silence_authentication()
+    address = find_cluster()
+    if address is not None:
+        return gpus_at(address)
+    import torch
+
+    return float(torch.cuda.device_count())
 
 
 def _start(address: str | None, num_cpus: int | None, object_store_memory: int | None) -> None:

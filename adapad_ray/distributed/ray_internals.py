@@ -178,6 +178,12 @@ def has_node_on_this_machine(client: Any, seconds: float) -> bool:
     return bool({node.hex() for node in alive} & set(ray._private.services.find_node_ids()))
 
 
+def gpus_of(client: Any, seconds: float) -> float:
+    """Return the number of GPUs on the live nodes of a cluster, before this process joins it."""
+    alive = client.get_all_node_info(timeout=seconds, state_filter=GcsNodeInfo.GcsNodeState.ALIVE)
+    return float(sum(node.resources_total.get("GPU", 0.0) for node in alive.values()))
+
+
 def silence_authentication() -> None:
     """Drop the long notice that Ray prints when it creates an authentication token."""
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)

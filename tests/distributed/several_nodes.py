@@ -24,8 +24,10 @@ from adapad_ray.distributed import (
     WorkerRequest,
     available_groups,
     connect,
+    visible_gpus,
 )
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
+from adapad_ray.distributed.cluster_address import gpus_at
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.errors import BadRequestError
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
@@ -94,6 +96,7 @@ def gpus_on_two_of_four_nodes(cluster: Cluster) -> dict[str, Any]:
     large = cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=80_000_000)
     request = WorkerRequest(0.5, 1)
     found: dict[str, Any] = {"large": large.node_id, "groups": available_groups(1, request)}
+    found["visible"] = [visible_gpus(), gpus_at(cluster.address)]
     began = time.monotonic()
     try:
         available_groups(1, WorkerRequest(1, 3))

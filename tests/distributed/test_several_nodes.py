@@ -53,6 +53,10 @@ def test_what_no_single_node_holds_is_refused_at_once_though_the_sum_would(found
     assert found["gpus"]["groups"] == 3
 
 
+def test_the_gpus_of_all_nodes_are_visible_before_a_sweep_joins_the_cluster(found):
+    assert found["gpus"]["visible"] == [3, 3]
+
+
 def test_a_group_on_a_broken_node_is_retired_alone_and_none_is_started_there_again(found):
     assert found["gpus"]["retired"] == ["set-up failed: OSError: the driver of this GPU is too old"]
     values = found["gpus"]["values"]
