@@ -74,13 +74,18 @@ class JobQueue:
         self._fault: str | None = None
         self._changed = asyncio.Condition()
 
-    async def open(self, queue: ray.actor.ActorHandle, name: str) -> None:
+    async def open(self, name: str) -> None:
         """Start all groups; from now on, as many run as there are jobs.
 
         Args:
-            queue: the handle of this actor.
-            name: of the pool.
+            name: part of the names of the groups' actors.
         """
+        # A handle that came as an argument would have been counted while this actor started; Ray 2.60 then ended it.
+        queue = ray.get_runtime_context().current_actor
+        await self.open_as(queue, name)
+
+    async def open_as(self, queue: ray.actor.ActorHandle, name: str) -> None:
+        """Start all groups, whose workers call `queue`."""
         self._keeper.start(len(self._groups), queue, name)
         self._keeper.spawn(self._keep_groups(queue, name))
 

@@ -82,7 +82,7 @@ class WorkerPool:
             .remote(self._groups, self._max_attempts, self._idle_seconds)
         )
         self._open = True
-        self._queue.open.remote(self._queue, f"{self._name}-group")
+        self._queue.open.remote(f"{self._name}-group")
         return self
 
     def __exit__(

@@ -16,7 +16,7 @@ def run(scene, groups=1):
     async def main():
         crews = [Crew() for _ in range(groups)]
         queue = JobQueue(crews, max_attempts=2)
-        await queue.open(queue, "pool")
+        await queue.open_as(queue, "pool")
         for crew in crews:
             await crew.up(queue)
         await asyncio.wait_for(scene(queue, *crews), 10)

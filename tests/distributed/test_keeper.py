@@ -22,7 +22,7 @@ def run(scene, groups, idle_seconds=60.0):
     async def main():
         crews = [Crew() for _ in range(groups)]
         queue = JobQueue(crews, max_attempts=2, idle_seconds=idle_seconds)
-        await queue.open(queue, "pool")
+        await queue.open_as(queue, "pool")
         await asyncio.wait_for(scene(queue, *crews), 20)
         for task in list(queue._keeper._tasks):
             task.cancel()
