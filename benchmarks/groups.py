@@ -9,7 +9,9 @@ many groups at work. Then nodes are killed at random and replaced while jobs run
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -154,6 +156,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(24)}
     from benchmarks import groups  # workers import the functions by this name
 
     groups.main()

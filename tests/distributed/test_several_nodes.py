@@ -3,6 +3,7 @@
 import filecmp
 import json
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ def folder(tmp_path_factory):
     path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, str(HERE / "several_nodes.py"), str(folder)],
-        env={**os.environ, "PYTHONPATH": path},
+        # The cluster and its driver use the same token, whether this machine has one of its own or not.
+        env={**os.environ, "PYTHONPATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(24)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
