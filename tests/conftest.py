@@ -34,12 +34,12 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the groups with clusters first, which take longest, and every other class or module into one process.
 
-    Two processes would make its fixtures and its cached trainings twice.
+    Two processes would make its fixtures and its cached trainings twice. What is in a group gets the mark `cluster`.
     """
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.parent.name))
+        in_group = item.get_closest_marker("xdist_group") is not None
+        item.add_marker(pytest.mark.cluster if in_group else pytest.mark.xdist_group(item.parent.name))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

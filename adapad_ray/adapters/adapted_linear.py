@@ -94,6 +94,8 @@ class AdaptedLinear(nn.Module):
         self.dropout = 0.0
         self.blocks = nn.ModuleList()
         self.reserve: Block | None = None
+        self.constants: dict[torch.dtype, tuple[Tensor, Tensor]] | None = None
+        """A and B of what acts, by dtype, while they do not change (see `TrainableModel.constant`)."""
         self._lane: Lane = Lane.prefix(0)
         self._generator: torch.Generator | None = None
 
@@ -162,11 +164,12 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[…, d_in]` to `[…, d_out]` through what acts in the selected lane."""
+        if self.constants is not None:
+            return self._constant_forward(x, self.constants)
         columns, frozen = self._predecessors_and_learning()
         if not columns:
             return self.linear.forward(x)
-        a = columns[0][0] if len(columns) == 1 else torch.cat([c[0] for c in columns])
-        b = columns[0][1] if len(columns) == 1 else torch.cat([c[1] for c in columns])
+        a, b = _stacked(columns)
         keep = None
         if self.dropout and self._generator is not None:
             kept = torch.rand(x.shape, generator=self._generator, device=x.device) >= self.dropout
@@ -176,6 +179,19 @@ class AdaptedLinear(nn.Module):
         )
         return y
 
+    def _constant_forward(self, x: Tensor, constants: dict[torch.dtype, tuple[Tensor, Tensor]]) -> Tensor:
+        """The same as `forward`, without gradients; what acts is brought together once."""
+        if x.dtype not in constants:
+            columns, _ = self._predecessors_and_learning()
+            if not columns:
+                return self.linear.forward(x)
+            a, b = _stacked(columns)
+            constants[x.dtype] = a.detach().to(x.dtype), b.detach().to(x.dtype)
+        a, b = constants[x.dtype]
+        y = self.linear.forward(x)
+        y.view(-1, y.shape[-1]).addmm_(F.linear(x, a).view(-1, len(a)), b, alpha=self.scale(self._lane))
+        return y
+
     def _predecessors_and_learning(self) -> tuple[list[tuple[Tensor, Tensor]], int]:
         """Return the vectors of the acting blocks, and the number of leading columns that are constants."""
         lane = self._lane
@@ -183,3 +199,10 @@ class AdaptedLinear(nn.Module):
         columns = [block.published() for block in constants]
         columns += [block.vectors() for block in self.live(lane)]
         return columns, sum(block.size for block in constants)
+
+
+def _stacked(columns: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The vectors of several blocks as one A `[rank, d_in]` and one B `[rank, d_out]`."""
+    if len(columns) == 1:
+        return columns[0]
+    return torch.cat([a for a, _ in columns]), torch.cat([b for _, b in columns])

@@ -99,16 +99,12 @@ class Family(ABC):
 
 
 class PlainBlock(Block):
-    """Free vectors, as in LoRA (2106.09685): a uniform in ±1/√d_in, b zero, so the block starts as no update.
-
-    The bound is that of PEFT's LoRA (Kaiming with slope √5), for every method.
-    """
+    """Free vectors, as in LoRA (2106.09685): a as `uniform_directions` for every method, b zero, so the block starts as
+    no update."""
 
     def __init__(self, shape: ModuleShape, size: int, generator: torch.Generator) -> None:
         super().__init__(shape, size)
-        bound = 1 / math.sqrt(shape.in_features)
-        a = (torch.rand(size, shape.in_features, generator=generator) * 2 - 1) * bound
-        self.a = nn.Parameter(a)
+        self.a = nn.Parameter(uniform_directions(shape, size, generator))
         self.b = nn.Parameter(torch.zeros(size, shape.out_features))
 
     def vectors(self) -> tuple[Tensor, Tensor]:
@@ -116,31 +112,46 @@ class PlainBlock(Block):
 
 
 class ProbeBlock(Block):
-    """Random directions that measure the loss gradient G of the frozen weight; it never acts and never learns.
+    """Directions in which the loss gradient G of the frozen weight is measured; they never act and never learn.
 
-    With b zero, the gradient with respect to b is `s a Gᵀ` `[size, d_out]`: a sketch of G that is never formed, whose
-    norms and singular values are near those of G (Halko, Martinsson and Tropp 2011). `published_b` holds the sum of the
-    sketches taken so far, so that checkpoints and other workers have it.
+    With b zero, the gradient with respect to b is `s a Gᵀ` `[size, d_out]`. For random directions that is a sketch of
+    G, whose norms and singular values are near those of G (Halko, Martinsson and Tropp 2011); G is never formed.
+    `published_b` holds the sum of the gradients taken so far, so that checkpoints and other workers have it.
+
+    Args:
+        directions: the rows of a, `[size, d_in]`.
     """
 
     a: Tensor
     b: Tensor
 
-    def __init__(self, shape: ModuleShape, size: int, generator: torch.Generator) -> None:
-        super().__init__(shape, size)
-        self.register_buffer("a", torch.randn(size, shape.in_features, generator=generator) / math.sqrt(size))
-        self.register_buffer("b", torch.zeros(size, shape.out_features))
+    def __init__(self, shape: ModuleShape, directions: Tensor) -> None:
+        super().__init__(shape, len(directions))
+        self.register_buffer("a", directions)
+        self.register_buffer("b", torch.zeros(len(directions), shape.out_features))
 
     def vectors(self) -> tuple[Tensor, Tensor]:
         return self.a, self.b.requires_grad_()
 
     @torch.no_grad()
     def take(self, *, add: bool) -> Tensor | None:
-        """Return the sketch of the last backward pass `[size, d_out]`, and add it to the sum; None without one."""
+        """Return the gradient of the last backward pass `[size, d_out]`, and add it to the sum; None without one."""
         gradient, self.b.grad = self.b.grad, None
         if gradient is not None and add:
             self.published_b += gradient
         return gradient
+
+
+def gaussian_directions(shape: ModuleShape, size: int, generator: torch.Generator) -> Tensor:
+    """Return `[size, d_in]` directions whose sketch of G has the norm of G in the mean."""
+    return torch.randn(size, shape.in_features, generator=generator) / math.sqrt(size)
+
+
+def uniform_directions(shape: ModuleShape, size: int, generator: torch.Generator) -> Tensor:
+    """Return `[size, d_in]` directions uniform in ±1/√d_in: the a of a fresh LoRA, with the bound of PEFT's (Kaiming
+    with slope √5)."""
+    bound = 1 / math.sqrt(shape.in_features)
+    return (torch.rand(size, shape.in_features, generator=generator) * 2 - 1) * bound
 
 
 class Plain(Family):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +40,8 @@ class AdaptedModel(TrainableModel):
         dropout: float = 0.0,
     ) -> None:
         self.family = family
-        self.probe_size = 0
-        """Directions of a probe, where reserves are probes (see `ProbeBlock`); 0: reserves are components."""
+        self.probe: Callable[[ModuleShape, torch.Generator], Tensor] | None = None
+        """The directions `[size, d_in]` of a module's probe (see `ProbeBlock`); None: reserves are components."""
         self.family_name = family.name
         self.layers: dict[str, AdaptedLinear] = {}
         for shape in modules:
@@ -77,8 +78,9 @@ class AdaptedModel(TrainableModel):
 
     def add_reserve(self, module: str, generator: torch.Generator) -> Block:
         """Give `module` a new reserve: one component that acts and learns in the reserve lane only, or a probe."""
-        if self.probe_size:
-            block = self._placed(module, ProbeBlock(self.layers[module].shape, self.probe_size, generator))
+        if self.probe is not None:
+            shape = self.layers[module].shape
+            block = self._placed(module, ProbeBlock(shape, self.probe(shape, generator)))
         else:
             block = self._new_block(module, 1, generator)
         block.hold_back()
@@ -115,6 +117,16 @@ class AdaptedModel(TrainableModel):
         super().use(lane, generator)
         for layer in self.layers.values():
             layer.use(lane, generator)
+
+    @contextmanager
+    def constant(self) -> Iterator[None]:
+        for layer in self.layers.values():
+            layer.constants = {}
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.constants = None
 
     def learning(self, lane: Lane) -> list[nn.Parameter]:
         return [p for layer in self.layers.values() for block in layer.live(lane) for p in block.parameters()]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +63,11 @@ class TrainableModel(ABC):
     def use(self, lane: Lane, generator: torch.Generator | None = None) -> None:
         """Select what acts in the next forward passes; `generator` draws dropout, and None turns it off."""
         self.heads.use(lane)
+
+    @contextmanager
+    def constant(self) -> Iterator[None]:
+        """Within, neither the lane nor a value changes, and nothing learns: passes may reuse what they computed."""
+        yield
 
     def parameters(self, lane: Lane) -> list[nn.Parameter]:
         """Return the parameters that learn in `lane`, those of its head last."""

@@ -8,6 +8,7 @@ from typing import Any
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.adalora import Adalora
 from adapad_ray.methods.adapad import Adapad
+from adapad_ray.methods.allocation import Fim, Gora
 from adapad_ray.methods.ard import Ard
 from adapad_ray.methods.base import BudgetedMethod, Method, MethodConfig
 from adapad_ray.methods.cp import CpMethod
@@ -27,6 +28,8 @@ BUILT_IN = (
     Adapad,
     Sequential,
     Increlora,
+    Fim,
+    Gora,
     Dylora,
     CpMethod,
     Melora,
@@ -65,7 +68,9 @@ __all__ = [
     "Deployable",
     "Dora",
     "Dylora",
+    "Fim",
     "Full",
+    "Gora",
     "HeadOnly",
     "Increlora",
     "Lora",

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from adapad_ray.adapters.cp import Cp, Splits
-from adapad_ray.adapters.families import PLAIN
+from adapad_ray.adapters.families import PLAIN, gaussian_directions
 from adapad_ray.adapters.lane import RESERVE, Lane
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.adapters.trainable_model import TrainableModel
@@ -200,7 +200,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
         attached = super().attach(model, head_modules)
         if self.config.by_gradient:
             assert isinstance(attached, AdaptedModel)
-            attached.probe_size = PROBE_SIZE
+            attached.probe = lambda shape, generator: gaussian_directions(shape, PROBE_SIZE, generator)
         return attached
 
     # Lanes: deflation, advance learning, self-correction.
@@ -211,11 +211,11 @@ class Adapad(GrowingMethod[AdapadConfig]):
         adapted.add_head(0)
         for k in range(1, adapted.blocks + 1):
             adapted.add_head(k, source=0)
-        if adapted.blocks:
-            adapted.drop_head(0)
         self.renew_reserves(generator)
         if self.growing:
             adapted.add_head(RESERVE, source=min(adapted.blocks, 1))
+        if adapted.blocks or self._first_head == RESERVE:
+            adapted.drop_head(0)
 
     def lanes(self, step: int) -> Sequence[Lane]:
         if self.in_tail(step):
@@ -224,11 +224,17 @@ class Adapad(GrowingMethod[AdapadConfig]):
         lanes = [Lane.deflation(k) for k in range(1, count + 1)]
         if not self.config.advance_learning:
             lanes = [lane for lane in lanes if lane.index <= self._round(step)]
-        if count == 0:
+        if count == 0 and self._first_head == 0:
             lanes = [Lane.prefix(0)]  # trains the head alone until the first component is active
         if self.growing:
             lanes.append(Lane.reserves(count))
         return lanes
+
+    @property
+    def _first_head(self) -> int:
+        """The lane whose head is deployed while there is no component. Probes do not act, so the reserve lane trains
+        the head of the bare backbone; reserves act, and lane 0 trains that head beside them."""
+        return RESERVE if self.config.by_gradient and self.growing else 0
 
     def published(self, steps_done: int) -> Sequence[int]:
         if steps_done > self.joint_start:
@@ -254,7 +260,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
 
     def _grow(self, steps_done: int, generator: torch.Generator) -> RoundReport:
         adapted, report = self.adapted, RoundReport()
-        last, lanes_before = self.schedule.last(steps_done), adapted.blocks
+        last, lanes_before, first_head = self.schedule.last(steps_done), adapted.blocks, self._first_head
         released = self.schedule.released(steps_done, self.budget, self.initial_parameters)
         modules = self._chosen(released, last)
         if isinstance(self.scores, GradientScores):
@@ -263,8 +269,8 @@ class Adapad(GrowingMethod[AdapadConfig]):
         for module in set(modules):
             self.scores.forget(module)
         for k in range(lanes_before + 1, adapted.blocks + 1):
-            adapted.add_head(k, source=k - 1)
-        if lanes_before == 0 and adapted.blocks:
+            adapted.add_head(k, source=k - 1 or first_head)
+        if lanes_before == first_head == 0 and adapted.blocks:
             report.retired += adapted.drop_head(0)
         report.retired += self.drop_reserves() if last else self.renew_reserves(generator)
         if not self.growing:
@@ -304,7 +310,8 @@ class Adapad(GrowingMethod[AdapadConfig]):
         """The whole model. After a joint tail it acts through live values; published ones belong to the prefixes."""
         count = self.adapted.blocks
         has_tail = self.joint_start < self.context.total_steps
-        return Lane.joint(count, head=count) if has_tail else Lane.prefix(count)
+        head = count or self._first_head
+        return Lane.joint(count, head=head) if has_tail else Lane.prefix(count, head=head)
 
     def deployables(self) -> list[Deployable]:
         smaller = [Deployable(Lane.prefix(k), prefix=k) for k in range(self.adapted.blocks - 1, 0, -1)]

@@ -130,3 +130,14 @@ def test_untouched_blocks_change_nothing():
     layer.use(Lane.joint(1))
     x = torch.randn(4, 7)
     torch.testing.assert_close(layer(x), base(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("lane", [Lane.prefix(0), Lane.prefix(1), Lane.prefix(3), Lane.joint(3)], ids=str)
+def test_what_does_not_change_is_brought_together_once(layer, lane, monkeypatch):
+    x = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    layer.use(lane)
+    expected = layer(x)
+    layer.constants = {}
+    assert torch.equal(layer(x), expected)
+    monkeypatch.setattr(torch, "cat", lambda tensors: pytest.fail("brought together again"))
+    assert torch.equal(layer(x), expected)

@@ -148,6 +148,30 @@ class TestAdapadJointTail(MethodConformance):
         return request.param
 
 
+class TestFim(MethodConformance):
+    @pytest.fixture(
+        params=[
+            MethodCase("fim", 2 * COST_PER_RANK + 5, {"calibration_steps": 4}),
+            MethodCase("fim", 300, {"dropout": 0.2}, pooling="own"),
+        ],
+        ids=str,
+    )
+    def case(self, request):
+        return request.param
+
+
+class TestGora(MethodConformance):
+    @pytest.fixture(
+        params=[
+            MethodCase("gora", 3 * COST_PER_RANK, {"calibration_steps": 4}),
+            MethodCase("gora", 500, {"dropout": 0.2, "step_size": 1.0}, pooling="own"),
+        ],
+        ids=str,
+    )
+    def case(self, request):
+        return request.param
+
+
 class TestIncrelora(MethodConformance):
     @pytest.fixture(
         params=[

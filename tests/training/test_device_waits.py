@@ -45,6 +45,8 @@ BUDGETS = [
     Budget(MethodCase("dylora", 4 * COST_PER_RANK)),
     Budget(MethodCase("dylora", 4 * COST_PER_RANK, {"update": "single"}), end=2),
     Budget(MethodCase("increlora"), decision=1),
+    Budget(MethodCase("fim", config={"calibration_steps": 4}), decision=1),
+    Budget(MethodCase("gora", config={"calibration_steps": 4}), decision=1),
     Budget(MethodCase("ard", 4 * COST_PER_RANK, {"rank_interval": 3}), decision=1),
     Budget(MethodCase("ard", 3 * COST_PER_RANK, {"unit": "module", "rank_interval": 2}), decision=1),
     Budget(MethodCase("adalora"), step=1 + MODULES + 1),  # PEFT's allocator
@@ -63,7 +65,6 @@ def test_every_method_that_trains_has_a_budget() -> None:
 @pytest.mark.parametrize("budget", BUDGETS, ids=str)
 def test_a_round_waits_when_it_ends_and_not_before(budget: Budget) -> None:
     trainer = budget.case.trainer(device="meta")
-    schedule = getattr(trainer.method, "schedule", None)
     with watched() as watch:
         trainer.start()
         train_step = trainer.train_step
@@ -77,8 +78,8 @@ def test_a_round_waits_when_it_ends_and_not_before(budget: Budget) -> None:
         trainer.train_step = step  # type: ignore[method-assign]
         while trainer.step < trainer.total_steps:
             end = min(trainer.step + trainer.method.local_steps, trainer.total_steps)
+            decides = budget.case.method == "ard" or trainer.method.grows(end)
             trainer.run(stop_at=end)
-            decides = budget.case.method == "ard" or (schedule is not None and schedule.due(end))
             assert 0 < watch.waits.total() <= budget.end + decides * budget.decision, watch.waits
             watch.waits.clear()
     assert not watch.mixed

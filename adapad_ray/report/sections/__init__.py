@@ -8,6 +8,7 @@ from adapad_ray.report.sections.curve_table import CurveTable
 from adapad_ray.report.sections.data import Data
 from adapad_ray.report.sections.differences import Differences
 from adapad_ray.report.sections.growth import Growth
+from adapad_ray.report.sections.hardware import Hardware
 from adapad_ray.report.sections.missing import Missing
 from adapad_ray.report.sections.published import Published
 from adapad_ray.report.sections.ranks import Ranks
@@ -27,6 +28,7 @@ SECTIONS: tuple[type[Section], ...] = (
     Growth,
     Convergence,
     Missing,
+    Hardware,
     Costs,
     Data,
     Settings,

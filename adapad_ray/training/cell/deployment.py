@@ -41,11 +41,13 @@ class Deployment:
         return ["validation", *tests] if self.request.identity.stage == "curve" else ["validation"]
 
     def points(self, deployables: Sequence[Deployable]) -> tuple[Point, ...]:
-        """The final model, then those prefixes that are smaller and not empty.
+        """The final model; in the curve stage, then those prefixes that are smaller and not empty.
 
         Raises:
             DivergedError: an output of the model is not finite.
         """
+        if self.request.identity.stage != "curve":
+            deployables = deployables[:1]
         sizes = [self.adapted.deployed_parameters(d.lane) for d in deployables]
         return tuple(self._point(d) for i, d in enumerate(deployables) if i == 0 or 0 < sizes[i] < sizes[0])
 
@@ -81,7 +83,8 @@ class Deployment:
             backbone.tokenizer,
         )
         try:
-            evaluated = TYPES[data.type].evaluate(data, passes, self.splits)
+            with self.adapted.constant():
+                evaluated = TYPES[data.type].evaluate(data, passes, self.splits)
         except FloatingPointError as error:  # the last step broke the model, and no later loss could show it
             steps = self._settings.total_steps(len(data.splits["train"]))
             raise DivergedError(f"lane {deployable.lane.index}, step {steps - 1}: {error}") from error
