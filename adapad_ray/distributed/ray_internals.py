@@ -65,7 +65,7 @@ SUBMISSION_LOGGERS = (
 
 # Callbacks of Ray Train that start an actor each. One distributes Ray Data sets, which are not used. The placement
 # group cleaner is detached: without the dashboard's packages it does not notice that its controller was killed, and
-# stays until the cluster ends. `remove_placement_groups_of_this_actor` does its work.
+# stays until the cluster ends. `remove_placement_groups_of` does its work.
 _UNUSED_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 
 
@@ -214,17 +214,16 @@ def autoscaling_file() -> str | None:
     return None
 
 
-def remove_placement_groups_of_this_actor() -> None:
-    """Remove the placement groups that this actor made before it was restarted.
+def remove_placement_groups_of(actor: ray.actor.ActorHandle) -> None:
+    """Remove the placement groups that an actor has made, before it was restarted or killed.
 
     A killed controller of Ray Train, even one whose workers are still starting, leaves its placement group behind until
     the driver ends. After a restart it would wait for these very resources. Public functions do not tell who created a
     placement group.
     """
-    myself = ray.get_runtime_context().get_actor_id()
     for entry in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(entry)
-        if group.creator_actor_id.hex() == myself:
+        if group.creator_actor_id == actor._actor_id.binary():
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 

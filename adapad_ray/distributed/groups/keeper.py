@@ -140,9 +140,14 @@ class GroupKeeper:
             self._on_retired(state)
 
     async def join(self, index: int, incarnation: str, rank: int, worker: ray.actor.ActorHandle) -> None:
-        """A worker has started. The first of a new incarnation waits until the previous incarnation is dead."""
+        """A worker has started. The first of a new incarnation waits until the previous incarnation is dead.
+
+        A worker of a group that is to leave does not join, and so gets no job.
+        """
         state = self.states[index]
         async with state.joining:
+            if not state.wanted:
+                return
             if state.incarnation != incarnation:
                 workers = list(state.members.values())
                 state.kill()
@@ -188,10 +193,12 @@ class GroupKeeper:
         while state.wanted:
             self._starts += 1
             state.joined = False
-            state.group.start(
-                WorkerConfig(queue, state.index, state.group.settings, frozenset(self._bad_nodes)),
-                f"{name}-{self._starts}",
-            )
+            config = WorkerConfig(queue, state.index, state.group.settings, frozenset(self._bad_nodes))
+            try:
+                state.group.start(config, f"{name}-{self._starts}")
+            except ValueError as error:
+                self.retire(state, f"Ray rejects its request: {error}")
+                break
             reason = await self._end_of(state)
             if state.wanted and not state.joined:
                 self._count_failed_start(state, reason)

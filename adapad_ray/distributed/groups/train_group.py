@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 import threading
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from adapad_ray.distributed.groups.worker_group import WorkerGroup, death_of, in_one_line, selector, worker_environment
@@ -20,8 +20,11 @@ from adapad_ray.distributed.jobs import WorkerConfig, WorkerSettings
 from adapad_ray.distributed.ray_internals import (
     TRAIN_ENVIRONMENT,
     lean_torch_trainer,
-    remove_placement_groups_of_this_actor,
+    remove_placement_groups_of,
 )
+
+LEAVE_SECONDS = 10.0
+"""How long the processes of a dismissed group may take to leave."""
 
 
 class TrainGroup(WorkerGroup):
@@ -39,6 +42,7 @@ class TrainGroup(WorkerGroup):
 
     def start(self, config: WorkerConfig, name: str) -> None:
         """Start the launcher on this node, where the queue and the driver are."""
+        self._name, self._dismissed = name, asyncio.Event()
         self._launcher: Any = (
             ray.remote(Launcher)
             .options(
@@ -54,20 +58,29 @@ class TrainGroup(WorkerGroup):
         self._running = self._launcher.keep_alive.remote(config, name)
 
     async def ended(self) -> str:
-        """Wait until the launcher's call has returned, then end its process."""
-        try:
-            await self._running
-            reason = "it left"
-        except RayError as error:
-            reason = in_one_line(error)
+        """Wait until the launcher's call has returned, then end its process.
+
+        A launcher that stays after the group's dismissal is killed: it waits for its workers, perhaps for ever.
+        """
+        running = asyncio.ensure_future(self._running)  # type: ignore[arg-type]
+        dismissed = asyncio.ensure_future(self._dismissed.wait())
+        await asyncio.wait({running, dismissed}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running}, timeout=LEAVE_SECONDS)
+        dismissed.cancel()
+        if running.done():
+            error = running.exception()
+            reason = "it left" if error is None else in_one_line(error)
+        else:
+            reason = "it did not leave"
+            running.add_done_callback(asyncio.Future.exception)  # retrieved, or asyncio logs it
         ray.kill(self._launcher)
+        remove_placement_groups_of(self._launcher)
+        shutil.rmtree(_storage(self._name), ignore_errors=True)
         return reason
 
     def dismiss(self) -> None:
-        """Do nothing: workers and launcher ask the queue, and leave in the middle of a job or once they are up.
-
-        Killing the launcher would leave its resources reserved until the driver ends.
-        """
+        """Let the processes leave: they ask the queue, the workers in the middle of a job too."""
+        self._dismissed.set()
 
     async def death(self, worker: Any) -> None:
         """Call the worker until it is dead."""
@@ -89,15 +102,17 @@ class Launcher:
         """
         import ray.train
 
-        remove_placement_groups_of_this_actor()
-        storage = Path(tempfile.gettempdir()) / name
+        remove_placement_groups_of(ray.get_runtime_context().current_actor)
         dismissed = config.queue.dismissed.remote(config.group)
         failures = 0
         while not ray.wait([dismissed], timeout=1.0 if failures else 0.0)[0]:
             with suppress(ray.train.TrainingFailedError):
-                _trainer(config, f"{name}-{uuid.uuid4().hex[:6]}", str(storage)).fit()
+                _trainer(config, f"{name}-{uuid.uuid4().hex[:6]}", str(_storage(name))).fit()
             failures += 1
-        shutil.rmtree(storage, ignore_errors=True)
+
+
+def _storage(name: str) -> Path:
+    return Path(tempfile.gettempdir()) / name
 
 
 def serve_in_train(config: WorkerConfig) -> None:

@@ -88,7 +88,7 @@ async def death_of(actor: ray.actor.ActorHandle) -> None:
         await asyncio.sleep(PING_SECONDS)
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """Return the last line of an error's message, which is where Ray has the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
