@@ -59,6 +59,7 @@ class JobQueue:
             on_death=self._release,
             on_change=self._notify,
             on_retired=self._tell_retired,
+            on_error=lambda error: self._break(f"the queue failed: {type(error).__name__}: {error}"),
         )
         self._groups = self._keeper.states
         self._jobs: dict[str, Job] = {}

@@ -71,6 +71,7 @@ class GroupKeeper:
         on_death: called when all workers of a group's incarnation are dead or dismissed.
         on_change: called when something has happened that a worker or the driver may wait for.
         on_retired: called when a group is retired.
+        on_error: called with an error that should not happen.
     """
 
     def __init__(
@@ -82,11 +83,12 @@ class GroupKeeper:
         on_death: Callable[[GroupState], None],
         on_change: Callable[[], Coroutine[Any, Any, None]],
         on_retired: Callable[[GroupState], None],
+        on_error: Callable[[BaseException], None],
     ) -> None:
         self.states = [GroupState(index, group) for index, group in enumerate(groups)]
         self._max_starts = max_starts
         self._idle_seconds = idle_seconds
-        self._on_death, self._on_change, self._on_retired = on_death, on_change, on_retired
+        self._on_death, self._on_change, self._on_retired, self._on_error = on_death, on_change, on_retired, on_error
         self._starts = 0
         self._bad_nodes: set[str] = set()
         """Ids of nodes on which a set-up has failed; no group is started there again."""
@@ -175,10 +177,16 @@ class GroupKeeper:
             self.retire(self.states[index], f"set-up failed: {reason}")
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine beside the calls of the queue."""
+        """Run a coroutine beside the calls of the queue. An error of it is an error of the pool, not only logged."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._on_error(error)
+
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(ended)
 
     @property
     def _wanted(self) -> int:
