@@ -31,8 +31,8 @@ from adapad_ray.distributed import (
 
 STORE = {"object_store_memory": 80_000_000}
 TYPES = (1, 2, 4)
-"""GPUs of the node types; each GPU comes with half a CPU."""
-REQUEST = WorkerRequest(cpus=0.5, gpus=1)
+"""GPUs of the node types; each GPU comes with a fictitious CPU."""
+REQUEST = WorkerRequest(cpus=1, gpus=1)
 
 
 def set_up(context: SetupContext) -> int:
@@ -65,7 +65,7 @@ def cluster_of(gpus: int) -> Iterator[Cluster]:
 
 def add_node(cluster: Cluster, gpus: int) -> Any:
     """Adds a node of a type."""
-    return cluster.add_node(num_cpus=gpus / 2, num_gpus=gpus, **STORE)
+    return cluster.add_node(num_cpus=gpus, num_gpus=gpus, **STORE)
 
 
 def pss(processes: list[psutil.Process]) -> float:
