@@ -75,7 +75,10 @@ def set_up_with_a_gpu(context: SetupContext) -> str:
 
 
 def where(node: str, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
-    time.sleep(payload["seconds"])
+    """Waits until a file is there, and half a second more."""
+    while not Path(payload["gate"]).exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
     return {"node": node, "gpus": ray.get_gpu_ids()}
 
 
@@ -90,7 +93,7 @@ def one_cell_on_two_nodes(folder: Path) -> dict[str, Any]:
     return {"status": status, "left": actors_left()}
 
 
-def gpus_on_two_of_four_nodes(cluster: Cluster) -> dict[str, Any]:
+def gpus_on_two_of_four_nodes(cluster: Cluster, folder: Path) -> dict[str, Any]:
     """A pool of three groups with a GPU each, on a node with one, which is broken, and on one with two."""
     small = cluster.add_node(num_cpus=2, num_gpus=1, object_store_memory=80_000_000)
     large = cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=80_000_000)
@@ -107,26 +110,28 @@ def gpus_on_two_of_four_nodes(cluster: Cluster) -> dict[str, Any]:
     with WorkerPool(
         *functions, groups=3, request=request, shared=shared, max_attempts=2, name="gpus", idle_seconds=1.0
     ) as pool:
-        found["values"], found["retired"] = rush(pool, [f"early-{i}" for i in range(3)], expected_retirements=1)
+        gate = folder / "gate"
+        found["values"], found["retired"] = rush(pool, gate, ["early-0", "early-1", "early-2"])
         found["seconds_until_gpus_are_free"] = wait_for_free("GPU", 3)
-        late, retired = rush(pool, ["late-0", "late-1"])
+        late, retired = rush(pool, gate, ["late-0", "late-1"])
         found["values"] += late
         found["retired"] += retired
     return found
 
 
-def rush(pool: WorkerPool, jobs: list[str], expected_retirements: int = 0) -> tuple[list[dict[str, Any]], list[str]]:
-    """Runs jobs of half a second; returns their values, and why groups were retired meanwhile."""
+def rush(pool: WorkerPool, gate: Path, jobs: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Runs jobs, which wait for the first group to be retired; returns their values, and why groups were retired."""
     for job in jobs:
-        pool.submit(job, {"seconds": 0.5})
+        pool.submit(job, {"gate": str(gate)})
     values, retired = [], []
-    while len(values) < len(jobs) or len(retired) < expected_retirements:
+    while len(values) < len(jobs):
         for event in pool.poll():
             if isinstance(event, JobOutcome):
                 assert event.status == "done", event.error
                 values.append(event.value)
             elif isinstance(event, GroupRetired):
                 retired.append(event.reason)
+                gate.touch()
     return values, retired
 
 
@@ -137,7 +142,7 @@ def main(folder: Path) -> None:
     cluster.add_node(**NODE)
     try:
         with connect(cluster.address):
-            found = {"cell": one_cell_on_two_nodes(folder), "gpus": gpus_on_two_of_four_nodes(cluster)}
+            found = {"cell": one_cell_on_two_nodes(folder), "gpus": gpus_on_two_of_four_nodes(cluster, folder)}
         (folder / "found.json").write_text(json.dumps(found))
     finally:
         cluster.shutdown()
