@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -92,9 +93,23 @@ def use_bf16_products(model: nn.Module, skip: Collection[str] = ()) -> None:
             module.register_parameter(COPY, nn.Parameter(copy, requires_grad=False))
 
 
+def use_full_products(model: nn.Module) -> None:
+    """Turn mixed layers back into ordinary ones, in place."""
+    ordinary = {mixed: kind for kind, mixed in _MIXED.items()}
+    for module in model.modules():
+        if type(module) in ordinary:
+            module.__class__ = ordinary[type(module)]
+            delattr(module, COPY)
+
+
 def cpu_has_bf16_products() -> bool:
     """Whether this CPU has instructions for bf16 products; without them bf16 is slower than fp32."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def best_precision(dtype: str, *, on_gpu: bool) -> Literal["full", "mixed"]:
+    """Mixed for a backbone in fp32 where the hardware has bf16 products, as all GPUs are taken to have; else full."""
+    return "mixed" if dtype == "float32" and (on_gpu or cpu_has_bf16_products()) else "full"
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -168,11 +168,17 @@ def parse_dtype(name: str) -> torch.dtype:
 
 def _digest(source: ModelSource, weights: list[Path] | None, pooling: Pooling, model: Any, head: Sequence[str]) -> str:
     """sha256 over the pooling and over the files of a folder, or over the loaded weights of a Hub model."""
+    if source.folder is None or weights is None:
+        return weights_digest(pooling, model, head)
     digest = hashlib.sha256(f"pooling {pooling}\n".encode())
-    if source.folder is not None and weights is not None:
-        _update_from_files(digest, [source.folder / "config.json", *weights])
-    else:
-        _update_from_weights(digest, model, head)
+    _update_from_files(digest, [source.folder / "config.json", *weights])
+    return digest.hexdigest()
+
+
+def weights_digest(pooling: Pooling, model: Any, head: Sequence[str]) -> str:
+    """sha256 over the pooling, the configuration and all weights but the head's."""
+    digest = hashlib.sha256(f"pooling {pooling}\n".encode())
+    _update_from_weights(digest, model, head)
     return digest.hexdigest()
 
 
@@ -189,4 +195,4 @@ def _update_from_weights(digest: Any, model: Any, head: Sequence[str]) -> None:
     for name, tensor in model.state_dict().items():
         if name.rpartition(".")[0] not in head:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).cpu().numpy())

@@ -28,14 +28,24 @@ def load_tokenizer(source: str) -> Any:
         raise BadRequestError(f"model folder {source!r} has no tokenizer: write one there with its save_pretrained")
     with reading_model(source):
         tokenizer = transformers.AutoTokenizer.from_pretrained(resolved.path_or_name, trust_remote_code=False)
-        tokenizer.padding_side = "left" if reads_last_position(read_config(resolved)) else "right"
+        config = read_config(resolved)
+    make_ready_to_pad(tokenizer, config, source)
+    return tokenizer
+
+
+def make_ready_to_pad(tokenizer: Any, config: Any, source: str) -> None:
+    """Set a tokenizer's padding side to that of its model, and its padding token where it has none.
+
+    Raises:
+        BadRequestError: the tokenizer has neither a padding nor an end-of-text token.
+    """
+    tokenizer.padding_side = "left" if reads_last_position(config) else "right"
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise BadRequestError(
                 f"the tokenizer of model {source!r} has neither a padding nor an end-of-text token: add a pad_token"
             )
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def sketch_tokenizer(source: str) -> tuple[Any, bool]:

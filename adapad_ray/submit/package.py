@@ -20,7 +20,6 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import adapad_ray
 from adapad_ray.errors import BadRequestError
 from adapad_ray.storage import NODE_LOCAL, check_url, is_url
 from adapad_ray.submit import entrypoint
@@ -87,7 +86,7 @@ def _pack(request: Request, spec: SweepSpec, folder: Path) -> list[str]:
     data = _data_files(spec, request.shared)
     uploads = {key: path for key, path in data.items() if not _is_shared(path, request.shared)}
     _check_size([request.path, *uploads.values()])
-    package = Path(adapad_ray.__file__).parent
+    package = Path(__file__).parents[1]
     shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     shutil.copy(entrypoint.__file__, folder / ENTRYPOINT)
     (folder / entrypoint.REQUIREMENTS).write_text(json.dumps(_requirements()), encoding="utf-8")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 from torch import nn
 
 from adapad_ray.errors import BadRequestError, UnreachableError
-from adapad_ray.models import CAUSAL, Backbone, Reading, backbone_parameters, check_texts, keeps_sizes
+from adapad_ray.models import Backbone, backbone_parameters, keeps_sizes
 from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import TYPES, DataLimits, RawTask, Source, TaskData, resolve_task
-from adapad_ray.training.batches import pad_to_multiple
+from adapad_ray.training.cell.reading import check_reading
 from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
 
 
@@ -59,7 +58,7 @@ def load_inputs(spec: SweepSpec) -> LoadedInputs:
     reader = kind.reader(spec.model)
     data = kind.encode(raw, reader, limits)
     backbone = kind.backbone(spec.model, data, pooling=spec.pooling, dtype=spec.dtype, precision=precision)
-    warnings = (*data.warnings, *_check_reading(spec, backbone.model, reader, raw, data))
+    warnings = (*data.warnings, *check_reading(spec.model, backbone.model, reader, raw, data, _multiple(spec)))
     inputs = SweepInputs(backbone.model, backbone.parameters, backbone.digest, data, precision, warnings=warnings)
     return LoadedInputs(inputs, backbone)
 
@@ -92,44 +91,20 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
         tokens_are_words=not own and raw is not None,
         rows_are_assumed=raw is None,
         sizes_are_packaged=keeps_sizes(spec.model),
-        warnings=(*data.warnings, *(_check_reading(spec, model, reader, raw, data) if own and raw is not None else ())),
+        warnings=(*data.warnings, *_check_sketch(spec, model, reader if own else None, raw, data)),
     )
 
 
-def _check_reading(spec: SweepSpec, model: nn.Module, tokenizer: Any, raw: RawTask, data: TaskData) -> tuple[str, ...]:
-    """Check that the model can read every text; return what is only suspicious. Other data need no check."""
-    splits: dict[str, Any] = {name: getattr(split, "windows", split) for name, split in data.splits.items()}
-    if not all(hasattr(split, "tokens") for split in splits.values()):
+def _check_sketch(
+    spec: SweepSpec, model: nn.Module, tokenizer: Any, raw: RawTask | None, data: TaskData
+) -> tuple[str, ...]:
+    if tokenizer is None or raw is None:
         return ()
-    prompts = TYPES[data.type].auto_class == CAUSAL
-    pair = "text_pair" in raw.splits["train"]
-    multiple = max(spec.training_settings(label).pad_to_multiple_of for label in spec.labels())
-    return check_texts(
-        Reading(
-            spec.model,
-            model,
-            tokenizer,
-            splits,
-            added_tokens=None if prompts else tokenizer.num_special_tokens_to_add(pair=pair),
-            pad=partial(
-                pad_to_multiple,
-                multiple=multiple,
-                pad_token_id=tokenizer.pad_token_id,
-                left=getattr(splits["train"], "pads_left", False),
-            ),
-            answer_tokens=_answer_tokens(data),
-        )
-    )
+    return check_reading(spec.model, model, tokenizer, raw, data, _multiple(spec))
 
 
-def _answer_tokens(data: TaskData) -> int:
-    """Tokens that generation may add beyond the longest sequence of the splits."""
-    most = data.settings.get("max_new_tokens")
-    if most is None:
-        return 0
-    longest = max(int(split.lengths.max()) for split in data.splits.values())
-    prompt = max(int((split.lengths - split.answered).max()) for split in data.splits.values())  # type: ignore[attr-defined]
-    return max(0, prompt + int(most) - longest)
+def _multiple(spec: SweepSpec) -> int:
+    return max(spec.training_settings(label).pad_to_multiple_of for label in spec.labels())
 
 
 def _source(spec: SweepSpec) -> Source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.frozen_linear.mixed import cpu_has_bf16_products
+from adapad_ray.frozen_linear.mixed import best_precision
 from adapad_ray.models import LINEAR
 from adapad_ray.sweep.spec import SweepSpec
 
@@ -32,5 +32,4 @@ def resolve_precision(spec: SweepSpec, recorded: Any = None) -> Literal["full", 
         return spec.precision
     if recorded in ("full", "mixed"):
         return "mixed" if recorded == "mixed" else "full"
-    mixed = possible and (spec.resources.gpus_per_worker > 0 or cpu_has_bf16_products())
-    return "mixed" if mixed else "full"
+    return best_precision(spec.dtype, on_gpu=spec.resources.gpus_per_worker > 0) if possible else "full"

@@ -44,10 +44,19 @@ def read_content(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, A
         raise BadRequestError(f"sweep file {path} is empty: every sweep needs {NEEDED}")
     if not isinstance(content, dict):
         raise BadRequestError(f"sweep file {path} must be a mapping with {NEEDED}")
-    content = _with_sections(content)
-    _apply(content, overrides)
-    content.setdefault("name", path.stem)
-    return content
+    return overridden(content, overrides, name=path.stem)
+
+
+def overridden(content: Mapping[str, Any], overrides: Sequence[str], *, name: str) -> dict[str, Any]:
+    """The content of a sweep's file after `key=value` overrides, with `name` if it has none.
+
+    Raises:
+        BadRequestError: an override is none.
+    """
+    result = _with_sections(content)
+    _apply(result, overrides)
+    result.setdefault("name", name)
+    return result
 
 
 def parse_spec(content: Mapping[str, Any]) -> SweepSpec:

@@ -16,6 +16,7 @@ from adapad_ray.tasks.data.columns import doubtful_classes
 from adapad_ray.tasks.data.delimited import WARNINGS
 from adapad_ray.tasks.data.overlap import shared_rows
 from adapad_ray.tasks.data.splits import SPLITS, carve, carved_counts
+from adapad_ray.tasks.data.tables import Tables
 from adapad_ray.tasks.source import DataSource
 from adapad_ray.tasks.split_sizes import SplitSize
 from adapad_ray.tasks.task_data import DataLimits, RawTask, Split, TaskData, digest_of
@@ -82,7 +83,15 @@ class RowTask(TaskType[DataSourceT]):
 
     def read(self, source: DataSourceT) -> RawTask:
         """Three splits, and further tests where the source names some."""
-        name, tables, digest = source.read_tables()
+        return self.read_tables(source, source.read_tables())
+
+    def read_tables(self, source: DataSourceT, found: Tables) -> RawTask:
+        """The task of rows that have been read already; `source` says what is in which column.
+
+        Raises:
+            BadRequestError: a column, label or split is missing or unusable.
+        """
+        name, tables, digest = found
         given = {split: self.select(table, source, split) for split, table in tables.items()}
         splits, carved, dropped, warnings = carve(given, source.shares)
         warnings += shared_rows(given)

@@ -132,19 +132,28 @@ class Trainer:
 
     def _train_lane(self, position: int, lane: Lane, batch: Batch, batch_size: int) -> LanePass:
         """Forward pass, loss, backward pass, clipping and update of the lane at `position` among those of the step."""
+        loss = self._add_gradients(lane, batch, batch_size)
+        return self._update(position, lane, batch.size, loss)
+
+    def _add_gradients(self, lane: Lane, batch: Batch, batch_size: int) -> Tensor:
+        """Forward and backward pass of a lane; returns this worker's part of the loss."""
         self.adapted.use(lane, self._dropout(lane))
         loss = self._loss_of(lane, batch, batch_size)
-        parameters = self.adapted.parameters(lane)
         if loss.requires_grad:  # not in a lane that has neither a learning component nor a head
-            self._backward(loss, parameters)
-        loss, size = self.workers.reduce(loss, batch.size, parameters)
+            self._backward(loss, self.adapted.parameters(lane))
+        return loss
+
+    def _update(self, position: int, lane: Lane, own_size: tuple[int, int], loss: Tensor) -> LanePass:
+        """Clips the gradients of a lane and takes an optimizer step with them."""
+        parameters = self.adapted.parameters(lane)
+        loss, size = self.workers.reduce(loss, own_size, parameters)
         self.method.observe(lane)
         norm = nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
         self.optimizer.step(parameters)
         self.method.stepped(self.step + 1)
         self.optimizer.clear_gradients()
         acting = self.adapted.acting_parameters(lane)
-        return LanePass(self.step, position, lane.index, acting, batch.size[0], size, loss.detach(), norm)
+        return LanePass(self.step, position, lane.index, acting, own_size[0], size, loss.detach(), norm)
 
     def _loss_of(self, lane: Lane, batch: Batch, batch_size: int) -> Tensor:
         """This worker's part of the mean loss over the whole batch, the method's penalty included."""

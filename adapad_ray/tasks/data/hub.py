@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import pandas as pd
 
 from adapad_ray.assets import cache_folder, require_hub
 from adapad_ray.errors import BadRequestError, UnreachableError
-from adapad_ray.tasks.data.tables import Tables
+from adapad_ray.tasks.data.tables import Tables, labels_are_withheld, rows_digest
 
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
 
@@ -60,15 +59,10 @@ def read_hub(dataset: str, subset: str | None, splits: Mapping[str, str | None],
                 )
             continue
         table = pd.DataFrame(available[wanted or split].to_pandas())
-        # The Hub writes -1 where labels are withheld, as in GLUE's test sets.
-        if wanted is None and split != "train" and label in table and (table[label].astype(str) == "-1").all():
+        if wanted is None and split != "train" and labels_are_withheld(table, label):
             continue
         tables[split] = table
-    digest = hashlib.sha256()
-    for split, table in tables.items():
-        rows = table.to_json(default_handler=repr)
-        digest.update(f"{split} {hashlib.sha256(rows.encode()).hexdigest()}\n".encode())
-    return Tables(name, tables, digest.hexdigest())
+    return Tables(name, tables, rows_digest(tables))
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -65,3 +66,17 @@ def listed(names: Iterable[str]) -> str:
 def table_of(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
     """A table of Python objects as they are: pandas guesses no types."""
     return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
+
+
+def rows_digest(tables: Mapping[str, pd.DataFrame]) -> str:
+    """sha256 over the rows of every split."""
+    digest = hashlib.sha256()
+    for split, table in tables.items():
+        rows = table.to_json(default_handler=repr)
+        digest.update(f"{split} {hashlib.sha256(rows.encode()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def labels_are_withheld(table: pd.DataFrame, label: str | None) -> bool:
+    """Whether every label is -1, as the Hub writes where labels are withheld, for instance in GLUE's test sets."""
+    return label in table and bool((table[label].astype(str) == "-1").all())
