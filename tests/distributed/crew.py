@@ -19,7 +19,7 @@ class Crew(WorkerGroup):
         super().__init__(WorkerSettings(1, "", "", WorkerRequest(), {}))
         self.starts = 0
         self.node = f"node-{id(self)}"
-        self._started = asyncio.Event()
+        self._started, self._gone = asyncio.Event(), asyncio.Event()
         self.fits = True
 
     def misfit(self, bad_nodes: Collection[str]) -> str | None:

@@ -121,3 +121,39 @@ def test_with_fewer_jobs_than_groups_those_that_wait_for_resources_are_given_up_
         assert ready.runs and await ready.work(queue) == ("a", 1)
 
     run(scene, groups=2, idle_seconds=0.1)
+
+
+def test_a_worker_that_comes_up_after_its_group_was_dismissed_gets_no_job():
+    async def scene(queue, late, other):
+        await queue.submit("first", {})
+        await other.up(queue)
+        assert (await other.take(queue)).job_id == "first"
+        await until(lambda: not late.runs)
+        await queue.join(0, late.life, 0, late)
+        await queue.ready(0, late.life, 0)
+        assert await late.take(queue) is None
+
+    run(scene, groups=2, idle_seconds=0.1)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ValueError("no such label"), "no worker group is left: Ray rejects its request: no such label"),
+        (TypeError("not a mistake of the user"), "the queue failed: TypeError: not a mistake of the user"),
+    ],
+    ids=["rejected", "unexpected"],
+)
+def test_a_group_that_cannot_be_started_does_not_keep_its_jobs_waiting(error, sentence, monkeypatch):
+    def start(self, config, name):
+        raise error
+
+    monkeypatch.setattr(Crew, "start", start)
+
+    async def scene(queue, crew):
+        await queue.submit("a", {})
+        number, _ = await queue.poll(0, 1.0)
+        with pytest.raises(PoolError, match=sentence):
+            await queue.poll(number, 1.0)
+
+    run(scene, groups=1)

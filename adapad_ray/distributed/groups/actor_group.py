@@ -26,10 +26,12 @@ class Worker:
 class ActorGroup(WorkerGroup):
     """One worker. Ray reports the end of its only call, and so its death, at once."""
 
+    _worker: Any = None
+
     def start(self, config: WorkerConfig, name: str) -> None:
         """Create the actor; Ray queues its call until there is room for it."""
         request = self.settings.request
-        self._worker: Any = (
+        self._worker = (
             ray.remote(Worker)
             .options(
                 num_cpus=request.cpus,
@@ -50,7 +52,8 @@ class ActorGroup(WorkerGroup):
 
     def dismiss(self) -> None:
         """Kill the actor, in whatever state it is."""
-        ray.kill(self._worker)
+        if self._worker is not None:
+            ray.kill(self._worker)
 
     async def death(self, worker: Any) -> None:
         """Wait for the end of the actor's call."""

@@ -36,6 +36,8 @@ class TrainGroup(WorkerGroup):
         environment: environment variables of the launcher, which configure Ray Train.
     """
 
+    _dismissed: asyncio.Event | None = None
+
     def __init__(self, settings: WorkerSettings, environment: Mapping[str, str]) -> None:
         super().__init__(settings)
         self._environment = {**TRAIN_ENVIRONMENT, **environment}
@@ -63,6 +65,7 @@ class TrainGroup(WorkerGroup):
         A launcher that stays after the group's dismissal is killed: it waits for its workers, perhaps for ever.
         """
         running = asyncio.ensure_future(self._running)  # type: ignore[arg-type]
+        assert self._dismissed is not None
         dismissed = asyncio.ensure_future(self._dismissed.wait())
         await asyncio.wait({running, dismissed}, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait({running}, timeout=LEAVE_SECONDS)
@@ -80,7 +83,8 @@ class TrainGroup(WorkerGroup):
 
     def dismiss(self) -> None:
         """Let the processes leave: they ask the queue, the workers in the middle of a job too."""
-        self._dismissed.set()
+        if self._dismissed is not None:
+            self._dismissed.set()
 
     async def death(self, worker: Any) -> None:
         """Call the worker until it is dead."""

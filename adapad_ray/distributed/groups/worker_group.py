@@ -55,7 +55,7 @@ class WorkerGroup(ABC):
 
     @abstractmethod
     def dismiss(self) -> None:
-        """End the processes, those too that are about to start. The queue gives them no more jobs."""
+        """End the processes, if there are any, those too that are about to start. The queue gives them no more jobs."""
 
     @abstractmethod
     async def death(self, worker: Any) -> None:
