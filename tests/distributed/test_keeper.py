@@ -144,16 +144,16 @@ def test_a_worker_that_comes_up_after_its_group_was_dismissed_gets_no_job():
     ],
     ids=["rejected", "unexpected"],
 )
-def test_a_group_that_cannot_be_started_does_not_keep_its_jobs_waiting(error, sentence, monkeypatch):
+def test_a_group_that_cannot_be_started_breaks_the_pool_with_the_reason(error, sentence, monkeypatch):
     def start(self, config, name):
         raise error
 
     monkeypatch.setattr(Crew, "start", start)
 
     async def scene(queue, crew):
-        await queue.submit("a", {})
-        number, _ = await queue.poll(0, 1.0)
+        number = 0
         with pytest.raises(PoolError, match=sentence):
-            await queue.poll(number, 1.0)
+            for _ in range(3):
+                number, _ = await queue.poll(number, 1.0)
 
     run(scene, groups=1)
