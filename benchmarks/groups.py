@@ -12,7 +12,7 @@ import argparse
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -30,8 +30,10 @@ from adapad_ray.distributed import (
 )
 
 STORE = {"object_store_memory": 80_000_000}
-TYPES = (1, 2, 4)
-"""GPUs of the node types; each GPU comes with a fictitious CPU."""
+LARGE, SMALL = (4, 8, 16), (1, 2, 3)
+"""GPUs of three node types; each GPU comes with a fictitious CPU."""
+SPARE_BYTES = 2e9
+"""Memory that stays free on this machine, or the benchmark ends."""
 REQUEST = WorkerRequest(cpus=1, gpus=1)
 
 
@@ -47,14 +49,14 @@ def run(group: int, payload: dict[str, Any], context: JobContext) -> int:
 
 
 @contextmanager
-def cluster_of(gpus: int) -> Iterator[Cluster]:
+def cluster_of(gpus: int, types: Sequence[int]) -> Iterator[Cluster]:
     """A cluster of so many GPUs, whose nodes count as dead two seconds after they are."""
     quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick, **STORE})
     try:
         draw = random.Random(0)
         while gpus > 0:
-            size = min(draw.choice(TYPES), gpus)
+            size = min(draw.choice(types), gpus)
             add_node(cluster, size)
             gpus -= size
         with connect(cluster.address):
@@ -85,7 +87,7 @@ def processes_of(node: Any) -> list[psutil.Process]:
 
 def memory_at_work(groups: int) -> None:
     """Prints the memory with a job running in each group."""
-    with cluster_of(groups) as cluster:
+    with cluster_of(groups, LARGE) as cluster:
         assert available_groups(1, REQUEST) == groups
         head = [psutil.Process(), *processes_of(cluster.head_node)]
         print(f"driver's node before the pool: {pss(head):,.0f} MB")
@@ -96,7 +98,9 @@ def memory_at_work(groups: int) -> None:
             nodes = list(cluster.worker_nodes)
             while (at_work := running(nodes)) < groups:
                 print(f"  {at_work} of {groups} groups after {time.monotonic() - began:.0f} s", flush=True)
-                time.sleep(10)
+                if psutil.virtual_memory().available < SPARE_BYTES:
+                    raise SystemExit("this machine has too little memory for so many groups")
+                time.sleep(5)
             head = [psutil.Process(), *processes_of(cluster.head_node)]
             workers = [p for node in nodes for p in processes_of(node) if is_worker(p)]
             print(f"{groups} groups at work after {time.monotonic() - began:.0f} s")
@@ -118,7 +122,7 @@ def running(nodes: list[Any]) -> int:
 def kill_nodes(groups: int, jobs: int) -> None:
     """Kills a random node every few seconds, and adds another of its type, while jobs run; counts their outcomes."""
     draw, ended, kills = random.Random(1), Counter[str](), 0
-    with cluster_of(groups) as cluster:
+    with cluster_of(groups, SMALL) as cluster:
         functions = f"{__name__}:set_up", f"{__name__}:run"
         with WorkerPool(*functions, groups=groups, request=REQUEST, max_attempts=50, name="killed") as pool:
             for number in range(jobs):
