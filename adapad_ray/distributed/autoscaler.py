@@ -10,6 +10,7 @@ from typing import Any
 
 from adapad_ray.distributed.capacity import NodeType
 from adapad_ray.distributed.ray_internals import autoscaling_file, cluster_config
+from adapad_ray.errors import BadRequestError
 from adapad_ray.safe_yaml import read_yaml
 
 
@@ -26,11 +27,20 @@ def declared_nodes() -> tuple[list[NodeType], float]:
             for group in stored.node_group_configs
         ], math.inf
     path = autoscaling_file()
-    return nodes_in_file(Path(path)) if path is not None else ([], 0)
+    if path is None:
+        return [], 0
+    try:
+        return nodes_in_file(Path(path))
+    except (OSError, BadRequestError):  # it is the autoscaler's, not ours
+        return [], 0
 
 
 def nodes_in_file(path: Path) -> tuple[list[NodeType], float]:
-    """Read the node types of an autoscaler's file (`ray up`)."""
+    """Read the node types of an autoscaler's file (`ray up`).
+
+    Raises:
+        OSError, BadRequestError: the file cannot be read.
+    """
     content: Any = read_yaml(path.read_text(), f"the autoscaler's file {path}")
     most = content.get("max_workers", math.inf)
     types = content.get("available_node_types", {})

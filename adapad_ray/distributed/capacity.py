@@ -136,9 +136,10 @@ def _room(types: Sequence[NodeType], request: WorkerRequest, most_nodes: float) 
     """Workers on at most `most_nodes` nodes; the best nodes are taken first."""
     room: float = 0
     for copies, count in sorted(((node.workers(request), node.count) for node in types), reverse=True):
-        nodes = min(count, most_nodes)
-        most_nodes -= nodes if nodes else 0
-        room += copies * nodes if copies else 0
+        if copies:
+            nodes = min(count, most_nodes)
+            room += copies * nodes
+            most_nodes -= 0 if math.isinf(nodes) else nodes
     return room
 
 

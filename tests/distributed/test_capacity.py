@@ -74,7 +74,7 @@ def test_an_autoscalers_nodes_count_up_to_its_limits_and_not_as_one_large_node()
     assert growing.groups(3, WorkerRequest(4, 1, accelerator_type="T4")) == 2, "it may be that type"
     with pytest.raises(BadRequestError, match="2 GPUs; the largest node that it may have has 4 CPUs and 1 GPU"):
         growing.groups(1, WorkerRequest(1, 2))
-    endless = Capacity([head], [NodeType({"CPU": 4.0}, count=math.inf, declared=True)])
+    endless = Capacity([head], [NodeType({"CPU": cpus}, count=math.inf, declared=True) for cpus in (2.0, 4.0)])
     assert endless.groups(1, WorkerRequest(1)) == MOST_GROUPS
 
 
