@@ -120,19 +120,20 @@ def running(nodes: list[Any]) -> int:
 
 
 def kill_nodes(groups: int, jobs: int) -> None:
-    """Kills a random node every few seconds, and adds another of its type, while jobs run; counts their outcomes."""
+    """Kills a random node every six seconds, and adds another of its type, while jobs run; counts their outcomes."""
     draw, ended, kills = random.Random(1), Counter[str](), 0
     with cluster_of(groups, SMALL) as cluster:
         functions = f"{__name__}:set_up", f"{__name__}:run"
         with WorkerPool(*functions, groups=groups, request=REQUEST, max_attempts=50, name="killed") as pool:
             for number in range(jobs):
-                pool.submit(f"job-{number}", {"seconds": 4})
-            next_kill = time.monotonic() + 25
+                pool.submit(f"job-{number}", {"seconds": 8})
+            next_kill = float("inf")
             while ended.total() < jobs:
                 for event in pool.poll():
                     if isinstance(event, JobOutcome):
                         assert event.status == "done", event
                         ended[event.job_id] += 1
+                        next_kill = min(next_kill, time.monotonic())
                         print(f"  {event.job_id} after {event.attempts} attempts", flush=True)
                 if time.monotonic() > next_kill and kills < jobs // 3:
                     node = draw.choice(sorted(cluster.worker_nodes, key=lambda node: node.node_id))
@@ -140,7 +141,7 @@ def kill_nodes(groups: int, jobs: int) -> None:
                     cluster.remove_node(node, allow_graceful=False)
                     add_node(cluster, gpus)
                     kills += 1
-                    next_kill = time.monotonic() + 10
+                    next_kill = time.monotonic() + 6
     assert ended == Counter({f"job-{number}": 1 for number in range(jobs)})
     print(f"{jobs} jobs ended once each; {kills} nodes were killed")
 
