@@ -82,6 +82,35 @@ def read_budget(value: int | float | str) -> BudgetText:
     return BudgetText(parameters, "parameters")
 
 
+@dataclass(frozen=True)
+class BudgetUnits:
+    """What the units of a budget are worth for one model and its target modules."""
+
+    backbone_parameters: int
+    """100 %."""
+    rank_parameters: float
+    """1 rank: the mean cost of a rank-1 component over the modules."""
+
+    @classmethod
+    def of(cls, modules: Sequence[ModuleShape], backbone_parameters: int) -> BudgetUnits:
+        """The units for these target modules."""
+        return cls(backbone_parameters, sum(m.component_cost for m in modules) / len(modules))
+
+    def parse(self, value: int | float | str) -> int:
+        """Converts a budget to deployed adapter parameters: see `parse_budget`."""
+        number, unit = read_budget(value)
+        if unit == "%":
+            parameters = number / 100 * self.backbone_parameters
+        elif unit == "ranks":
+            parameters = number * self.rank_parameters
+        else:
+            parameters = number
+        if not 1 <= parameters < 2**63:
+            bound = "at least 1" if parameters < 1 else "less than 2**63"
+            raise BadRequestError(f"budget {str(value)[:100]!r} is {parameters:,.0f} parameters: it must be {bound}")
+        return math.floor(parameters + 1e-6)
+
+
 def parse_budget(value: int | float | str, *, modules: Sequence[ModuleShape], backbone_parameters: int) -> int:
     """Converts a budget to deployed adapter parameters.
 
@@ -93,17 +122,7 @@ def parse_budget(value: int | float | str, *, modules: Sequence[ModuleShape], ba
     Raises:
         BadRequestError: `value` is not a budget of at least one parameter in one of these forms.
     """
-    number, unit = read_budget(value)
-    if unit == "%":
-        parameters = number / 100 * backbone_parameters
-    elif unit == "ranks":
-        parameters = number * sum(m.component_cost for m in modules) / len(modules)
-    else:
-        parameters = number
-    if not 1 <= parameters < 2**63:
-        bound = "at least 1" if parameters < 1 else "less than 2**63"
-        raise BadRequestError(f"budget {str(value)[:100]!r} is {parameters:,.0f} parameters: it must be {bound}")
-    return math.floor(parameters + 1e-6)
+    return BudgetUnits.of(modules, backbone_parameters).parse(value)
 
 
 def uniform_rank(budget: int, modules: Sequence[ModuleShape], costs: Mapping[str, int]) -> int:

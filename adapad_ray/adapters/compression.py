@@ -226,9 +226,10 @@ def _settings(adapter: LoadedAdapter) -> dict[str, object]:
 
 
 def _provenance(path: Path) -> dict[str, Any]:
-    """What adapad-ray recorded about the adapter's backbone and classes; empty for adapters of other tools."""
+    """What adapad-ray recorded about the adapter's backbone, classes and task; empty for adapters of other tools."""
     if not path.is_file():
         return {}
     content = read_object(path, str(path))
-    names = ("cell", "point", "model", "model_digest", "pooling", "auto_class", "labels")
+    names = ["cell", "point", "model", "model_digest", "pooling", "auto_class", "labels"]
+    names += ["task", "max_length", "batch_size", "dtype", "settings"]  # of an export, for `adapad predict`
     return {key: content[key] for key in names if key in content}

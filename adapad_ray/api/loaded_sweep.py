@@ -17,7 +17,7 @@ from adapad_ray.report.recommendation import Recommendation
 from adapad_ray.report.sweep_results import SweepResults
 from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder, fetched_folder
-from adapad_ray.sweep.export import Exported, export_adapter
+from adapad_ray.sweep.export import AdapterChoice, Exported, choice_of, export_adapter
 from adapad_ray.sweep.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -84,24 +84,25 @@ class LoadedSweep:
         *,
         method: str | None = None,
         budget: int | str | None = None,
-        prefix: int | None = None,
+        prefix: int | str | None = None,
         seed: int | None = None,
     ) -> Exported:
-        """Copies an adapter in the PEFT format to the folder `to`.
+        """Copies an adapter in the PEFT format to the folder `to`, as `adapad export` does.
 
         Args:
             method: label in the sweep's file; default: the recommended adapter.
-            budget: a number of parameters of the sweep, which `method` needs.
-            prefix: at most this many components per module.
+            budget: one of the sweep, as a number or as `10.4k`, `0.5%`, `36 ranks`; `method` needs it.
+            prefix: of a smaller model cut from the trained one: components per module, or its parameters.
             seed: default: the one that is best on validation.
 
         Raises:
             BadRequestError: there is no such adapter, or `to` is not empty.
         """
         if method is None:
-            chosen = self.recommendation
-            method, budget, prefix = chosen.label, chosen.budget, chosen.prefix
-        return export_adapter(self.folder, Path(to), label=method, budget=str(budget or 0), prefix=prefix, seed=seed)
+            choice = choice_of(self.recommendation)
+        else:
+            choice = AdapterChoice(method, str(budget or 0), None if prefix is None else str(prefix), seed)
+        return export_adapter(self.folder, Path(to), choice)
 
     def figure(self) -> Figure:
         """The accuracy-budget curve, as in the report."""

@@ -70,7 +70,7 @@ def predict(
     *,
     model: nn.Module | str | None = None,
     tokenizer: Any = None,
-    max_length: int = 128,
+    max_length: int | None = None,
 ) -> list[str] | list[float]:
     """Predicts with the adapter in a folder that this package has exported.
 
@@ -80,7 +80,7 @@ def predict(
         model: the base model; default: the one that the adapter names. An object is changed in place, as
             `PeftModel.from_pretrained` does.
         tokenizer: of a model that is an object.
-        max_length: tokens; longer texts are cut.
+        max_length: tokens; longer texts are cut. Default: that of the training, or 128 where the folder does not say.
 
     Raises:
         BadRequestError: the folder holds no such adapter, it is for another task than classes or numbers for texts, or
@@ -95,7 +95,8 @@ def predict(
     names = tuple(map(str, about.get("labels", ())))
     backbone = _backbone(model, tokenizer, about, max(1, len(names)))
     loaded = PeftModel.from_pretrained(backbone.model, str(folder)).eval()
-    return Predictor(loaded, backbone.tokenizer, names, max_length)(texts, pairs)
+    tokens = max_length or int(about.get("max_length", 128))
+    return Predictor(loaded, backbone.tokenizer, names, tokens)(texts, pairs)
 
 
 def _backbone(model: nn.Module | str | None, tokenizer: Any, about: dict[str, Any], outputs: int) -> Backbone:

@@ -91,8 +91,8 @@ def sweep(spec: Spec, out: str | Path | None = None, *, progress: bool = True, *
         folder.check()
         check_cluster()
         check_store(text_in(content, "tracking", DEFAULT_STORE))
-        from adapad_ray.cli.console import Console
-        from adapad_ray.cli.terminal import print_error
+        from adapad_ray.cli.output.console import Console
+        from adapad_ray.cli.output.terminal import print_error
         from adapad_ray.sweep.run import Sweep
 
         console = Console()

@@ -10,13 +10,15 @@ from typing import Any
 import typer
 
 from adapad_ray.cli.compress import compress
+from adapad_ray.cli.evaluate import evaluate
 from adapad_ray.cli.export import export
 from adapad_ray.cli.list import list_entries
+from adapad_ray.cli.output.terminal import prepare_streams
 from adapad_ray.cli.plan import plan
+from adapad_ray.cli.predict import predict
 from adapad_ray.cli.report import report
 from adapad_ray.cli.submit import submit
 from adapad_ray.cli.sweep import sweep
-from adapad_ray.cli.terminal import prepare_streams
 
 
 class _Command(typer.Typer):
@@ -36,5 +38,7 @@ app.command("submit")(submit)
 app.command("plan")(plan)
 app.command("report")(report)
 app.command("export")(export)
+app.command("predict")(predict)
+app.command("evaluate")(evaluate)
 app.command("compress")(compress)
 app.command("list")(list_entries)

@@ -15,3 +15,8 @@ OverridesArgument = Annotated[
 FolderArgument = Annotated[
     str, typer.Argument(metavar="DIR", help="The sweep's folder or URL, as `adapad sweep` printed it.")
 ]
+AdapterArgument = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder that `adapad export` wrote.")]
+RowsArgument = Annotated[
+    str, typer.Argument(metavar="FILE", help="CSV, TSV, JSON Lines or Parquet with the columns of the task.")
+]
+BaseModelOption = Annotated[str | None, typer.Option(help="The base model, if it is not where it was in training.")]

@@ -21,8 +21,8 @@ def compress(
 ) -> int:
     """Cut any LoRA adapter to its largest singular values (PARA). Needs neither data nor the base model."""
     from adapad_ray.adapters.compression import compress_adapter
-    from adapad_ray.cli.tables import compression_summary, compression_table
-    from adapad_ray.cli.terminal import print_line, terminal
+    from adapad_ray.cli.output.tables import compression_summary, compression_table
+    from adapad_ray.cli.output.terminal import print_line, terminal
 
     report = compress_adapter(adapter, to, ratio=keep_ratio, energy=keep_energy, budget=budget, cut=cut)
     for note in report.notes:

@@ -9,7 +9,7 @@ from typing import ParamSpec
 
 import typer
 
-from adapad_ray.cli.terminal import print_error
+from adapad_ray.cli.output.terminal import print_error
 from adapad_ray.errors import BadRequestError, StorageError, WorkersLostError
 from adapad_ray.interrupts import interruptible, was_interrupted
 

@@ -13,7 +13,7 @@ from adapad_ray.errors import BadRequestError
 @command
 def list_entries(what: Annotated[str, typer.Argument(metavar="methods|tasks|models")]) -> int:
     """List the methods, tasks or models that can be used, one line each."""
-    from adapad_ray.cli.terminal import print_line
+    from adapad_ray.cli.output.terminal import print_line
 
     entries = _entries(what)
     width = max(map(len, entries))

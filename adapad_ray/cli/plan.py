@@ -21,8 +21,8 @@ def plan(
     import dataclasses
     import json
 
-    from adapad_ray.cli.tables import estimate_tables
-    from adapad_ray.cli.terminal import terminal
+    from adapad_ray.cli.output.tables import estimate_tables
+    from adapad_ray.cli.output.terminal import terminal
     from adapad_ray.cost.estimate import estimate_sweep
     from adapad_ray.sweep.spec_file import load_spec
 

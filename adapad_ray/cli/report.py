@@ -9,7 +9,7 @@ from adapad_ray.cli.exit_codes import DONE, command
 @command
 def report(folder: FolderArgument) -> int:
     """Rebuild the figures and the report from a sweep's finished cells."""
-    from adapad_ray.cli.console import Console
+    from adapad_ray.cli.output.console import Console
     from adapad_ray.report.page import PAGE, build_report
     from adapad_ray.storage import fetched_folder
     from adapad_ray.sweep.manifest import Manifest
@@ -19,7 +19,7 @@ def report(folder: FolderArgument) -> int:
         built = build_report(sweep.path, manifest.report_inputs())
         sweep.save()
     console = Console()
-    console.report(built)
+    console.report(built, sweep.location)
     console.gaps(manifest.gaps)
     console.links({"report": sweep.within(PAGE)})
     return DONE

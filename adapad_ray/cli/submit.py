@@ -31,7 +31,7 @@ def submit(
     wait: Annotated[bool, typer.Option(help="Show the job's log until it ends.")] = True,
 ) -> int:
     """Run a sweep as a job of a remote Ray cluster. The job continues if this machine disconnects."""
-    from adapad_ray.cli.terminal import print_line, terminal
+    from adapad_ray.cli.output.terminal import print_line, terminal
     from adapad_ray.submit.job_server import JobServer
     from adapad_ray.submit.package import Request, packed
 

@@ -30,8 +30,8 @@ def sweep(
         check_store(text_in(content, "tracking", DEFAULT_STORE))
         # Only now, because these imports take seconds, and loading a model may take minutes.
         spec = parse_spec(content)
-        from adapad_ray.cli.console import Console
-        from adapad_ray.cli.terminal import print_error
+        from adapad_ray.cli.output.console import Console
+        from adapad_ray.cli.output.terminal import print_error
         from adapad_ray.report.page import PAGE
         from adapad_ray.sweep.executor import unused_gpus
         from adapad_ray.sweep.run import Sweep
@@ -46,7 +46,7 @@ def sweep(
         outcome = launch.run()
     links = {"results": folder.location, **outcome.mlflow}
     if outcome.report is not None:
-        console.report(outcome.report)
+        console.report(outcome.report, folder.location)
         links = {"report": folder.within(PAGE), "figure": folder.within("curve.png")} | links
     console.summary(outcome)
     console.links(links)

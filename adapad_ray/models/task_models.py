@@ -53,6 +53,20 @@ class MeanPooledClassifier(nn.Module):
         width = getattr(self.config, "word_embed_proj_dim", self.config.hidden_size)
         self.classifier = nn.Linear(width, num_labels, dtype=next(encoder.parameters()).dtype)
 
+    @classmethod
+    def from_pretrained(cls, source: str, num_labels: int = 2, dtype: str = "float32", **kwargs: Any) -> nn.Module:
+        """Load a pretrained encoder with a fresh classifier, as PEFT's Auto classes ask for a base model.
+
+        Args:
+            source: a packaged name, a folder or a Hub name.
+            num_labels: number of classes; 1 for a regression.
+            dtype: as for `load_backbone`.
+            kwargs: options of transformers, which are ignored.
+        """
+        from adapad_ray.models.backbone import load_backbone
+
+        return load_backbone(source, num_labels, pooling="mean", dtype=dtype).model
+
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -93,6 +107,20 @@ class ImagePrefixClassifier(nn.Module):
         self.model: Any = model
         width = self.config.get_text_config().hidden_size
         self.classifier = nn.Linear(width, num_labels, dtype=next(model.parameters()).dtype)
+
+    @classmethod
+    def from_pretrained(cls, source: str, num_labels: int = 2, dtype: str = "float32", **kwargs: Any) -> nn.Module:
+        """Load a pretrained model with a fresh classifier, as PEFT's Auto classes ask for a base model.
+
+        Args:
+            source: a folder or a Hub name.
+            num_labels: number of classes.
+            dtype: as for `load_backbone`.
+            kwargs: options of transformers, which are ignored.
+        """
+        from adapad_ray.models.backbone import load_backbone
+
+        return load_backbone(source, num_labels, auto_class="AutoModelForImageClassification", dtype=dtype).model
 
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> ImageClassifierOutput:
         """Return logits `[batch, num_labels]` for images `[batch, channels, height, width]`."""

@@ -58,11 +58,13 @@ class SeedScores:
     """Number of items of the split."""
     prior: SeedVariance | None = None
     """What other scores know about the variance over seeds."""
+    right_or_wrong: bool = False
+    """Whether items are answered right or wrong (`Metric.right_or_wrong`)."""
 
     @property
     def estimate(self) -> Estimate:
         """The mean over seeds and items."""
-        return estimate(self.values, self.draws, self.items, self.prior)
+        return estimate(self.values, self.draws, self.items, self.prior, right_or_wrong=self.right_or_wrong)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -79,12 +81,12 @@ class SeedScores:
         if not seeds:
             return None
         a, b = self.select(seeds), other.select(seeds)
-        return SeedScores(seeds, a.values - b.values, a.draws - b.draws, self.items)
+        return replace(a, values=a.values - b.values, draws=a.draws - b.draws)
 
     def select(self, seeds: tuple[int, ...]) -> SeedScores:
         """The scores of these seeds, in this order."""
         columns = [self.seeds.index(seed) for seed in seeds]
-        return SeedScores(seeds, self.values[columns], self.draws[:, columns], self.items)
+        return replace(self, seeds=seeds, values=self.values[columns], draws=self.draws[:, columns], prior=None)
 
 
 def moderated(scores: Sequence[SeedScores]) -> list[SeedScores]:
@@ -212,6 +214,7 @@ class Curves:
                 values=np.array([getattr(point, split)[self.metric] for _, point in group]),
                 draws=drawn[:, start : start + len(group)],
                 items=items,
+                right_or_wrong=metric.right_or_wrong,
             )
             start += len(group)
         return dict(zip(scores, moderated(list(scores.values())), strict=True))
@@ -259,6 +262,11 @@ class Curves:
             "mean_rank": _mean(ranks),
             "max_rank": max(max(point.ranks.values(), default=0) for point in points),
         }
+
+
+def best_member(members: Sequence[tuple[CellResult, Point]]) -> tuple[CellResult, Point]:
+    """The cell and point with the best validation metric; of equals, that of the smallest seed."""
+    return max(members, key=lambda member: (member[1].validation[member[0].metric], -member[0].identity.seed))
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -211,7 +211,7 @@ def areas(curves: Curves) -> list[Area]:
         values = aurac(list(of.values()), np.stack([scores.values for scores in covered], axis=-1), *span)
         draws = aurac(list(of.values()), np.stack([scores.draws for scores in covered], axis=-1), *span)
         flops = [cell.cost.train_flops for key in of for cell, _ in curves.points[key]]
-        scores = SeedScores(seeds, values, draws, covered[0].items)
+        scores = replace(covered[0], values=values, draws=draws)
         computed.append(Area(label, scores, span, float(np.mean(flops))))
     return computed
 

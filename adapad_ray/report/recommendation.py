@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import shlex
 
 from pydantic import BaseModel, ConfigDict
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.report.curves import Curves, PointKey, moderated
-from adapad_ray.report.style.formatting import margin, seed_count
+from adapad_ray.report import advice
+from adapad_ray.report.curves import Curves, PointKey, best_member, moderated
 
+RECOMMENDATION = "recommendation.json"
+"""File of the recommendation in a sweep's folder."""
 FROZEN = "head_only"
 """The method that trains only the task head: an adapter of 0 parameters."""
 
@@ -46,6 +49,11 @@ class PointSummary(BaseModel):
             cut = f" cut to {self.prefix} component{'s' if self.prefix != 1 else ''} per module"
         return f"{self.label} at {self.budget:,}{cut}"
 
+    @property
+    def point(self) -> PointKey:
+        """Which point of the curve it is."""
+        return PointKey(self.label, self.budget, self.kind, self.prefix)
+
 
 class Recommendation(PointSummary):
     """The recommended point, the rule that selected it, and the points that it was compared with."""
@@ -61,7 +69,28 @@ class Recommendation(PointSummary):
     """The point with the best mean validation metric."""
     by_means_alone: PointSummary
     """The smallest point whose mean validation metric is within `delta` of the best, ignoring uncertainty."""
-    sentence: str
+    smallest_adapter: PointSummary | None
+    """The recommended point or, if that is the frozen backbone, the smallest adapter that meets the same rule."""
+    tied: int
+    """Points that share the best mean validation metric."""
+    items: int
+    """Validation items."""
+    right_or_wrong: bool
+    """Whether the metric judges each item as right or wrong, so that one item changes it by `1 / items`."""
+    seed: int
+    """The seed with the best validation metric, whose adapter is exported."""
+    adapter: str | None
+    """Folder of the adapter, relative to the sweep's folder; None for the frozen backbone."""
+    command: str | None
+    """The command that exports this adapter, to be run in the sweep's folder; None for the frozen backbone."""
+    sentence: str = ""
+    next_step: str = ""
+    """How many more seeds or items would tell more, or that it is good enough."""
+
+    @property
+    def is_best(self) -> bool:
+        """Whether it is the point with the best mean validation metric, the smallest of equals."""
+        return self.point == self.best.point
 
 
 def recommend(curves: Curves, *, delta: float = 0.01, confidence: float = 0.95) -> Recommendation:
@@ -93,22 +122,46 @@ def recommend(curves: Curves, *, delta: float = 0.01, confidence: float = 0.95) 
     behind = {key: scores[key].minus(scores[best]) for key in candidates if key != best}
     bounds = dict.fromkeys(candidates, -math.inf) | {best: 0.0}
     shared = {key: difference for key, difference in behind.items() if difference is not None}
-    for key, difference in zip(shared, moderated(list(shared.values())), strict=True):
+    moderated_behind = dict(zip(shared, moderated(list(shared.values())), strict=True))
+    for key, difference in moderated_behind.items():
         bounds[key] = difference.estimate.lower_bound(confidence)
     chosen = next(key for key in candidates if bounds[key] > -delta)
     alone = next(key for key in candidates if mean[key] >= mean[best] - delta)
-    chosen_point, best_point, alone_point = (_summary(curves, key) for key in (chosen, best, alone))
-    return Recommendation(
-        **chosen_point.model_dump(),
+    adapters = [key for key in candidates if size[key] > 0 and bounds[key] > -delta]
+    cell, point = best_member(curves.points[chosen])
+    found = Recommendation(
+        **_summary(curves, chosen).model_dump(),
         metric=curves.metric,
         delta=delta,
         confidence=confidence,
         seeds=tuple(seed for seed in scores[chosen].seeds if seed in scores[best].seeds),
         lower_bound=bounds[chosen],
-        best=best_point,
-        by_means_alone=alone_point,
-        sentence=_sentence(chosen_point, best_point, alone_point, curves.metric, delta, confidence, most),
+        best=_summary(curves, best),
+        by_means_alone=_summary(curves, alone),
+        smallest_adapter=_summary(curves, adapters[0]) if adapters else None,
+        tied=sum(math.isclose(mean[key], mean[best], abs_tol=1e-9) for key in candidates),
+        items=scores[chosen].items,
+        right_or_wrong=scores[chosen].right_or_wrong,
+        seed=cell.identity.seed,
+        adapter=None if point.adapter is None else f"cells/{cell.id}/{point.adapter}",
+        command=None if point.adapter is None else export_command(".", chosen, cell.identity.seed),
     )
+    at_alone = moderated_behind[alone].estimate if alone != chosen and alone in moderated_behind else None
+    step = advice.next_step(found, at_alone, curves.test[chosen].estimate)
+    return found.model_copy(update={"sentence": advice.sentence(found), "next_step": step})
+
+
+def export_command(folder: str, point: PointKey, seed: int | None = None, to: str = "my-adapter") -> str:
+    """The command that exports a point's adapter from a sweep's folder or URL."""
+    parts = ["adapad", "export", folder, "--method", point.label, "--budget", str(point.budget or 0)]
+    parts += ["--prefix", str(point.prefix)] if point.prefix is not None else []
+    parts += ["--seed", str(seed)] if seed is not None else []
+    return shlex.join([*parts, "--to", to])
+
+
+def recommended_command(folder: str, to: str = "my-adapter") -> str:
+    """The command that exports the recommended adapter from a sweep's folder or URL."""
+    return shlex.join(["adapad", "export", folder, "--recommended", "--to", to])
 
 
 def _is_adapter(curves: Curves, key: PointKey) -> bool:
@@ -129,39 +182,3 @@ def _summary(curves: Curves, key: PointKey) -> PointSummary:
         test_low=low,
         test_high=high,
     )
-
-
-def _sentence(
-    chosen: PointSummary,
-    best: PointSummary,
-    alone: PointSummary,
-    metric: str,
-    delta: float,
-    confidence: float,
-    seeds: int,
-) -> str:
-    over = f"over {seed_count(seeds)}"
-    test = (
-        f"Test {metric} {chosen.test_mean:.3f} (95 % interval {chosen.test_low:.3f} to {chosen.test_high:.3f}) {over}."
-    )
-    if chosen == best and chosen.parameters == 0:
-        opening = f"No adapter has a better validation {metric} than {chosen.name} ({chosen.validation_mean:.3f})."
-    elif chosen == best:
-        opening = (
-            f"Deploy {chosen.name} ({chosen.parameters:,.0f} adapter parameters): it has the best validation {metric} "
-            f"({chosen.validation_mean:.3f}), and no smaller adapter is shown to stay within {margin(delta)} of it at "
-            f"{100 * confidence:g} % confidence."
-        )
-    else:
-        opening = (
-            f"Deploy {chosen.name} ({chosen.parameters:,.0f} adapter parameters): "
-            f"with {100 * confidence:g} % confidence its validation {metric} ({chosen.validation_mean:.3f}) "
-            f"is less than {margin(delta)} below the best, {best.name} ({best.validation_mean:.3f}, "
-            f"{best.parameters:,.0f} parameters)."
-        )
-    if alone != chosen:
-        test += (
-            f" Judged by means alone, {alone.name} ({alone.parameters:,.0f} parameters, validation "
-            f"{alone.validation_mean:.3f}) would suffice; deciding that takes more seeds or validation items."
-        )
-    return f"{opening} {test}"

@@ -59,13 +59,25 @@ class Estimate:
     items: int
     freedom: float
     """Degrees of freedom of `of_seeds`: S - 1, or more where other points contribute."""
+    right_or_wrong: bool = False
+    """Whether items are answered right or wrong (see `unseen`)."""
 
     def half_width(self, tail: float) -> float:
         """Half width of the interval with this probability in each tail."""
+        of_items = _quantile(tail, max(self.items - 1, 1)) * math.sqrt(self.of_items)
         return math.hypot(
-            _quantile(tail, max(self.freedom, 1)) * math.sqrt(self.of_seeds),
-            _quantile(tail, max(self.items - 1, 1)) * math.sqrt(self.of_items),
+            _quantile(tail, max(self.freedom, 1)) * math.sqrt(self.of_seeds), max(of_items, self.unseen(tail))
         )
+
+    def unseen(self, tail: float) -> float:
+        """Least half width of the items' part: the share of items that may be wrong although none was.
+
+        Resampling items without an error never shows one, so that a bootstrap would report certainty. The bound is
+        Clopper and Pearson's (1934) for no error among n items, `1 - tail^(1/n)`: 11 points for 31 items. With more
+        than about four errors, or items on which two models differ, the bootstrap's part is larger. 0 for metrics of
+        numbers, whose bootstrap vanishes only with their residuals.
+        """
+        return 1 - tail ** (1 / self.items) if self.right_or_wrong else 0.0
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Two-sided interval. With one seed it is about that one trained model, not about the method."""
@@ -80,7 +92,7 @@ class Estimate:
     def p_value(self) -> float:
         """Two-sided p-value of the null hypothesis that the mean is 0, at least 1e-12: where the interval touches 0."""
         low, high = math.log(5e-13), math.log(0.5)
-        if self.mean == 0:
+        if self.half_width(math.exp(high)) >= abs(self.mean):
             return 1.0
         if self.half_width(math.exp(low)) <= abs(self.mean):
             return 1e-12
@@ -100,7 +112,7 @@ class Estimate:
         counts = np.arange(2, MOST_SEEDS + 1)
         of_seeds, of_items = variance / counts, self.of_items
         t, z = _quantile(error_rate / 2, counts - 1), _quantile(error_rate / 2, max(self.items - 1, 1))
-        half_width = np.sqrt(t**2 * of_seeds + z**2 * of_items)
+        half_width = np.sqrt(t**2 * of_seeds + max(z**2 * of_items, self.unseen(error_rate / 2) ** 2))
         with_power = half_width + _quantile(1 - POWER, counts - 1) * np.sqrt(of_seeds + of_items)
         enough = np.flatnonzero(with_power <= abs(effect))
         return float(counts[enough[0]]) if len(enough) else math.inf
@@ -108,10 +120,13 @@ class Estimate:
     def items_needed(self, effect: float, error_rate: float = 0.05) -> int:
         """Items below which no number of seeds detects a mean of this size with a power of 80 %."""
         both = _quantile(error_rate / 2, max(self.items - 1, 1)) + _quantile(1 - POWER, max(self.items - 1, 1))
-        return math.ceil(self.items * self.of_items * (float(both) / effect) ** 2)
+        without_error = math.log(error_rate / 2) / math.log1p(-min(abs(effect), 0.99)) if self.right_or_wrong else 0
+        return math.ceil(max(self.items * self.of_items * (float(both) / effect) ** 2, without_error))
 
 
-def estimate(values: Array, draws: Array, items: int, prior: SeedVariance | None = None) -> Estimate:
+def estimate(
+    values: Array, draws: Array, items: int, prior: SeedVariance | None = None, *, right_or_wrong: bool = False
+) -> Estimate:
     """Estimates the mean of a metric from its values `[seeds]` and its item-bootstrap draws `[draws, seeds]`.
 
     `prior` is what other points know about the variance over seeds.
@@ -129,7 +144,7 @@ def estimate(values: Array, draws: Array, items: int, prior: SeedVariance | None
         of_seeds = variance / seeds
         each = float(np.var(draws, axis=0, ddof=1).mean())
         of_items = max(0.0, (seeds * of_items - each) / (seeds - 1))
-    return Estimate(float(np.mean(values)), of_seeds, of_items, seeds, items, freedom)
+    return Estimate(float(np.mean(values)), of_seeds, of_items, seeds, items, freedom, right_or_wrong)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from adapad_ray.budget import BudgetUnits
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
 from adapad_ray.report.inputs import FailedCell, Gap, ReportInputs, SearchedLabel
@@ -40,13 +41,16 @@ class Manifest:
     """How many rows of the data are used."""
     warnings: list[str] = field(default_factory=list)
     """What is suspicious about the data, the tokenizer and the model."""
+    units: BudgetUnits | None = None
+    """What the units of the file's budgets are worth."""
 
     def save(self, folder: Path) -> None:
         """Writes the manifest into the sweep's folder, atomically."""
         rows = {name: [list(row) for row in getattr(self, name)] for name in ("gaps", "failed", "searched")}
         published = [point.model_dump() for point in self.published]
         splits = {name: asdict(size) for name, size in self.splits.items()}
-        content: dict[str, Any] = {**vars(self), **rows, "published": published, "splits": splits}
+        units = None if self.units is None else asdict(self.units)
+        content: dict[str, Any] = {**vars(self), **rows, "published": published, "splits": splits, "units": units}
         write_text(folder / MANIFEST, yaml.safe_dump(content, sort_keys=False))
 
     def report_inputs(self) -> ReportInputs:
@@ -91,5 +95,6 @@ class Manifest:
                 "searched": [SearchedLabel(*row) for row in content["searched"]],
                 "splits": {name: SplitSize(**size) for name, size in content.get("splits", {}).items()},
                 "published": [PublishedPoint(**point) for point in content["published"]],
+                "units": BudgetUnits(**content["units"]) if content.get("units") else None,
             }
         )

@@ -163,6 +163,7 @@ class Sweep:
             published=self.spec.published,
             splits=dict(self.cells.inputs.data.sizes),
             warnings=list(self.warnings),
+            units=self.cells.units,
         )
 
 

@@ -33,6 +33,8 @@ class TaskType(ABC, Generic[SourceT]):
     """The class of transformers that the model is loaded with; None for a model that transformers does not have."""
     loss = staticmethod(cross_entropy)
     """The training loss (see `losses.Loss`)."""
+    reads_texts: ClassVar[bool] = True
+    """Whether rows are texts, so that the reader is the model's tokenizer."""
     rows_name_files: ClassVar[bool] = False
     """Whether rows name further files, which `adapad submit` cannot send along."""
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.base import TaskType
-from adapad_ray.tasks.data.columns import doubtful_classes
+from adapad_ray.tasks.data.columns import doubtful_classes, encode_classes
 from adapad_ray.tasks.data.delimited import WARNINGS
 from adapad_ray.tasks.data.overlap import shared_rows
 from adapad_ray.tasks.data.splits import SPLITS, carve, carved_counts
 from adapad_ray.tasks.data.tables import Tables
 from adapad_ray.tasks.source import DataSource
 from adapad_ray.tasks.split_sizes import SplitSize
-from adapad_ray.tasks.task_data import DataLimits, RawTask, Split, TaskData, digest_of
+from adapad_ray.tasks.task_data import DataLimits, Evaluated, RawTask, Split, TaskData, digest_of
 from adapad_ray.wording import counted
 
 DataSourceT = TypeVar("DataSourceT", bound=DataSource)
@@ -69,6 +69,40 @@ class RowTask(TaskType[DataSourceT]):
             BadRequestError: labels and metric do not go together.
         """
         return dict(splits), ()
+
+    def number_as(self, frame: pd.DataFrame, class_names: tuple[str, ...], split: str) -> pd.DataFrame:
+        """Rows from `select`, labelled as in a training with these classes, if the type has any.
+
+        Raises:
+            BadRequestError: a row has another class.
+        """
+        return encode_classes(frame, class_names, split) if class_names else frame
+
+    answer_field: ClassVar[str] = "label"
+    """The field of the source that names the column of right answers."""
+
+    def answer_column(self, source: DataSourceT) -> str:
+        """The column of right answers, which predictions do without."""
+        return str(getattr(source, self.answer_field))
+
+    def placeholder(self, class_names: tuple[str, ...]) -> Any:
+        """A value for the column of right answers that `select` accepts, where there are none."""
+        return class_names[0]
+
+    def prediction_columns(self, evaluated: Evaluated, class_names: tuple[str, ...]) -> dict[str, Sequence[Any]]:
+        """What is shown of predictions, a value per item: `prediction`, and how sure it is.
+
+        By default the likeliest class and the probability of every class, or the answer, or the first output.
+        """
+        if evaluated.answers:
+            return {"prediction": evaluated.answers}
+        outputs = evaluated.predictions
+        if not class_names:
+            return {"prediction": outputs[:, 0].tolist()}
+        shifted = np.exp(outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True))
+        shares = shifted / shifted.sum(axis=1, keepdims=True)
+        columns: dict[str, Sequence[Any]] = {"prediction": [class_names[i] for i in outputs.argmax(axis=1)]}
+        return columns | {f"probability {name}": shares[:, i].tolist() for i, name in enumerate(class_names)}
 
     def settings(self, raw: RawTask) -> dict[str, Any]:
         """What `evaluate` needs beside the splits. It becomes part of the data's digest."""

@@ -4,11 +4,13 @@ import io
 
 import rich.console
 
-from adapad_ray.cli.console import Console
+from adapad_ray.cli.output.console import Console
 from adapad_ray.distributed import GroupRetired
-from adapad_ray.report.inputs import Gap
+from adapad_ray.report.inputs import Gap, ReportInputs
+from adapad_ray.report.page import build_report
 from adapad_ray.sweep.observers import SweepOutcome
 from adapad_ray.tasks import SplitSize
+from tests.report.factory import SweepFactory
 
 
 def test_the_rows_of_every_split_and_class_are_one_line():
@@ -38,6 +40,21 @@ def test_one_cell_is_not_written_like_several():
     assert printed(lambda console: console.nothing_to_compute(2)) == "All 2 cells are finished: nothing to compute.\n"
     summary = printed(lambda console: console.summary(SweepOutcome(1, 0, [], None)))
     assert summary == "\n1 cell computed, 0 reused, 0 failed.\n"
+
+
+def test_the_recommended_row_is_marked_and_the_line_that_exports_it_is_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    factory = SweepFactory(tmp_path / "runs" / "s", items=2000)
+    for seed in range(3):
+        factory.cell("lora", 82_944, seed, 0.70, adapter=True)
+        factory.cell("adapad", 165_888, seed, 0.80, prefixes={2: 0.8, 1: 0.6}, adapter=True)
+    report = build_report(factory.folder, ReportInputs(title="s", delta=0.03, draws=300))
+    text = printed(lambda console: console.report(report, str(factory.folder)))
+    marked = [line for line in text.splitlines() if line.lstrip().startswith("→")]
+    assert marked[0].split()[1:6] == ["adapad", "cut", "to", "2", "165,888"]
+    assert [line for line in text.splitlines() if "cut to 1" in line] == []
+    assert "\nadapad export runs/s --recommended --to my-adapter\n" in text
+    assert report.recommendation.next_step in text
 
 
 def test_the_result_names_the_gaps_with_their_reasons():

@@ -10,7 +10,9 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from adapad_ray.budget import BudgetUnits
 from adapad_ray.cli import app
+from adapad_ray.report.style.formatting import short_count
 from adapad_ray.sweep.manifest import Manifest
 from adapad_ray.testing import COST_PER_RANK, MethodCase
 
@@ -25,7 +27,8 @@ def cell(tmp_path_factory):
     folder = sweep / "cells" / result.id
     folder.parent.mkdir()
     shutil.move(sweep / "new", folder)
-    Manifest(title="s", labels=None, gaps=[], failed=[], delta=0.01, mlflow="").save(sweep)
+    units = BudgetUnits(backbone_parameters=100 * BUDGET, rank_parameters=COST_PER_RANK / 12)
+    Manifest(title="s", labels=None, gaps=[], failed=[], delta=0.01, mlflow="", units=units).save(sweep)
     return folder
 
 
@@ -36,7 +39,9 @@ def export(cell, to, *, method="lora", budget=BUDGET, options=()):
     return result.exit_code, result.output
 
 
-@pytest.mark.parametrize("budget", [str(BUDGET), f"{BUDGET:,}", f"{BUDGET / 1000}k"])
+@pytest.mark.parametrize(
+    "budget", [str(BUDGET), f"{BUDGET:,}", f"{BUDGET / 1000}k", "1%", "24 ranks", short_count(BUDGET)]
+)
 def test_the_adapter_is_copied(cell, budget, tmp_path):
     code, output = export(cell, tmp_path / "out", budget=budget)
     assert code == 0 and f"{BUDGET:,} adapter parameters on 12 modules, seed 0, validation" in output
@@ -47,17 +52,25 @@ def test_the_adapter_is_copied(cell, budget, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "cp"}, "has no finished cell of 'cp': it has lora"),
-        ({"budget": 7}, f"lora has no finished cell at budget 7: its budgets are {BUDGET}"),
-        ({"options": ["--prefix", 3]}, f"lora at {BUDGET} has no prefix 3: its prefixes are none"),
-        ({"options": ["--seed", 9]}, f"lora at {BUDGET} has no finished cell of seed 9: its seeds are 0"),
+        ({"method": "cp"}, "has no finished cell of 'cp'"),
+        ({"budget": 7}, "lora has no finished cell at budget 7"),
+        ({"options": ["--prefix", 3]}, f"lora at {BUDGET} has no prefix 3"),
+        ({"options": ["--seed", 9]}, f"lora at {BUDGET} has no finished cell of seed 9"),
     ],
     ids=["method", "budget", "prefix", "seed"],
 )
-def test_a_cell_that_the_sweep_does_not_have_is_one_line_and_creates_no_folder(cell, arguments, message, tmp_path):
+def test_what_the_sweep_has_is_listed_where_it_lacks_a_cell(cell, arguments, message, tmp_path):
     code, output = export(cell, tmp_path / "out", **arguments)
-    assert code == 2 and message in output and output.count("\n") == 1
+    opening, *table = output.splitlines()
+    assert code == 2 and opening.startswith("adapad: ") and opening.endswith(f"{message}; it has:")
+    assert [line.split() for line in table if line.strip()][2] == ["lora", f"{BUDGET:,}", "–", f"{BUDGET:,}", "0"]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--method", "lora"), ("--recommended", "--method", "lora")])
+def test_an_incomplete_choice_is_one_sentence(cell, arguments, tmp_path):
+    result = CliRunner().invoke(app, ["export", str(cell.parents[1]), "--to", str(tmp_path / "out"), *arguments])
+    assert result.exit_code == 2 and result.output.count("\n") == 1 and "--recommended" in result.output
 
 
 def test_a_folder_with_content_is_not_overwritten(cell, tmp_path):
@@ -89,7 +102,8 @@ def test_cells_that_are_missing_are_said(cell, tmp_path, known, described, words
     assert "another seed" not in output and ("not finished" in output) == bool(words)
 
 
-def test_export_imports_neither_ray_nor_optuna():
-    program = "import sys, adapad_ray.sweep.export; print([name for name in ('ray', 'optuna') if name in sys.modules])"
+@pytest.mark.parametrize("module", ["sweep.export", "deployment.completion", "deployment.prediction", "deployment.hub"])
+def test_export_and_predict_import_neither_ray_nor_optuna(module):
+    program = f"import sys, adapad_ray.{module}; print([name for name in ('ray', 'optuna') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

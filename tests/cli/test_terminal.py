@@ -11,8 +11,8 @@ import sys
 import pytest
 import rich.console
 
-from adapad_ray.cli import terminal
-from adapad_ray.cli.terminal import Output, prepare_streams, print_line
+from adapad_ray.cli.output import terminal
+from adapad_ray.cli.output.terminal import Output, prepare_streams, print_line
 from tests.report.factory import SweepFactory
 
 
@@ -77,12 +77,14 @@ def test_a_pipe_whose_reader_has_ended_takes_the_rest_to_nowhere():
 
 
 def test_a_stream_that_the_shell_has_closed_gives_its_number_to_no_file():
-    program = "from adapad_ray.cli.terminal import *; prepare_streams(); print_line('x'); exit(os.open('/', 0) < 3)"
+    program = (
+        "from adapad_ray.cli.output.terminal import *; prepare_streams(); print_line('x'); exit(os.open('/', 0) < 3)"
+    )
     assert subprocess.run(["sh", "-c", f'exec "$0" -c "{program}" >&-', sys.executable], timeout=60).returncode == 0
 
 
 def test_a_terminal_without_cursor_control_gets_lines_instead_of_a_bar(tmp_path, monkeypatch):
-    from adapad_ray.cli.console import Console
+    from adapad_ray.cli.output.console import Console
     from adapad_ray.sweep.observers import SweepState
 
     monkeypatch.setenv("TERM", "dumb")

@@ -89,13 +89,14 @@ class SweepFactory:
                     parameters=count,
                     head_parameters=head_parameters,
                     ranks=ranks if prefix is None else {m: min(r, prefix) for m, r in ranks.items()},
-                    adapter="adapter" if adapter and prefix is None else None,
+                    adapter=("adapter" if prefix is None else key) if adapter else None,
                     **scores,
                 )
             )
         if adapter:
-            (folder / "adapter").mkdir(exist_ok=True)
-            (folder / "adapter" / "adapter_config.json").write_text("{}")
+            for point in points:
+                (folder / str(point.adapter)).mkdir(exist_ok=True)
+                (folder / str(point.adapter) / "adapter_config.json").write_text("{}")
         result = CellResult(
             id=cell_id,
             identity=CellIdentity(

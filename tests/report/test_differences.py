@@ -52,7 +52,11 @@ def test_an_insignificant_difference_comes_with_the_seeds_that_would_detect_it(f
     seeds = re.findall(r"(\d+) seeds would detect a difference of ([0-9.]+) point", found.sentence)
     assert float(seeds[-1][1]) == 4 and int(seeds[-1][0]) == found.seeds_needed(0.04) > 4
     (tiny,) = differences(factory, margin=0.001)
-    assert tiny.sentence.endswith("detecting 0.1 points would take more than 1,000 seeds")
+    assert tiny.sentence.endswith(
+        "with 2,000 test items no number of seeds would detect 0.1 points (at least 3,688 items are needed)"
+    )
+    numbers = replace(tiny, estimate=replace(tiny.estimate, right_or_wrong=False))
+    assert numbers.sentence.endswith("detecting 0.1 points would take more than 1,000 seeds")
     few_items = replace(found, estimate=Estimate(0.002, of_seeds=1e-6, of_items=1e-4, seeds=4, items=2000, freedom=3))
     assert few_items.sentence.endswith(
         "these 4 seeds would detect a difference of 4 points; with 2,000 test items no number of seeds would detect "

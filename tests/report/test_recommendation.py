@@ -1,6 +1,7 @@
 """The recommendation: the smallest non-inferior point on validation; the test split has no influence."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -63,7 +64,10 @@ def test_the_frozen_backbone_is_recommended_where_adapters_add_nothing(factory, 
         factory.cell("lora", 41_472, seed, 0.80, head_parameters=head)
     choice = recommend(curves(factory), delta=0.03)
     assert choice.label == "head_only" and choice.parameters == 0
-    assert f"{name} (0 adapter parameters)" in choice.sentence
+    shown = f"{name} ({head} parameters)" if head else name
+    assert choice.sentence.startswith(f"No adapter is needed: {shown} is a reference without one")
+    assert "Deploy" not in choice.sentence and choice.adapter is choice.command is None
+    assert "smallest adapter that is as good by this rule is lora at 41,472" in choice.sentence
 
 
 def test_full_fine_tuning_is_neither_recommended_nor_compared_at_equal_budget(factory):
@@ -102,11 +106,68 @@ def test_the_test_split_never_influences_the_choice(factory):
         save_file(tensors, path)
     again = recommend(curves(factory), delta=0.02)
     assert again.test_mean != chosen.test_mean
-    ignored = {"test_mean", "test_low", "test_high", "sentence", "best", "by_means_alone"}
-    assert again.model_dump(exclude=ignored) == chosen.model_dump(exclude=ignored)
-    assert (again.best.budget, again.by_means_alone.budget) == (
-        chosen.best.budget,
-        chosen.by_means_alone.budget,
+    ignored = {"test_mean", "test_low", "test_high", "sentence", "next_step"}
+    others = ("best", "by_means_alone", "smallest_adapter")
+    assert again.model_dump(exclude=ignored | {*others}) == chosen.model_dump(exclude=ignored | {*others})
+    assert all(getattr(again, name).point == getattr(chosen, name).point for name in others)
+
+
+def test_equal_models_are_called_ties_and_their_number_of_items_is_said_to_be_too_small(tmp_path):
+    factory = SweepFactory(tmp_path / "sweep", items=31)
+    for seed in range(3):
+        for budget in (41_472, 82_944, 165_888):
+            factory.cell("lora", budget, seed, 1.2, adapter=True)
+    choice = recommend(curves(factory))
+    assert choice.tied == 3 and choice.budget == 41_472 and choice.test_mean == 1.0
+    assert choice.sentence.startswith(
+        "Three models share the best validation accuracy (1.000; one of 31 items is 3.2 points). "
+        "Deploy the smallest of them, lora at 41,472"
+    )
+    assert choice.next_step == (
+        "Next: more validation items. 31 items cannot show that two models differ by less than 1 point; that takes at "
+        "least 299."
+    )
+
+
+def test_no_error_among_few_items_is_no_certainty(tmp_path):
+    """Clopper and Pearson's interval for 31 of 31 begins at 0.888."""
+    factory = SweepFactory(tmp_path / "sweep", items=31)
+    factory.cell("lora", 41_472, 0, 1.2)
+    choice = recommend(curves(factory))
+    assert (choice.test_low, choice.test_high) == (pytest.approx(0.025 ** (1 / 31)), 1.0)
+
+
+def test_models_that_agree_on_all_of_few_items_are_not_shown_to_be_equal(tmp_path):
+    factory = SweepFactory(tmp_path / "sweep", items=200)
+    for seed in range(3):
+        factory.cell("lora", 41_472, seed, 1.2)
+        factory.cell("lora", 82_944, seed, 1.2)
+    found = curves(factory)
+    small, large = found.validation.values()
+    assert small.minus(large).estimate.lower_bound() == pytest.approx(0.05 ** (1 / 200) - 1)
+
+
+def test_the_adapter_and_the_command_that_exports_it_are_named(factory):
+    for seed, accuracy in enumerate((0.79, 0.81, 0.80)):
+        factory.cell("adapad/x y", 165_888, seed, accuracy, adapter=True)
+    choice = recommend(curves(factory))
+    assert choice.seed == 1 and (factory.folder / choice.adapter).is_dir()
+    assert choice.command == ("adapad export . --method 'adapad/x y' --budget 165888 --seed 1 --to my-adapter")
+
+
+def test_one_seed_asks_for_more_of_them(factory):
+    factory.cell("lora", 41_472, 0, 0.8)
+    assert recommend(curves(factory)).next_step.startswith("Next: three or more seeds.")
+
+
+def test_the_seeds_that_would_tell_are_named(factory):
+    for seed, accuracy in enumerate((0.73, 0.80, 0.86, 0.79)):
+        factory.cell("lora", 41_472, seed, accuracy)
+        factory.cell("lora", 82_944, seed, 0.80)
+    choice = recommend(curves(factory), delta=0.02)
+    assert choice.by_means_alone.budget == 41_472 and choice.budget == 82_944
+    assert re.fullmatch(
+        r"Next: \d+ seeds instead of 4 would probably tell whether lora at 41,472 suffices.", choice.next_step
     )
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import pytest
 
-from adapad_ray.cli.tables import estimate_tables
+from adapad_ray.cli.output.tables import estimate_tables
 from adapad_ray.cost.estimate import estimate
 from adapad_ray.errors import BadRequestError
 from adapad_ray.results import CellResult, Cost, Point

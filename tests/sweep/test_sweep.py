@@ -169,7 +169,7 @@ def test_export_copies_a_deployable_adapter(first, tmp_path):
     assert config.r == max(config.rank_pattern.values())
     code, output = adapad("export", first[0], "--method", "adapad", "--budget", 7, "--to", tmp_path / "none")
     assert code == 2
-    assert str(RANK_1 * 2) in output
+    assert f"{RANK_1 * 2:,}" in output
 
 
 def test_report_rebuilds_what_was_deleted(first):

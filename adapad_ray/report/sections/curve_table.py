@@ -32,7 +32,6 @@ class CurveTable(Section):
 
     def words(self) -> Iterator[Block]:
         chosen = self.recommendation
-        recommended = PointKey(chosen.label, chosen.budget, chosen.kind, chosen.prefix)
         keys = [PointKey(row["label"], row["budget"], row["kind"], row["prefix"]) for row in self.rows]
         columns: dict[str, Callable[[Row], Text | int]] = {
             "method": _model_name,
@@ -52,7 +51,7 @@ class CurveTable(Section):
         yield Table(
             list(columns),
             [[cell(row) for cell in columns.values()] for row in self.rows],
-            highlighted=frozenset(i for i, key in enumerate(keys) if key == recommended),
+            highlighted=frozenset(i for i, key in enumerate(keys) if key == chosen.point),
         )
         yield note(
             "The recommended row is highlighted. A prefix needs no training of its own; its seconds and FLOPs are "

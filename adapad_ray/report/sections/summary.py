@@ -9,7 +9,7 @@ from typing import Self
 
 from markupsafe import Markup
 
-from adapad_ray.report.recommendation import Recommendation
+from adapad_ray.report.recommendation import RECOMMENDATION, Recommendation, recommended_command
 from adapad_ray.report.section import Section
 from adapad_ray.report.style.blocks import Block, Paragraph, code, note
 from adapad_ray.report.style.formatting import count
@@ -38,11 +38,15 @@ class Summary(Section):
         return cls(subject, sweep.recommendation, sweep.inputs.mlflow_url)
 
     def files(self) -> Mapping[str, str]:
-        return {"recommendation.json": self.recommendation.model_dump_json(indent=2) + "\n"}
+        return {RECOMMENDATION: self.recommendation.model_dump_json(indent=2) + "\n"}
 
     def words(self) -> Iterator[Block]:
         yield note(self.subject)
         yield Paragraph(self.recommendation.sentence, "lead")
+        yield Paragraph(self.recommendation.next_step)
+        if self.recommendation.adapter is not None:
+            command = code(recommended_command("."))
+            yield Paragraph(Markup("To export the adapter, in the sweep's folder: {}.").format(command))
         if self.mlflow_url and re.match(r"https?://", self.mlflow_url):
             link = Markup('<a href="{}">compare the runs of the curve</a>').format(self.mlflow_url)
             yield Paragraph(Markup("In MLflow, while its server is running: {}.").format(link))

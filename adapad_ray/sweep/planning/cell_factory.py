@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-from adapad_ray.budget import parse_budget
+from adapad_ray.budget import BudgetUnits
 from adapad_ray.methods import METHODS, Method
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity
@@ -32,7 +32,9 @@ class CellFactory:
         self.spec, self.inputs = spec, inputs
         self.modules = {label: target_modules(inputs.model, spec.modules_of(label)) for label in spec.labels()}
         """Shapes of the target modules, by label."""
-        self._sweep_modules = target_modules(inputs.model, spec.target_modules)
+        sweep_modules = target_modules(inputs.model, spec.target_modules)
+        self.units = BudgetUnits.of(sweep_modules, inputs.backbone_parameters)
+        """What the units of the file's budgets are worth."""
         self._cells: dict[tuple[object, ...], Cell] = {}
 
     @property
@@ -42,7 +44,7 @@ class CellFactory:
 
     def budget(self, value: int | float | str) -> int:
         """Converts a budget of the file, such as `40k` or `144 ranks`, to deployed adapter parameters."""
-        return parse_budget(value, modules=self._sweep_modules, backbone_parameters=self.inputs.backbone_parameters)
+        return self.units.parse(value)
 
     def cell(
         self,

@@ -14,6 +14,7 @@ class AnswerScore(Metric):
     """The mean over items of one column of their scores."""
 
     predicted = "answers"
+    right_or_wrong = True
 
     def __init__(self, name: str, column: int, beside: tuple[Metric, ...] = ()) -> None:
         self.name, self.column, self.beside = name, column, beside

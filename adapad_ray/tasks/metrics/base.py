@@ -27,6 +27,9 @@ class Metric(ABC):
     that a new task type introduces. Types that predict these accept the metric."""
     binary: bool = False
     """Whether the metric is defined for two classes only."""
+    right_or_wrong: bool = False
+    """Whether it judges every item as right or wrong (or partly right): a few items without an error then do not show
+    that there are none, and the report widens its intervals accordingly."""
     beside: tuple[Metric, ...] = ()
     """Metrics that are reported with this one."""
 
@@ -64,6 +67,7 @@ class MeanOfTwo(Metric):
         self.name = f"{first.name}_{second.name}"
         self.predicted = first.predicted
         self.binary = first.binary or second.binary
+        self.right_or_wrong = first.right_or_wrong and second.right_or_wrong
         self.beside = (first, second)
 
     def features(self, predictions: NDArray[Any], labels: NDArray[Any]) -> Array:

@@ -15,6 +15,7 @@ class Accuracy(Metric):
 
     name = "accuracy"
     predicted = "classes"
+    right_or_wrong = True
 
     def features(self, predictions: NDArray[Any], labels: NDArray[Any]) -> Array:
         """Whether the item is correct, `[items, 1]`."""
@@ -34,6 +35,7 @@ class ClassMetric(Metric):
     """A metric beside which accuracy is reported."""
 
     predicted = "classes"
+    right_or_wrong = True
     beside: tuple[Metric, ...] = (ACCURACY,)
 
 

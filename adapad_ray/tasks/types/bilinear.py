@@ -105,6 +105,7 @@ class Bilinear(TaskType[BilinearSource]):
     """Vectors and vectors; the data are drawn, not read, and the model is one linear layer of zeros."""
 
     name = "bilinear"
+    reads_texts = False
     auto_class: ClassVar[str | None] = None
     loss = staticmethod(half_squared_error)
     Source = BilinearSource

@@ -53,6 +53,11 @@ class Generation(PromptTask[GenerationSource]):
 
     name = "generation"
     Source = GenerationSource
+    answer_field = "answer"
+
+    def placeholder(self, class_names: tuple[str, ...]) -> list[str]:
+        """No acceptable answer."""
+        return []
 
     def select(self, table: pd.DataFrame, source: GenerationSource, split: str) -> pd.DataFrame:
         """Prompts, and `label`, the acceptable answers."""

@@ -87,6 +87,7 @@ class Image(RowTask[ImageSource]):
 
     name = "image"
     auto_class: ClassVar[str | None] = "AutoModelForImageClassification"
+    reads_texts = False
     rows_name_files = True
     Source = ImageSource
 

@@ -49,6 +49,10 @@ class Regression(TextTask[RegressionSource]):
         _check_fp32(labels, source.label, split)
         return with_group(frame.assign(label=np.array(numbers, dtype=float)), table, source.group, split)
 
+    def placeholder(self, class_names: tuple[str, ...]) -> str:
+        """Zero."""
+        return "0"
+
     def outputs(self, class_names: tuple[str, ...]) -> int:
         """One."""
         return 1

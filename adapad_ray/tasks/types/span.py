@@ -7,6 +7,7 @@ a threshold, which is chosen on validation and applied to the tests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -62,6 +63,15 @@ class Span(RowTask[SpanSource]):
     auto_class: ClassVar[str | None] = "AutoModelForQuestionAnswering"
     loss = staticmethod(span_cross_entropy)
     Source = SpanSource
+    answer_field = "answers"
+
+    def placeholder(self, class_names: tuple[str, ...]) -> dict[str, list[Any]]:
+        """No answer."""
+        return {"text": [], "answer_start": []}
+
+    def prediction_columns(self, evaluated: Evaluated, class_names: tuple[str, ...]) -> dict[str, Sequence[Any]]:
+        """The answer, empty where the model abstains, and its score against answering."""
+        return {"prediction": evaluated.answers, "score against answering": evaluated.predictions[:, 2].tolist()}
 
     def select(self, table: pd.DataFrame, source: SpanSource, split: str) -> pd.DataFrame:
         """`text` is the context, `text_pair` the question, `label` the answers' texts and first characters."""
@@ -102,7 +112,7 @@ class Span(RowTask[SpanSource]):
 
     def evaluate(self, data: TaskData, passes: Passes, splits: list[str]) -> dict[str, Evaluated]:
         """Exact match and F1 of the answers given, and the score against answering: `[questions, 3]`."""
-        threshold = np.inf
+        threshold = data.settings.get("threshold", np.inf)
         results = {}
         for name in splits:
             split = data.splits[name]

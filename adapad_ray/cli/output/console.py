@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adapad_ray.cli.terminal import terminal
+from adapad_ray.cli.output.terminal import terminal
+from adapad_ray.report.curves import PointKey
 from adapad_ray.report.inputs import FailedCell, Gap
+from adapad_ray.report.recommendation import recommended_command
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.sweep.observers import SweepObserver, SweepOutcome, SweepState
 from adapad_ray.tasks import SplitSize, sizes_in_words
@@ -120,11 +123,19 @@ class Console(SweepObserver):
         """Prints the reason."""
         self._print(f"worker group {retired.group} is not used any more: {retired.reason}")
 
-    def report(self, report: Report) -> None:
-        """Prints the curve, the verdict on each search, and the recommendation."""
-        self._curve(report.table, report.metric)
-        for sentence in (*report.verdicts, report.recommendation.sentence):
+    def report(self, report: Report, location: str) -> None:
+        """Prints the curve, the verdict on each search, the recommendation, and the line that exports it.
+
+        Args:
+            location: the sweep's folder or URL.
+        """
+        chosen = report.recommendation
+        self._curve(report.table, report.metric, chosen.point)
+        for sentence in (*report.verdicts, chosen.sentence, chosen.next_step):
             self._print(sentence)
+        if chosen.adapter is not None:
+            line = recommended_command(_as_typed(location))
+            self._rich.print(f"\n{line}\n", markup=False, highlight=False, soft_wrap=True)
 
     def summary(self, outcome: SweepOutcome) -> None:
         """Prints the failed cells, the gaps, and how many cells were computed."""
@@ -146,27 +157,31 @@ class Console(SweepObserver):
         for name, link in links.items():
             self._rich.print(f"{name:<{width}}{link}", markup=False, highlight=False, soft_wrap=True)
 
-    def _curve(self, table: pd.DataFrame, metric: str) -> None:
-        """The final models; the number of prefixes."""
+    def _curve(self, table: pd.DataFrame, metric: str, recommended: PointKey) -> None:
+        """The final models and the recommended one, which is marked; the number of prefixes."""
         view = Table(title=f"{metric} on the test split, mean and 95 % interval", title_justify="left", box=SIMPLE_HEAD)
         for heading in ("method", "budget", "parameters", "mean", "interval", "rank mean / max", "seeds", "train s"):
             view.add_column(heading, justify="left" if heading == "method" else "right")
-        finals = table[table["kind"] == "final"]
-        for row in finals.to_dict("records"):
-            budget = "–" if pd.isna(row["budget"]) else f"{int(row['budget']):,}"
+        finals = int((table["kind"] == "final").sum())
+        for row in table.to_dict("records"):
+            key = PointKey._make(None if pd.isna(row[name]) else row[name] for name in PointKey._fields)
+            if key.kind != "final" and key != recommended:
+                continue
+            cut = "" if key.prefix is None else f" cut to {key.prefix}"
             view.add_row(
-                str(row["label"]),
-                budget,
+                f"{'→' if key == recommended else ' '} {escape(key.label)}{cut}",
+                "–" if key.budget is None else f"{key.budget:,}",
                 f"{row['parameters']:,.0f}",
                 f"{row['test_mean']:.3f}",
                 f"{row['test_low']:.3f} – {row['test_high']:.3f}",
                 f"{row['mean_rank']:.1f} / {row['max_rank']:.0f}",
                 str(row["n_seeds"]),
                 f"{row['train_seconds']:.0f}",
+                style="bold" if key == recommended else None,
             )
         self._rich.print(view)
-        prefixes = len(table) - len(finals)
-        if prefixes:
+        self._print("→ marks the recommended row.")
+        if prefixes := len(table) - finals:
             self._print(f"curve.csv and the figure also hold {counted(prefixes, 'prefix point')}.")
         self._print("")
 
@@ -198,6 +213,13 @@ def _failures(failed: Sequence[FailedCell]) -> Table:
         budget = "–" if cell.budget is None else f"{cell.budget:,}"
         view.add_row(cell.label, budget, str(cell.seed), escape(cell.reason))
     return view
+
+
+def _as_typed(location: str) -> str:
+    """A folder relative to the current one where it lies inside, else as it is."""
+    with suppress(ValueError):
+        return str(Path(location).relative_to(Path.cwd()))
+    return location
 
 
 def _name(identity: CellIdentity) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from adapad_ray.adapters.compression import CompressionReport, ModuleReport
 from adapad_ray.cost.estimate import SweepEstimate
 from adapad_ray.cost.worker_scaling import WORKERS
+from adapad_ray.sweep.export import AvailablePoint
 from adapad_ray.tasks import sizes_in_words
 from adapad_ray.wording import counted
 
@@ -100,6 +101,21 @@ def _notes(estimate: SweepEstimate) -> list[Table | str]:
         )
     time = _duration(estimate.single_worker_seconds)
     return [*notes, f"{counts}; about {time} with one worker, at {estimate.throughput.basis}."]
+
+
+def available_table(points: Sequence[AvailablePoint]) -> Table:
+    """What a sweep can export; sizes of several seeds as a range."""
+    table = _table(("method", "budget", "--prefix", "parameters", "seeds"))
+    for point in points:
+        low, high = min(point.parameters), max(point.parameters)
+        table.add_row(
+            point.label,
+            f"{point.budget:,}",
+            "–" if point.prefix is None else str(point.prefix),
+            f"{low:,}" if low == high else f"{low:,}–{high:,}",
+            ", ".join(map(str, point.seeds)),
+        )
+    return table
 
 
 def compression_table(report: CompressionReport) -> Table:
