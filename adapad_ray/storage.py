@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 from adapad_ray.errors import BadRequestError, StorageError
-from adapad_ray.files import require_writable
+from adapad_ray.files import require_writable, unwritable
 from adapad_ray.interrupts import within
 
 DEFAULT_FOLDER = "runs"
@@ -199,7 +199,7 @@ class WorkingFolder:
         try:
             require_writable(self.path)
         except OSError as error:
-            raise BadRequestError(f"output folder {self.path} cannot be written: {error.strerror}") from error
+            raise unwritable(self.path, error) from error
 
     def read(self, name: str) -> str | None:
         """The text of a file, from the store if there is one; None if it does not exist."""

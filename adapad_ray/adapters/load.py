@@ -122,6 +122,10 @@ def _read_tensors(folder: Path, notes: list[str]) -> dict[str, Tensor]:
     if stored and all(key.startswith(f"{PREFIX}module.") for key in stored):  # torch's DistributedDataParallel
         stored = {PREFIX + key.removeprefix(f"{PREFIX}module."): tensor for key, tensor in stored.items()}
         notes.append("the wrapper 'module' is removed from the names of the tensors, because PEFT would not find them")
+    if stored and all(key.startswith(PREFIX * 2) for key in stored):
+        while all(key.startswith(PREFIX * 2) for key in stored):
+            stored = {key.removeprefix(PREFIX): tensor for key, tensor in stored.items()}
+        notes.append(f"{PREFIX[:-1]} stood in the names of the tensors more than once, and PEFT would not find them")
     tensors: dict[str, Tensor] = {}
     removed = sorted({part for key in stored for part in key.split(".") if part in WRAPPERS})
     eight_bits = sorted({str(tensor.dtype) for tensor in stored.values() if str(tensor.dtype) in _EIGHT_BITS})

@@ -17,6 +17,7 @@ def sweep(
     out: Annotated[str | None, typer.Option(help="The sweep's folder or URL; default: <storage>/<name>.")] = None,
 ) -> int:
     """Run a sweep, or finish it: compute the missing cells, then draw the curve."""
+    from adapad_ray.assets import check_cache
     from adapad_ray.distributed import check_cluster
     from adapad_ray.storage import working_folder
     from adapad_ray.sweep.folder import sweep_location, text_in
@@ -27,7 +28,8 @@ def sweep(
     with working_folder(sweep_location(content, out)) as folder:
         folder.check()
         check_cluster()
-        check_store(text_in(content, "tracking", DEFAULT_STORE))
+        check_cache(text_in(content, "model", ""), text_in(content, "task", ""))
+        check_store(text_in(content, "tracking", DEFAULT_STORE), text_in(content, "name", ""))
         # Only now, because these imports take seconds, and loading a model may take minutes.
         spec = parse_spec(content)
         from adapad_ray.cli.output.console import Console

@@ -23,6 +23,7 @@ from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import TYPES, Split, TaskData
 from adapad_ray.training.batches import Batches, epoch_batches
 from adapad_ray.training.cell import shape_inputs
+from adapad_ray.training.passes.lane_passes import DivergedError
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.trainer import Trainer
 
@@ -51,8 +52,8 @@ def training_throughput(spec: SweepSpec, inputs: SweepInputs, flops_per_token: f
     """Times training passes of the model on its own data, with as many threads as a worker has.
 
     The weights are random, which takes the same time as real ones. A matrix product is timed instead if the model is
-    too large for this machine, where the rate is optimistic, or if the sweep requests GPUs that this machine lacks,
-    where the rate of the CPU is far too low.
+    too large for this machine or its loss with random weights is not finite, where the rate is optimistic, or if the
+    sweep requests GPUs that this machine lacks, where the rate of the CPU is far too low.
     """
     threads = max(1, int(spec.resources.cpus_per_worker))
     device = "cuda" if spec.resources.gpus_per_worker and torch.cuda.is_available() else "cpu"
@@ -60,15 +61,17 @@ def training_throughput(spec: SweepSpec, inputs: SweepInputs, flops_per_token: f
     hardware += " of this machine"
     with _threads(threads):
         product = _product_rate(device)
+        of_product = f"{product / 1e9:,.0f} GFLOP/s of a matrix product on {hardware}, because"
         if spec.resources.gpus_per_worker and device == "cpu":
-            basis = f"{product / 1e9:,.0f} GFLOP/s of a matrix product on {hardware}, because this machine has no GPU"
-            return Throughput(product, False, basis)
+            return Throughput(product, False, f"{of_product} this machine has no GPU")
         tokens = tokens_per_step(inputs.data.splits["train"], spec.training)
         seconds = 2 * flops_per_token * tokens / product
         if inputs.backbone_parameters > LARGEST_MEASURED or seconds > LONGEST_PASS_SECONDS:
-            basis = f"{product / 1e9:,.0f} GFLOP/s of a matrix product on {hardware}, because the model is too large"
-            return Throughput(product, False, basis)
-        rate = _pass_rate(spec, inputs, flops_per_token, device)
+            return Throughput(product, False, f"{of_product} the model is too large")
+        try:
+            rate = _pass_rate(spec, inputs, flops_per_token, device)
+        except DivergedError as error:  # those of the model may not
+            return Throughput(product, False, f"{of_product} random weights diverge ({error})")
     basis = f"{rate / 1e9:,.1f} GFLOP/s of training passes of this model, timed on {hardware}"
     return Throughput(rate, True, basis)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,17 +142,20 @@ def _read_weights(
     config = read_config(source)
     check_architecture(config, auto_class, name)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
-    options |= {"use_safetensors": True, "trust_remote_code": False}
+    options |= {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
     if (classifier := project_classifier(config, pooling, auto_class)) is not None:
         encoder, info = transformers.AutoModel.from_pretrained(source.path_or_name, **without_pooler(config), **options)
         model: Any = classifier(encoder, num_labels)
-        return model, {f"{model.base_model_prefix}.{key}" for key in info["missing_keys"]}
+        return model, {f"{model.base_model_prefix}.{key}" for key in _lacking(info)}
     if auto_class != CAUSAL:
         config.num_labels = num_labels
-    model, info = getattr(transformers, auto_class).from_pretrained(
-        source.path_or_name, ignore_mismatched_sizes=auto_class != CAUSAL, **options
-    )
-    return model, set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    model, info = getattr(transformers, auto_class).from_pretrained(source.path_or_name, **options)
+    return model, _lacking(info)
+
+
+def _lacking(info: Mapping[str, Any]) -> set[str]:
+    """The parameters that a checkpoint lacks, or has with another shape than the configuration says."""
+    return set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
 
 
 def parse_dtype(name: str) -> torch.dtype:

@@ -10,6 +10,10 @@ from adapad_ray.safe_json import read_object
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
+_POINTER = b"version https://git-lfs.github.com/"
+"""Beginning of the small file that Git LFS leaves in the place of one that it has not fetched."""
+_LONGEST_POINTER = 1024
+"""Bytes, by the specification of Git LFS."""
 
 
 def weight_files(folder: Path, source: str) -> list[Path]:
@@ -45,6 +49,19 @@ def _require(folder: Path, name: str, named_by: str | None, source: str) -> None
     raise BadRequestError(
         f"model folder {source!r} has no {name}: pickled weights are not loaded, convert them with save_pretrained"
     )
+
+
+def reject_pointers(folder: Path, source: str) -> None:
+    """Check that Git LFS has fetched the files of a folder.
+
+    Raises:
+        BadRequestError: it has left a pointer.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.stat().st_size < _LONGEST_POINTER and path.read_bytes().startswith(_POINTER):
+            raise BadRequestError(
+                f"{path.name} of model folder {source!r} is a pointer of Git LFS: run `git lfs pull` there"
+            )
 
 
 def reject_adapter(folder: Path, source: str) -> None:

@@ -36,8 +36,8 @@ def find_head_modules(model: nn.Module, missing: set[str], source: str, auto_cla
     )
     if broken:
         raise BadRequestError(
-            f"the weights of model {source!r} are incomplete: they lack {counted(len(broken), 'layer')}, {broken[0]} "
-            "first"
+            f"the weights of model {source!r} do not go with its config.json: {counted(len(broken), 'layer')} of it "
+            f"{'is' if len(broken) == 1 else 'are'} missing in them or of another shape there, {broken[0]} first"
         )
     if auto_class == CAUSAL:
         return ()

@@ -14,7 +14,7 @@ from transformers.quantizers import AutoHfQuantizer
 from adapad_ray.assets import ASSETS, fetch, find_asset, require_hub
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models.built_models import TINY_VIT, TINY_VIT_DESCRIPTION, converted, tiny_vit
-from adapad_ray.models.checkpoint_files import ADAPTER, beside_weights, only_an_adapter, reject_adapter
+from adapad_ray.models.checkpoint_files import ADAPTER, beside_weights, only_an_adapter, reject_adapter, reject_pointers
 from adapad_ray.models.configs import find_config, list_configs
 from adapad_ray.models.reading import accepted_sources, quiet_transformers, reading_model
 from adapad_ray.models.task_models import LINEAR
@@ -65,6 +65,8 @@ def resolve_model(source: str) -> ModelSource:
         reject_adapter(path, source)
         if not (path / "config.json").is_file():
             raise BadRequestError(f"model folder {source!r} has no config.json: pass what save_pretrained wrote")
+        reject_pointers(path, source)
+        read_object(path / "config.json", f"config.json of model {source!r}")
         return ModelSource(str(path.resolve()), pooling=_declared_pooling(path))
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith("."):
         raise BadRequestError(f"model folder {source!r} does not exist: pass {accepted_sources()}")

@@ -198,7 +198,7 @@ def _warnings(reading: Reading, marked: Mapping[str, MarkedTexts], longest: int)
             f"themselves and not as text, so that they may end or split it: take them out if that is not meant (first "
             f"in {example!r})"
         )
-    warnings += _unknown(reading)
+    warnings += _empty(reading) + _unknown(reading)
     rows = _token_rows(reading.model)
     if len(tokenizer) > rows:
         warnings.append(
@@ -219,6 +219,19 @@ def _warnings(reading: Reading, marked: Mapping[str, MarkedTexts], longest: int)
             f"{skipped} for padding when it counts positions: the tokenizer may be another model's"
         )
     return warnings
+
+
+def _empty(reading: Reading) -> list[str]:
+    """The warning that texts are empty, or consist of characters that the tokenizer leaves out."""
+    empty = {
+        name: np.flatnonzero(np.diff(split.offsets) == (reading.added_tokens or 0))
+        for name, split in reading.splits.items()
+        if reading.added_tokens is not None
+    }
+    counts = ", ".join(f"{len(rows):,} of {name}" for name, rows in empty.items() if len(rows))
+    if not counts:
+        return []
+    return [f"texts are empty, or nothing is left of them as tokens ({counts}): drop them if that is not meant"]
 
 
 def _unknown(reading: Reading) -> list[str]:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from adapad_ray.budget import read_budget
 from adapad_ray.errors import BadRequestError
-from adapad_ray.files import require_empty
+from adapad_ray.files import filled
 from adapad_ray.report.curves import PointKey, best_member
 from adapad_ray.report.recommendation import RECOMMENDATION, Recommendation
 from adapad_ray.report.records import load_results
@@ -117,19 +117,20 @@ def export_adapter(sweep: Path, to: Path, choice: AdapterChoice) -> Exported:
 
     Raises:
         NotInSweepError: the sweep has no such label, budget, seed or prefix.
-        BadRequestError: the method deploys no adapter, or `to` is not empty.
+        BadRequestError: the method deploys no adapter, or `to` is not empty or cannot be written.
     """
     manifest = Manifest.load(sweep)
     results = load_results(sweep, manifest.labels)
     cell, point = _find(sweep, results, choice, manifest)
     if point.adapter is None:
         raise BadRequestError(f"{choice.label} deploys no adapter: there is nothing to export in the PEFT format")
-    require_empty(to)
     source = sweep / "cells" / cell.id / point.adapter
     if not source.is_dir():
         raise BadRequestError(f"{source} is missing: delete its cell's folder and run the sweep again")
-    shutil.copytree(source, to, dirs_exist_ok=True)
-    return Exported(cell, point, manifest.missing(results), _complete(sweep, to, cell, point, manifest))
+    with filled(to):
+        shutil.copytree(source, to, dirs_exist_ok=True)
+        warnings = _complete(sweep, to, cell, point, manifest)
+    return Exported(cell, point, manifest.missing(results), warnings)
 
 
 def _complete(sweep: Path, to: Path, cell: CellResult, point: Point, manifest: Manifest) -> list[str]:

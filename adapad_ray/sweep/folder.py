@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.files import write_text
+from adapad_ray.files import unwritable, write_text
 from adapad_ray.safe_yaml import read_yaml, write_yaml
 from adapad_ray.storage import DEFAULT_FOLDER, WorkingFolder, is_url
-from adapad_ray.sweep.lock import FolderLock, SweepLock, unwritable
+from adapad_ray.sweep.lock import FolderLock, SweepLock
 from adapad_ray.sweep.store_lock import StoreLock
 
 if TYPE_CHECKING:  # a sweep's folder is checked before anything slow is imported
@@ -30,9 +31,11 @@ def sweep_location(content: Mapping[str, Any], out: str | None = None) -> str:
         content: of the sweep's file, which may not be validated yet.
     """
     if out is not None:
-        return out if is_url(out) else str(Path(out).absolute())
+        return out if is_url(out) else str(Path(os.path.expanduser(out)).absolute())
     storage, name = text_in(content, "storage", DEFAULT_FOLDER), text_in(content, "name", "")
-    return f"{storage.rstrip('/')}/{name}" if is_url(storage) else str((Path(storage) / name).absolute())
+    if is_url(storage):
+        return f"{storage.rstrip('/')}/{name}"
+    return str((Path(os.path.expanduser(storage)) / name).absolute())
 
 
 def text_in(content: Mapping[str, Any], key: str, default: str) -> str:

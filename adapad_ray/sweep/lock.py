@@ -16,7 +16,7 @@ from typing import Self
 import filelock
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.files import write_text
+from adapad_ray.files import unwritable, write_text
 
 HOLDER = ".launch"
 """File that names the launch that holds the lock."""
@@ -102,8 +102,3 @@ class FolderLock(SweepLock):
     def release(self) -> None:
         """Releases the lock; its files stay."""
         self._lock.release()
-
-
-def unwritable(folder: Path, error: OSError) -> BadRequestError:
-    """The error for an output folder that cannot be written."""
-    return BadRequestError(f"output folder {folder} cannot be written: {error.strerror}")

@@ -160,6 +160,10 @@ def _apply(content: dict[str, Any], overrides: Sequence[str]) -> None:
         value = read_yaml(text, f"override {override[:100]!r}")
         if "#" in text and _ends_in_comment(text, value):
             raise BadRequestError(f"override {override[:100]!r} has a comment (#): quote its value for YAML too")
+        if text.lstrip().startswith("&"):  # the name of an anchor would be dropped
+            raise BadRequestError(
+                f"override {override[:100]!r} begins with an anchor (&): quote its value for YAML too"
+            )
         path = _path(content, key.strip())
         for other, earlier in applied.items():
             if other != path and other[: len(path)] == path:

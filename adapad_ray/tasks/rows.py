@@ -13,10 +13,9 @@ import pandas as pd
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.base import TaskType
 from adapad_ray.tasks.data.columns import doubtful_classes, encode_classes
-from adapad_ray.tasks.data.delimited import WARNINGS
 from adapad_ray.tasks.data.overlap import shared_rows
 from adapad_ray.tasks.data.splits import SPLITS, carve, carved_counts
-from adapad_ray.tasks.data.tables import Tables
+from adapad_ray.tasks.data.tables import WARNINGS, Tables
 from adapad_ray.tasks.source import DataSource
 from adapad_ray.tasks.split_sizes import SplitSize
 from adapad_ray.tasks.task_data import DataLimits, Evaluated, RawTask, Split, TaskData, digest_of
@@ -125,6 +124,7 @@ class RowTask(TaskType[DataSourceT]):
         Raises:
             BadRequestError: a column, label or split is missing or unusable.
         """
+        source.check_roles()
         name, tables, digest = found
         given = {split: self.select(table, source, split) for split, table in tables.items()}
         splits, carved, dropped, warnings = carve(given, source.shares)

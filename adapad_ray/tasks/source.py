@@ -87,7 +87,7 @@ class DataSource(Source):
         if self.dataset is not None:
             return f"{self.dataset}/{self.subset}" if self.subset else self.dataset
         assert self.train is not None  # see _has_training_data
-        path = Path(os.path.expanduser(self.train)).resolve()
+        path = Path(os.path.realpath(os.path.expanduser(self.train)))  # Path.resolve raises where links form a loop
         return path.parent.name if path.stem in SPLITS else path.stem
 
     def inside(self, folder: str | None) -> Self:
@@ -114,6 +114,22 @@ class DataSource(Source):
             BadRequestError: a field names its columns in an unusable way.
         """
         return {"group": self.group}
+
+    def check_roles(self) -> None:
+        """Check that no column is both read and to be predicted, or read twice; groups may be by any column.
+
+        Raises:
+            BadRequestError: one is.
+        """
+        roles: dict[str, str] = {}
+        for field, column in self.columns().items():
+            if column is None or field == "group":
+                continue
+            if column in roles:
+                raise BadRequestError(
+                    f"task: {roles[column]} and {field} are both column {column!r}: name another for one"
+                )
+            roles[column] = field
 
     def read_tables(self) -> Tables:
         """The rows of every split.

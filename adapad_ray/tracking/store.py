@@ -10,8 +10,9 @@ import socket
 import sqlite3
 from contextlib import closing, suppress
 from functools import partial
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from adapad_ray.errors import BadRequestError
@@ -26,13 +27,17 @@ if TYPE_CHECKING:
 DEFAULT_STORE = "sqlite:///mlflow.db"
 LONGEST_WAIT = 5.0
 """Seconds in which the store must give its first answer."""
-_LEFT_TO_MLFLOW = (401, 403, 407)
+_WHO_ASKS = (401, 403, 407)
 """Status of replies to those who are not let in."""
+_READ_ONLY = (*_WHO_ASKS, 405, 501)
+"""Status of replies to requests that would write."""
 _LONGEST_REPLY = 1000
 """Bytes that are read of a reply."""
 _SQLITE = "sqlite:///"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Dialect → port of its servers, unless the address names one."""
+_ONLY_MLFLOW = ("", "file", "databricks", "databricks-uc", "uc")
+"""Schemes of stores that only MLflow can check; plugins add others."""
 
 
 def tracking_uri(configured: str) -> str:
@@ -49,17 +54,22 @@ def tracking_uri(configured: str) -> str:
     return sqlite_url(*_path_and_options(uri.removeprefix(_SQLITE)))
 
 
-def check_store(configured: str) -> None:
-    """Checks within seconds that the store answers and can be written; MLflow itself would try for minutes.
+def check_store(configured: str, experiment: str) -> None:
+    """Checks within seconds that the store answers, lets this user in and can be written.
+
+    MLflow itself would try for minutes, and its import takes seconds: it is used only for a server that wants to know
+    who asks, and for stores of other kinds.
 
     Raises:
         BadRequestError: it does not.
     """
     uri = tracking_uri(configured)
     try:
-        within(LONGEST_WAIT, partial(_check, uri))
+        answers = within(LONGEST_WAIT, partial(_answers, uri))
     except (OSError, ValueError, sqlite3.Error) as error:  # ValueError: no URL
         raise unusable(uri, error) from error
+    if not answers:
+        _ask_as_user(uri, experiment)
 
 
 def connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
@@ -145,17 +155,33 @@ def _path_and_options(text: str) -> tuple[Path, dict[str, str]]:
     return path if path.parent.is_dir() else Path(unquote(name)).absolute(), dict(parse_qsl(query))
 
 
-def _check(uri: str) -> None:
+def _answers(uri: str) -> bool:
+    """Checks a store without MLflow; False for one that only MLflow can check."""
     path = sqlite_path(uri)
     if path is not None:
         _check_database(path)
     elif is_server(uri):
-        _check_server(uri)
+        return _answers_everyone(uri)
     else:
-        parts = urlsplit(uri)
-        port = _DATABASE_PORTS.get(parts.scheme.partition("+")[0])
-        if port is not None and parts.hostname is not None:  # else there is no port, or MLflow will say what is wrong
-            _check_port(parts.hostname, parts.port or port)
+        return _answers_at_port(uri)
+    return True
+
+
+def _answers_at_port(uri: str) -> bool:
+    """Checks the server of a database; False for a store that only MLflow can check."""
+    if re.match(r"[\w.-]+:\d+(/|$)", uri):
+        raise ValueError("it does not begin with http:// or https://")
+    parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    if scheme == "sqlite":
+        raise ValueError("SQLite's addresses begin with sqlite:///")
+    if scheme in _ONLY_MLFLOW or entry_points(group="mlflow.tracking_store", name=parts.scheme):
+        return False
+    if scheme not in _DATABASE_PORTS:
+        raise ValueError(f"its scheme {parts.scheme!r} is none of http, https, sqlite, {', '.join(_DATABASE_PORTS)}")
+    if parts.hostname is not None:  # else there is no port
+        _check_port(parts.hostname, parts.port or _DATABASE_PORTS[scheme])
+    return True
 
 
 def _check_database(path: Path) -> None:
@@ -170,29 +196,49 @@ def _check_database(path: Path) -> None:
             database.rollback()
 
 
-def _check_server(uri: str) -> None:
-    """Asks a server for an experiment: MLflow answers with an object of JSON, whether there is one or not.
+def _answers_everyone(uri: str) -> bool:
+    """Asks a server for an experiment, and to create one without a name.
 
-    Whether it lets this user in, and certificates, for which MLflow has settings, are MLflow's to report.
+    MLflow answers the first question with an object of JSON, whether there is such an experiment or not, and the second
+    with an error, which is another one where a proxy lets nobody write. False if it wants to know who asks, sends the
+    question elsewhere, or has a certificate for which MLflow needs its settings.
     """
     import requests  # type: ignore[import-untyped]
 
-    question = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
-    name = {"experiment_name": "Default"}
+    experiments = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments"
+    options: dict[str, Any] = {"timeout": LONGEST_WAIT, "stream": True, "allow_redirects": False}
     try:
-        with requests.get(question, name, timeout=LONGEST_WAIT, stream=True, allow_redirects=False) as reply:
-            if reply.status_code in _LEFT_TO_MLFLOW or reply.is_redirect:
-                return
+        with requests.get(f"{experiments}/get-by-name", {"experiment_name": "Default"}, **options) as reply:
+            if reply.status_code in _WHO_ASKS or reply.is_redirect:
+                return False
             content = reply.raw.read(_LONGEST_REPLY, decode_content=True)
-    except requests.exceptions.SSLError:
-        return
+        if not content.lstrip().startswith(b"{"):
+            raise ValueError(FOREIGN if reply.ok else answered(reply.status_code))
+        with requests.post(f"{experiments}/create", json={}, **options) as reply:
+            if reply.status_code in _READ_ONLY:
+                raise ValueError(f"{answered(reply.status_code)} to requests that write")
+    except requests.exceptions.SSLError as error:
+        if "WRONG_VERSION_NUMBER" in str(error):
+            raise ValueError("it answers, but not by https: use http://") from error
+        return False
     except requests.RequestException:
         parts = urlsplit(uri)
         if parts.hostname is not None:  # its own error says why, in few words
             _check_port(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
         raise
-    if not content.lstrip().startswith(b"{"):
-        raise ValueError(FOREIGN if reply.ok else answered(reply.status_code))
+    return True
+
+
+def _ask_as_user(uri: str, experiment: str) -> None:
+    """Asks a store for the experiment as MLflow does, with the user's password, token and certificates."""
+    _configure_mlflow()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        within(LONGEST_WAIT, lambda: MlflowClient(tracking_uri=uri).get_experiment_by_name(experiment))
+    except (MlflowException, OSError, ValueError) as error:
+        raise unusable(uri, error) from error
 
 
 def _check_port(host: str, port: int) -> None:

@@ -55,7 +55,7 @@ class Tracker:
         """
         if not re.fullmatch(r"[\w. -]+", sweep_id):
             raise BadRequestError(f"sweep id {sweep_id!r} may contain only letters, digits, spaces and _-.")
-        check_store(uri)
+        check_store(uri, experiment)
         uri = tracking_uri(uri)
         client, experiment_id = connect(uri, experiment)
         from mlflow.exceptions import MlflowException

@@ -130,6 +130,12 @@ def test_names_of_wrappers_and_of_the_adapter_are_removed_and_said(adapter):
     assert "the adapter's name 'v1' was removed" in named.notes[0]
 
 
+def test_a_prefix_that_was_put_before_the_names_twice_is_removed_and_said(adapter):
+    loaded = load_adapter(renamed(adapter(), lambda key: PREFIX + PREFIX + key))
+    assert loaded.factors.keys() == load_adapter(adapter()).factors.keys()
+    assert "base_model.model stood in the names of the tensors more than once" in loaded.notes[0]
+
+
 def wrap(key):
     return key.replace(PREFIX, f"{PREFIX}_orig_mod.").replace(".query", "._checkpoint_wrapped_module.query")
 
@@ -272,7 +278,11 @@ def test_files_that_are_missing_pickled_or_cut_short_are_refused(adapter, tmp_pa
         with pytest.raises(BadRequestError, match=words):
             load_adapter(folder)
     config.unlink()
-    with pytest.raises(BadRequestError, match=r"has no adapter_config.json"):
+    with pytest.raises(BadRequestError, match=r"has no adapter_config.json: it is not an adapter in the PEFT format"):
+        load_adapter(folder)
+    (folder / "v1").mkdir()
+    (folder / "v1" / "adapter_config.json").write_text(text)
+    with pytest.raises(BadRequestError, match=rf"has no adapter_config.json: pass {folder / 'v1'}, which has one"):
         load_adapter(folder)
     with pytest.raises(BadRequestError, match="is not a folder"):
         load_adapter(tmp_path / "nowhere")

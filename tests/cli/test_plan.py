@@ -52,6 +52,12 @@ def test_the_table_has_a_column_for_each_number_of_workers_and_names_the_measure
     assert "of training passes of this model" in output and "10 Gbit/s" in output
 
 
+def test_a_plan_whose_timed_steps_diverge_is_still_a_plan(spec_file):
+    result = plan(spec_file, "training.learning_rate=1e30")
+    assert result.exit_code == 0 and "a matrix product" in result.output
+    assert "random weights diverge" in " ".join(result.output.split())
+
+
 def test_a_link_rate_of_zero_is_rejected(spec_file):
     result = plan(spec_file, "--link-gbps", 0)
     assert result.exit_code == 2 and "--link-gbps is 0" in result.output

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
+import psutil
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from adapad_ray.cli import app
-from tests.ports import free_port
+from tests.ports import free_port, page_server
 
 
 @pytest.fixture
@@ -48,6 +50,16 @@ def test_a_ray_cluster_that_is_gone(launch, monkeypatch):
     assert len(lines) == 1
 
 
+def test_a_cache_that_cannot_be_written(launch, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("ADAPAD_CACHE", "/proc/nowhere")
+    for packaged in ("model=minilm-l6", "task=rotten-tomatoes"):
+        code, lines = launch(packaged)
+        assert code == 2
+        assert lines[0].startswith("adapad: the cache folder /proc/nowhere/assets cannot be written (No such file")
+        assert len(lines) == 1
+
+
 def test_a_tracking_server_that_is_down(launch, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     address = f"http://127.0.0.1:{free_port()}"
@@ -80,3 +92,61 @@ def test_a_field_that_is_no_text_is_rejected_as_usual(launch):
     assert code == 2 and lines[0].startswith("adapad: tracking is [1]: ")
     code, lines = launch("storage={a: b}")
     assert code == 2 and lines[0].startswith("adapad: storage is {'a': 'b'}: ")
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "reason"),
+    [
+        ({"RAY_ADDRESS": "127.0.0.1:{dead}"}, [], "no Ray cluster answers at '127.0.0.1:{dead}' (Connection refused)"),
+        ({"TMPDIR": "/proc/nowhere"}, [], "Ray cannot write to /proc/nowhere/ray (No such file or directory)"),
+        ({"RAY_ADDRESS": "http://127.0.0.1:8265"}, [], "RAY_ADDRESS 'http://127.0.0.1:8265' is not the address of a"),
+        ({}, ["tracking=http://127.0.0.1:{dead}"], "store http://127.0.0.1:{dead} cannot be used (Connection refused)"),
+        ({}, ["tracking=sqlite:////proc/nowhere/x.db"], "store sqlite:////proc/nowhere/x.db cannot be used (No such"),
+        ({}, ["tracking=http://127.0.0.1:{other}"], "store http://127.0.0.1:{other} cannot be used (its reply is not"),
+        (
+            {"ADAPAD_CACHE": "/proc/nowhere"},
+            ["model=minilm-l6"],
+            "/proc/nowhere/assets cannot be written (No such file",
+        ),
+        ({"ADAPAD_CACHE": "/dev/null"}, ["model=minilm-l6"], "/dev/null/assets cannot be written (Not a directory)"),
+        ({"ADAPAD_CACHE": "{loop}"}, ["model=minilm-l6"], "{loop}/assets cannot be written (Too many levels of"),
+    ],
+)
+def test_a_service_that_is_dead_unwritable_or_another_is_said_and_nothing_is_started(
+    launch, monkeypatch, tmp_path_factory, environment, arguments, reason
+):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    loop = tmp_path_factory.mktemp("links") / "loop"
+    loop.symlink_to("loop")
+    before = psutil.Process().children(recursive=True)
+    with page_server() as other:
+        places = {"dead": free_port(), "other": other, "loop": loop}
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value.format(**places))
+        code, lines = launch(*(argument.format(**places) for argument in arguments))
+    assert code == 2 and len(lines) == 1
+    assert lines[0].startswith("adapad: ") and reason.format(**places) in lines[0]
+    assert psutil.Process().children(recursive=True) == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "argument", "reason"),
+    [
+        ({"TMPDIR": "{full}"}, "seeds=[0]", "Ray cannot write to {full}/ray (No space left on device)"),
+        ({}, "tracking=sqlite:///{full}/x.db", "store sqlite:///{full}/x.db cannot be used (No space left on device)"),
+        ({"ADAPAD_CACHE": "{full}"}, "model=minilm-l6", "{full}/assets cannot be written (No space left on device)"),
+    ],
+)
+def test_a_service_whose_disk_is_full_is_said(launch, tmp_path, tmp_path_factory, environment, argument, reason):
+    full = tmp_path_factory.mktemp("full")
+    mount = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs "$0" && exec "$@"']
+    if shutil.which("unshare") is None or subprocess.run([*mount, full, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not mount in a namespace of its own")
+    command = [*mount, full, sys.executable, "-c", "from adapad_ray.cli import app; app()", "sweep", "sweep.yaml"]
+    variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    variables |= {name: value.format(full=full) for name, value in environment.items()}
+    done = subprocess.run(
+        [*command, argument.format(full=full)], cwd=tmp_path, env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert reason.format(full=full) in done.stderr

@@ -57,6 +57,40 @@ def test_an_adapter_beside_the_weights_is_refused_before_they_are_read(folder):
         load_tokenizer(str(folder))
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_file_that_git_has_not_fetched_is_named(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    for load in (lambda: load_backbone(str(folder), 2), lambda: load_skeleton(str(folder), 2)):
+        with pytest.raises(
+            BadRequestError, match=rf"{name} of model folder '.*' is a pointer of Git LFS: run `git lfs"
+        ):
+            load()
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{"])
+def test_a_configuration_that_is_no_object_is_refused(folder, content):
+    (folder / "config.json").write_text(content)
+    for load in (lambda: load_backbone(str(folder), 2), lambda: load_tokenizer(str(folder))):
+        with pytest.raises(BadRequestError, match=r"config\.json of model"):
+            load()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "own"])
+def test_weights_of_other_shapes_than_the_configuration_says_are_refused(folder, pooling):
+    change(folder / "config.json", vocab_size=500)
+    with pytest.raises(
+        BadRequestError, match=r"do not go with its config.json: 1 layer of it is missing in them or of"
+    ):
+        load_backbone(str(folder), 2, pooling=pooling)
+
+
+def test_a_language_model_of_another_shape_is_refused(tmp_path):
+    folder = saved(transformers.LlamaForCausalLM(transformers.LlamaConfig(**DECODER)), tmp_path / "model")
+    change(folder / "config.json", vocab_size=500)
+    with pytest.raises(BadRequestError, match=r"do not go with its config\.json"):
+        load_backbone(str(folder), 2, auto_class=CAUSAL)
+
+
 def test_weights_in_other_files_are_not_read(folder):
     before = weights_of(folder)
     other = {name: value + 1 for name, value in load_file(folder / "model.safetensors").items()}

@@ -128,6 +128,13 @@ def test_special_tokens_in_a_text_are_warned_of(check):
     assert "'[CLS] w5 [SEP] w6 [SEP]'" in warning
 
 
+def test_empty_texts_are_warned_of(check):
+    assert check(BERT(), [text(5), text(6)]) == ()
+    assert check(BERT(), [text(5), " ", ""]) == (
+        "texts are empty, or nothing is left of them as tokens (2 of train): drop them if that is not meant",
+    )
+
+
 def test_words_of_another_script_are_warned_of(check):
     (warning,) = check(BERT(), ["фильм был хорош", "фильм был плох"])
     assert warning.startswith("100% of the words of the train split are unknown") and "[UNK]" in warning

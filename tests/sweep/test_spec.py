@@ -6,6 +6,7 @@ import pytest
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.sweep import executor
+from adapad_ray.sweep.folder import sweep_location
 from adapad_ray.sweep.spec_file import load_spec, parse_spec
 
 GOOD = {
@@ -268,6 +269,18 @@ def test_the_end_of_a_value_is_not_lost_as_a_comment(load):
     for written in ("'a #1.csv'", '"a #1.csv"'):
         assert load(MINIMAL, f"task.train={written}").task.train == "a #1.csv"
     assert load(MINIMAL, "task.train=a#1.csv").task.train == "a#1.csv"
+
+
+def test_the_beginning_of_a_value_is_not_lost_as_an_anchor(load):
+    with pytest.raises(BadRequestError, match=r"'task.train=&a b.csv' begins with an anchor"):
+        load(MINIMAL, "task.train=&a b.csv")
+    assert load(MINIMAL, "task.train='&a b.csv'").task.train == "&a b.csv"
+
+
+def test_a_folder_may_lie_in_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert sweep_location({"storage": "~/runs", "name": "a"}) == "/home/me/runs/a"
+    assert sweep_location({}, "~/out") == "/home/me/out"
 
 
 def test_of_two_overrides_of_one_field_the_later_counts(load):

@@ -379,8 +379,10 @@ def test_a_prompt_may_name_columns_called_like_fields(tmp_path):
     assert "text 7     g7?" in {text for frame in raw.splits.values() for text in frame["text"]}
     with pytest.raises(BadRequestError, match=r"no column 'z' for 'prompt \{z\}': available are label, group, y"):
         load_task(task | {"train": str(tmp_path / "t.csv"), "prompt": "{z}"})
-    with pytest.raises(BadRequestError, match=r"task\.prompt '\{y:\.2f\}' cannot be filled with texts: Unknown format"):
-        load_task(task | {"train": str(tmp_path / "t.csv"), "prompt": "{y:.2f}"})
+    with pytest.raises(
+        BadRequestError, match=r"task\.prompt '\{group:\.2f\}' cannot be filled with texts: Unknown format"
+    ):
+        load_task(task | {"train": str(tmp_path / "t.csv"), "prompt": "{group:.2f}"})
 
 
 def test_a_name_with_a_tilde_is_no_home_folder(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The address of the store, its creation, and stores that cannot be used."""
 
+import re
 import shlex
 import shutil
 import sqlite3
@@ -29,7 +30,7 @@ def test_the_environment_wins(monkeypatch, tmp_path):
 
 def problem(uri):
     with pytest.raises(BadRequestError) as caught:
-        check_store(uri)
+        check_store(uri, "demo")
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -45,6 +46,21 @@ def test_a_server_that_is_down(scheme):
 @pytest.mark.parametrize("uri", ["http://", "http://127.0.0.1:99999", "http://[::1", "postgresql://127.0.0.1:port/x"])
 def test_an_address_that_is_no_url(uri):
     assert f"MLflow's store {uri} cannot be used" in problem(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("127.0.0.1:5000", "it does not begin with http:// or https://"),
+        ("localhost:5000/mlflow", "it does not begin with http:// or https://"),
+        ("htp://127.0.0.1:5000", "its scheme 'htp' is none of http, https, sqlite, postgresql, mysql, mssql"),
+        ("sqlite://mlflow.db", "SQLite's addresses begin with sqlite:///"),
+        ("mlruns", "maintenance mode"),
+        ("file:///tmp/mlruns", "maintenance mode"),
+    ],
+)
+def test_an_address_that_is_no_store_has_a_reason(uri, reason):
+    assert f"MLflow's store {uri} cannot be used (" in (text := problem(uri)) and reason in text
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -86,21 +102,44 @@ def test_what_a_server_replies_is_not_quoted(status, page, reason, monkeypatch):
         (503, b"", "it answers HTTP 503 Service Unavailable"),
         (404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such experiment"}', None),
         (200, b'{"experiment": {"experiment_id": "0"}}', None),
-        (401, b"<html>who are you?</html>", None),
-        (403, b"<html>not you</html>", None),
+        (401, b"<html>who are you?</html>", "it answers HTTP 401 Unauthorized"),
+        (403, b"<html>not you</html>", "it answers HTTP 403 Forbidden"),
+        (403, b'{"error_code": "PERMISSION_DENIED", "message": "for bob"}', "PERMISSION_DENIED: for bob"),
+        (307, b"", "its reply is not MLflow's"),
     ],
 )
-def test_a_check_sees_whether_a_server_is_mlflow_but_not_whom_it_lets_in(status, page, reason):
+def test_a_check_sees_whether_a_server_is_mlflow_and_lets_this_user_in(status, page, reason):
     with page_server(status, page) as port:
         uri = f"http://127.0.0.1:{port}"
         if reason is None:
-            check_store(uri)
+            check_store(uri, "demo")
         else:
             assert f"{uri} cannot be used ({reason})" in problem(uri)
 
 
+@pytest.mark.parametrize("status", [403, 405, 501])
+def test_a_server_that_can_only_be_read(status):
+    with page_server(404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST"}', to_writers=status) as port:
+        assert re.search(rf"it answers HTTP {status} .* to requests that write", problem(f"http://127.0.0.1:{port}"))
+
+
+def test_a_server_that_does_not_encrypt():
+    with page_server() as port:
+        assert "(it answers, but not by https: use http://)" in problem(f"https://127.0.0.1:{port}")
+
+
+def test_a_server_that_wants_a_password_gets_that_of_mlflows_environment(monkeypatch):
+    with page_server(200, b'{"experiment": {"experiment_id": "0"}}', password="open") as port:
+        uri = f"http://127.0.0.1:{port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "user")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "open")
+        check_store(uri, "demo")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "shut")
+        assert "it answers HTTP 401 Unauthorized" in problem(uri)
+
+
 def test_a_database_whose_driver_is_missing(monkeypatch):
-    monkeypatch.setattr(store, "check_store", lambda uri: None)
+    monkeypatch.setattr(store, "check_store", lambda uri, experiment: None)
     monkeypatch.setitem(sys.modules, "pymysql", None)
     with pytest.raises(BadRequestError, match="needs the package pymysql: install it"):
         store.connect("mysql+pymysql://127.0.0.1/store", "demo")
@@ -147,7 +186,7 @@ def test_a_database_of_another_mlflow(uri):
 def test_checking_a_database_leaves_it_as_it_was(uri):
     path = Path(uri.removeprefix("sqlite:///"))
     before = path.read_bytes()
-    check_store(uri)
+    check_store(uri, "demo")
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 

@@ -14,6 +14,8 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.data.tables import Columns, no_column
 from adapad_ray.wording import counted
 
+_MISSING = ("", "nan", "NaN", "NA", "<NA>", "NaT", "None", "NULL", "null", "#N/A")
+"""What programs write for a value that is missing; each may be the name of a class too."""
 _MOST_FRACTIONS = 20
 """Classes called by fractions, such as half stars; more count as numbers of a regression (a project default)."""
 
@@ -45,6 +47,8 @@ def as_text(values: pd.Series, column: str, split: str) -> list[str]:
     """
     if pd.api.types.is_bool_dtype(values):
         return [str(value).lower() for value in values]
+    if values.dtype.kind in "mM":  # pandas would write the times of day of all rows if one has any
+        return [str(value).removesuffix(" 00:00:00") for value in values]
     texts = values.astype(str).tolist() if not _holds_objects(values) else values.tolist()
     if set(map(type, texts)) - {str}:
         texts = [text_of(value, column, split, row) for row, value in enumerate(texts, 1)]
@@ -93,12 +97,18 @@ def classes_as_text(values: pd.Series, column: str, split: str) -> list[str]:
     """Classes as strings, whole floats of Parquet like integers, so that files of different types agree.
 
     Raises:
-        BadRequestError: a value is no class: empty, a list or an object.
+        BadRequestError: a value is no class: empty, a list or an object; or they are numbers instead of classes.
     """
     texts = as_text(values, column, split)
     if pd.api.types.is_float_dtype(values):
         texts = [str(int(v)) if v.is_integer() else text for v, text in zip(values.tolist(), texts, strict=True)]
     _refuse_empty(np.array([text == "" for text in texts]), column, split)
+    names = set(texts)
+    if len(names) > _MOST_FRACTIONS and (fraction := _fraction_of_numbers(sorted(names))):
+        raise BadRequestError(
+            f"column {column!r} of the {split} data holds {fraction} and {len(names) - 1:,} other numbers: labels are "
+            "classes, not numbers; use task.type=regression for numbers"
+        )
     return texts
 
 
@@ -108,17 +118,11 @@ def number_classes(
     """Splits whose `label` is the number of a class, and the names of the classes: those of the training split.
 
     Raises:
-        BadRequestError: the training split has one class only or has numbers instead of classes, or another split has
-            a class that it lacks.
+        BadRequestError: the training split has one class only, or another split has a class that it lacks.
     """
     names = sort_classes(set(splits["train"]["label"]))
     if len(names) < 2:
         raise BadRequestError(f"task {task!r} has one label in training, {names[0]!r}: it takes at least two")
-    if len(names) > _MOST_FRACTIONS and (fraction := _fraction_of_numbers(names)):
-        raise BadRequestError(
-            f"column {column!r} of the train data holds {fraction} and {len(names) - 1:,} other numbers: labels are "
-            "classes, not numbers; use task.type=regression for numbers"
-        )
     return {split: encode_classes(frame, names, split) for split, frame in splits.items()}, names
 
 
@@ -157,7 +161,8 @@ def spelling_hint(unknown: Iterable[str], names: Iterable[str]) -> str:
 
 def doubtful_classes(names: Iterable[str]) -> list[str]:
     """Warnings about classes that may not be meant: blanks, fractions, and several spellings of one name."""
-    warnings = [f"a class is called {name!r}: is it a missing value?" for name in names if not name.strip()]
+    missing = [name for name in names if name.strip() in _MISSING]
+    warnings = [f"a class is called {name!r}: is it a missing value?" for name in missing]
     if fraction := _fraction_of_numbers(names):
         warnings.append(
             f"classes are called by numbers such as {fraction}: use task.type=regression if they are amounts"
@@ -215,7 +220,7 @@ def exact_number(text: str) -> Decimal:
     As floats, whole numbers above 2^53 would meet their neighbours.
     """
     context = Context(prec=max(1, len(text)), Emax=MAX_EMAX, Emin=MIN_EMIN)
-    return Decimal(text).normalize(context)
+    return context.normalize(context.plus(Decimal(text)))  # plus: -0 is 0
 
 
 def number_of(text: str) -> float | None:

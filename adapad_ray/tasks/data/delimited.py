@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import pandas as pd
 
 from adapad_ray.tasks.data.columns import number_of
-from adapad_ray.tasks.data.tables import Columns, FileError, check_names, named, table_of
+from adapad_ray.tasks.data.tables import Columns, FileError, check_names, doubtful_names, named, table_of, warn
 from adapad_ray.wording import counted
 
 _QUOTE = '"'
@@ -21,9 +21,6 @@ _FEW = 5
 """Rows per value of a column whose values repeat (a project default)."""
 _ENOUGH = 10
 """Rows that show whether a column's values repeat (a project default)."""
-
-WARNINGS = "warnings"
-"""The entry of a table's `attrs` with sentences about what may be misread in its file."""
 
 
 class _QuotesError(FileError):
@@ -49,7 +46,9 @@ def read_csv(content: str, columns: Columns) -> pd.DataFrame:
         FileError: a column is missing, quotation marks are not paired, or a row has too many or too few fields.
     """
     with _long_fields():
-        return _select(_quoted(content, ","), content, ",", columns)
+        table = _select(_quoted(content, ","), content, ",", columns)
+    _warn_of_kept_marks(table, "a space stands before or after them: delete it", lambda value: value.strip(" "))
+    return table
 
 
 def read_tsv(content: str, columns: Columns) -> pd.DataFrame:
@@ -85,24 +84,29 @@ def read_tsv(content: str, columns: Columns) -> pd.DataFrame:
 def _literal(plain: Sequence[_Record], content: str, columns: Columns) -> pd.DataFrame:
     """The named columns with quotation marks as characters, and a warning if they enclose values."""
     table = _select(plain, content, "\t", columns)
-    for name in table:
-        kept = [value for value in table[name] if value is not None and _enclosed(value)]
-        if kept:
-            message = (
-                f"{len(kept):,} of {counted(len(table), 'value')} of column {name!r} keep the quotation marks around "
-                f"them, such as {_shortened(kept[0])}, because not all of the file's values are quoted: quote all or "
-                "none of them if they are no part of the values"
-            )
-            _warn(table, message)
+    reason = "not all of the file's values are quoted: quote all or none of them if they are no part of the values"
+    _warn_of_kept_marks(table, reason)
     return table
+
+
+def _warn_of_kept_marks(table: pd.DataFrame, reason: str, bare: Callable[[str], str] | None = None) -> None:
+    """Warns of values in quotation marks, or of those that `bare` changes and shows to be in quotation marks."""
+    for name in table:
+        values = [value for value in table[name] if value is not None and _QUOTE in value]
+        if bare is None:
+            kept = [value for value in values if _enclosed(value)]
+        else:
+            kept = [value for value in values if value != bare(value) and _enclosed(bare(value))]
+        if kept:
+            warn(
+                table,
+                f"{len(kept):,} of {counted(len(table), 'value')} of column {name!r} keep the quotation marks around "
+                f"them, such as {_shortened(kept[0])}, because {reason}",
+            )
 
 
 def _shortened(value: str) -> str:
     return value if len(value) <= 40 else f"{value[:39]}…"
-
-
-def _warn(table: pd.DataFrame, message: str) -> None:
-    table.attrs[WARNINGS] = [*table.attrs.get(WARNINGS, []), message]
 
 
 def _enclosed(field: str) -> bool:
@@ -157,6 +161,8 @@ def _select(found: Iterable[_Record], content: str, separator: str, columns: Col
     for first, last, fields in records:
         if not fields:
             continue
+        if len(fields) > 1 and [fields[0].removeprefix("\ufeff"), *fields[1:]] == header:
+            raise FileError(f"repeats its header in line {first:,}, as joined files do: delete that line")
         if needed >= len(fields) or (len(fields) > len(header) and any(fields[len(header) :])):
             raise FileError(
                 f"has {counted(len(fields), 'field')} in line {first:,} and {len(header)} in its header: put texts "
@@ -169,6 +175,7 @@ def _select(found: Iterable[_Record], content: str, separator: str, columns: Col
     if values and not values[0]:
         raise FileError("has no rows")
     table = table_of(dict(zip(wanted, values, strict=True)))
+    warn(table, *doubtful_names(columns, header))
     if long:
         doubtful = _swallowed(
             long, list(_lines(content)), separator, len(header), dict(zip(positions, values, strict=True))
@@ -181,7 +188,7 @@ def _select(found: Iterable[_Record], content: str, separator: str, columns: Col
                 f"marks{more}; each could be a row by itself: if so, write a quotation mark inside a text twice and "
                 "put the text in double quotes"
             )
-            _warn(table, message)
+            warn(table, message)
     return table
 
 

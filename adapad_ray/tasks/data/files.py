@@ -37,7 +37,22 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-_ARCHIVES = ((b"\x1f\x8b", "gzip"), (b"PK\x03\x04", "zip, as .xlsx files are"), (b"BZh", "bzip2"), (b"PAR1", "Parquet"))
+_ARCHIVES = (
+    (b"\x1f\x8b", "gzip"),
+    (b"PK\x03\x04", "zip, as .xlsx files are"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstandard"),
+    (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
+    (b"\xd0\xcf\x11\xe0", "an old file of Office, such as .xls"),
+    (b"PAR1", "Parquet"),
+    (b"ARROW1", "Arrow"),
+    (b"SQLite format 3", "an SQLite database"),
+)
+_NO_TEXT = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
+"""Control characters, which no text in an encoding of single bytes has."""
+_JAPANESE = re.compile(rb"\x1b\$[@B]")
+"""The beginning of Japanese text in ISO-2022-JP, all of whose bytes are those of UTF-8 too."""
 
 
 def read_files(name: str, files: Mapping[str, str], columns: Columns) -> Tables:
@@ -63,6 +78,8 @@ def _read_file(given: str, split: str, columns: Columns) -> pd.DataFrame:
     path = Path(os.path.expanduser(given))
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long for a file
         check_place(given, split)
+        if os.path.exists(path):
+            raise BadRequestError(f"the {split} file {given!r} is a pipe or a device: write its content to a file")
         raise UnreachableError(f"the {split} file {given!r} does not exist: pass the path of a file")
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
@@ -118,12 +135,15 @@ def decode(content: bytes) -> str:
             raise FileError(f"is no text but {kind}: unpack it, or name it by what it is")
     if content.startswith(b"version https://git-lfs.github.com/"):
         raise FileError("is a pointer of Git LFS: run `git lfs pull`")
-    start = content[:2000]
-    if max(start[::2].count(0), start[1::2].count(0)) > 2 * len(start) // 5:
+    if b"\0" in re.split(rb"[\r\n]", content, maxsplit=1)[0]:  # names of columns and JSON's signs have one in UTF-16
         raise FileError("is in UTF-16 without its mark, or no text: save it as UTF-8")
+    if _JAPANESE.search(content):
+        raise FileError("is in ISO-2022-JP: save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if _NO_TEXT.search(content[:2000]):
+            raise FileError("is no text: unpack or convert it, or name it by what it is") from error
         line = content.count(b"\n", 0, error.start) + 1
         raise FileError(
             f"is not in UTF-8 (byte 0x{content[error.start]:02x} in line {line:,} is the first that is not): save it "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
 
-from adapad_ray.tasks.data.tables import Columns, FileError, check_names, named, table_of
+from adapad_ray.tasks.data.tables import Columns, FileError, check_names, doubtful_names, named, table_of, warn
 
 
 class _RepeatedKey(ValueError):
@@ -35,12 +36,14 @@ def read_json(content: str, columns: Columns) -> pd.DataFrame:
     if not keys:
         raise FileError("has no rows")
     check_names(columns, list(keys))
-    return table_of(values)
+    table = table_of(values)
+    warn(table, *doubtful_names(columns, keys))
+    return table
 
 
 def _lines(content: str) -> Iterator[tuple[str, Any]]:
     parse = _decoder().decode
-    for number, line in enumerate(content.split("\n"), 1):
+    for number, line in enumerate(re.split(r"\r\n?|\n", content), 1):
         if line and not line.isspace():
             yield f"line {number:,}", _parsed(parse, line, number)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from adapad_ray.tasks.data.tables import Columns, FileError, check_names, named
+from adapad_ray.tasks.data.tables import Columns, FileError, check_names, doubtful_names, named, warn
 
 
 def read_parquet(path: Path, columns: Columns) -> pd.DataFrame:
@@ -35,4 +35,5 @@ def read_parquet(path: Path, columns: Columns) -> pd.DataFrame:
             table = table.set_column(i, wanted[i], column.cast(column.type.value_type))
     # Whole numbers beside nulls would become floats, and those above 2^53 other numbers.
     frame: pd.DataFrame = table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
+    warn(frame, *doubtful_names(columns, parquet.schema_arrow.names))
     return frame

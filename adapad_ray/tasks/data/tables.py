@@ -25,6 +25,16 @@ class Tables(NamedTuple):
     """sha256 over the files, or over the rows where they come from the Hub."""
 
 
+WARNINGS = "warnings"
+"""The entry of a table's `attrs` with sentences about what may be misread in its file."""
+
+
+def warn(table: pd.DataFrame, *messages: str) -> None:
+    """Adds sentences to a table's warnings."""
+    if messages:
+        table.attrs[WARNINGS] = [*table.attrs.get(WARNINGS, []), *messages]
+
+
 class FileError(ValueError):
     """A file cannot be read. The message is a clause whose subject is the file: `has no rows`."""
 
@@ -49,6 +59,16 @@ def check_names(columns: Columns, available: Sequence[str]) -> None:
             raise FileError(
                 f"has {available.count(column)} columns called {column!r}, the one for {field!r}: rename or drop one"
             )
+
+
+def doubtful_names(columns: Columns, available: Iterable[str]) -> list[str]:
+    """Warnings about columns beside the named ones whose names differ from theirs in case and spaces alone."""
+    alike = [(name, other) for name in named(columns) for other in available if other != name and _same(name, other)]
+    return [f"columns {name!r} and {other!r} differ in case or spaces alone: {name!r} is read" for name, other in alike]
+
+
+def _same(name: str, other: str) -> bool:
+    return " ".join(name.split()).casefold() == " ".join(other.split()).casefold()
 
 
 def no_column(field: str, column: str, available: Sequence[str]) -> str:

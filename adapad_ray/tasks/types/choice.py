@@ -45,6 +45,18 @@ class ChoiceSource(PromptSource):
             return words
         return {str(key).lower() if isinstance(key, bool) else str(key): word for key, word in words.items()}
 
+    @field_validator("words")
+    @classmethod
+    def _words_differ(cls, words: dict[str, str]) -> dict[str, str]:
+        by_word: dict[str, str] = {}
+        for name, word in words.items():
+            if not word.strip():
+                raise ValueError(f"class {name!r} has no word")
+            if word in by_word:
+                raise ValueError(f"classes {by_word[word]!r} and {name!r} have the same word {word!r}")
+            by_word[word] = name
+        return words
+
 
 class Choice(PromptTask[ChoiceSource]):
     """Prompts and choices. Training reads the right choice only; evaluation compares all of them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.data.columns import as_text, exact_number, number_of, with_group
+from adapad_ray.tasks.data.splits import SPLITS
 from adapad_ray.tasks.losses import squared_error
 from adapad_ray.tasks.metrics import NumberMetricName
 from adapad_ray.tasks.source import TextSource
@@ -52,6 +53,19 @@ class Regression(TextTask[RegressionSource]):
     def placeholder(self, class_names: tuple[str, ...]) -> str:
         """Zero."""
         return "0"
+
+    def number_labels(
+        self, splits: Mapping[str, pd.DataFrame], source: RegressionSource, task: str
+    ) -> tuple[dict[str, pd.DataFrame], tuple[str, ...]]:
+        """The splits as they are, if the labels of each differ."""
+        for split in SPLITS:
+            found = splits[split]["label"].to_numpy(np.float32)
+            if len(found) > 1 and np.ptp(found) == 0:
+                raise BadRequestError(
+                    f"all labels in the {split} split of task {task!r} are {found[0]:g} in the fp32 that they are "
+                    "trained in: there is nothing to predict"
+                )
+        return dict(splits), ()
 
     def outputs(self, class_names: tuple[str, ...]) -> int:
         """One."""

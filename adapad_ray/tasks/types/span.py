@@ -7,7 +7,7 @@ a threshold, which is chosen on validation and applied to the tests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -87,9 +87,9 @@ class Span(RowTask[SpanSource]):
         )
         frame = with_group(frame, table, source.group, split)
         if source.answerable_only:
-            frame = frame[[len(texts) > 0 for texts, _ in frame["label"]]].reset_index(drop=True)
-        _check_starts(frame, split)
-        return frame
+            frame = frame[[len(texts) > 0 for texts, _ in frame["label"]]]
+        _check_starts(frame, frame.index + 1, split)
+        return frame.reset_index(drop=True)
 
     def outputs(self, class_names: tuple[str, ...]) -> int:
         """Two: start and end."""
@@ -215,6 +215,8 @@ def _answers(value: Any, column: str, split: str, row: int) -> tuple[tuple[str, 
         ):
             raise TypeError("no lists of equal length")
         texts, starts = tuple(map(str, texts)), tuple(map(int, starts))
+        if not all(map(str.strip, texts)):
+            raise ValueError("an empty answer")
     except (TypeError, KeyError, ValueError, IndexError) as error:
         raise BadRequestError(
             f"column {column!r} of the {split} data holds {str(value)[:80]!r}: answers are "
@@ -223,14 +225,15 @@ def _answers(value: Any, column: str, split: str, row: int) -> tuple[tuple[str, 
     return texts, starts
 
 
-def _check_starts(frame: pd.DataFrame, split: str) -> None:
-    wrong = sum(
-        not text[start:].startswith(answer)
-        for text, (answers, starts) in zip(frame["text"], frame["label"], strict=True)
+def _check_starts(frame: pd.DataFrame, rows: Iterable[int], split: str) -> None:
+    wrong = [
+        row
+        for row, text, (answers, starts) in zip(rows, frame["text"], frame["label"], strict=True)
         for answer, start in zip(answers[:1], starts[:1], strict=True)
-    )
+        if start < 0 or not text[start:].startswith(answer)
+    ]
     if wrong:
         raise BadRequestError(
-            f"answer_start of {counted(wrong, 'row')} of the {split} data does not point to the answer's text: "
-            "it counts characters of the context from 0"
+            f"answer_start of {counted(len(wrong), 'row')} of the {split} data does not point to the answer's text "
+            f"(first in row {wrong[0]:,}): it counts characters of the context from 0"
         )
