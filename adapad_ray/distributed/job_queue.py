@@ -81,9 +81,7 @@ class JobQueue:
         Args:
             name: part of the names of the groups' actors.
         """
-        # A handle that came as an argument would have been counted while this actor started; Ray 2.60 then ended it.
-        queue = ray.get_runtime_context().current_actor
-        await self.open_as(queue, name)
+        await self.open_as(ray.get_runtime_context().current_actor, name)
 
     async def open_as(self, queue: ray.actor.ActorHandle, name: str) -> None:
         """Start all groups, whose workers call `queue`."""
