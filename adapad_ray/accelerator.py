@@ -18,6 +18,21 @@ class AcceleratorMemoryError(RuntimeError):
     """A cell needs more memory than there is on its accelerator; the message says what would need less."""
 
 
+class NoAcceleratorError(RuntimeError):
+    """This process was given a GPU that torch does not see."""
+
+
+def require_accelerator() -> None:
+    """Check that torch sees a GPU here.
+
+    Raises:
+        NoAcceleratorError: it does not.
+    """
+    if not torch.cuda.is_available():
+        build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build without CUDA"
+        raise NoAcceleratorError(f"torch {torch.__version__} ({build}) sees no GPU on {platform.node()}")
+
+
 def accelerator_name(device: str) -> str:
     """Return the name of a GPU, or the processor's architecture."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()

@@ -12,5 +12,9 @@ class StorageError(RuntimeError):
     """The store of the results cannot be reached while a sweep runs; finished cells are kept."""
 
 
+class WorkersLostError(RuntimeError):
+    """No worker is left that could compute a cell; finished cells are kept."""
+
+
 class UnreachableError(BadRequestError):
     """The model or data set is on the Hub, which cannot be reached, or in a file that does not exist."""

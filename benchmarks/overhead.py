@@ -5,12 +5,14 @@
 Overhead per cell is the wall time of `adapad sweep`, from start to exit with report and MLflow, minus the seconds of
 training and evaluation divided by the number of groups, divided by the number of cells. Memory is sampled while cells
 finish: the resident set of the driver, and the PSS of the driver and all its descendants (shared pages count once).
+CPU seconds are those of the driver and all its descendants, Ray's services included, sampled until they end.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import random
 import subprocess
@@ -64,6 +66,14 @@ def write_inputs(folder: Path, cells: int) -> Path:
     return path
 
 
+def add_cpu_seconds(process: psutil.Process, seconds: dict[tuple[int, float], float]) -> None:
+    """Records the CPU time so far of a process and its descendants, by process id and start."""
+    for one in [process, *process.children(recursive=True)]:
+        with suppress(psutil.Error):
+            times = one.cpu_times()
+            seconds[one.pid, one.create_time()] = times.user + times.system
+
+
 def memory(process: psutil.Process) -> tuple[float, float]:
     """Memory in MB of the driver, and of the driver with all its descendants."""
     total = 0.0
@@ -77,20 +87,32 @@ def main() -> None:
     """Runs the sweep and prints its overhead and its memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=200)
+    parser.add_argument("overrides", nargs="*", help="of the sweep's file, as in seeds=[0]")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         spec = write_inputs(place, arguments.cells)
-        command = [sys.executable, "-c", "from adapad_ray.cli import app; app()", "sweep", str(spec)]
+        command = [
+            sys.executable,
+            "-c",
+            "from adapad_ray.cli import app; app()",
+            "sweep",
+            str(spec),
+            *arguments.overrides,
+        ]
         began = time.perf_counter()
         with (place / "output.txt").open("w") as output:
             sweep = subprocess.Popen(command, cwd=place, stdout=output, stderr=subprocess.STDOUT)
-            samples, process = [], psutil.Process(sweep.pid)
-            while sweep.poll() is None:
-                done = len(list((place / "runs" / "overhead" / "cells").glob("*/result.json")))
+            samples, process, cpu = [], psutil.Process(sweep.pid), {}
+            for tick in itertools.count():
+                if sweep.poll() is not None:
+                    break
                 with suppress(psutil.Error):
-                    samples.append((done, *memory(process)))
-                time.sleep(2.0)
+                    add_cpu_seconds(process, cpu)
+                    if tick % 8 == 0:
+                        done = len(list((place / "runs" / "overhead" / "cells").glob("*/result.json")))
+                        samples.append((done, *memory(process)))
+                time.sleep(0.25)
         wall = time.perf_counter() - began
         said = (place / "output.txt").read_text()
         if sweep.returncode != 0:
@@ -105,7 +127,7 @@ def main() -> None:
     print(
         f"{len(costs)} cells, {groups} groups, {wall:.0f} s of wall time, {training:.0f} s of training and evaluation"
     )
-    print(f"overhead {overhead:.2f} s a cell")
+    print(f"overhead {overhead:.2f} s a cell, {sum(cpu.values()):.0f} CPU seconds in all")
     for name, column in (("driver", 1), ("all processes", 2)):
         meanwhile = [s for s in samples if s[0] < len(costs)]  # afterwards the pool closes and the report is written
         near = {n: [s[column] for s in meanwhile if abs(s[0] - n) <= 10] for n in (20, 100, len(costs) - 10)}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
-from adapad_ray.accelerator import accelerator_name, is_lost, peak_memory
+from adapad_ray.accelerator import NoAcceleratorError, accelerator_name, is_lost, peak_memory, require_accelerator
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,9 @@ def test_a_cpu_is_named_by_its_architecture_and_its_memory_is_that_of_the_proces
     assert accelerator_name("cpu")
     block = torch.ones(30_000_000)
     assert peak_memory("cpu") > block.nbytes
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_process_that_was_given_a_gpu_which_torch_does_not_see_says_so() -> None:
+    with pytest.raises(NoAcceleratorError, match=rf"torch {re.escape(torch.__version__)} \(.*\) sees no GPU on \S+"):
+        require_accelerator()

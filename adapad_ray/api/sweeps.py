@@ -80,6 +80,7 @@ def sweep(spec: Spec, out: str | Path | None = None, *, progress: bool = True, *
     Raises:
         BadRequestError: the sweep cannot be planned or started, or all of its cells have failed.
         StorageError: the store of a URL cannot be reached; finished cells are kept.
+        WorkersLostError: no worker group is left that could be set up; finished cells are kept.
     """
     from adapad_ray.assets import check_cache
     from adapad_ray.distributed import check_cluster
@@ -95,10 +96,15 @@ def sweep(spec: Spec, out: str | Path | None = None, *, progress: bool = True, *
         check_store(text_in(content, "tracking", DEFAULT_STORE), text_in(content, "name", ""))
         from adapad_ray.cli.output.console import Console
         from adapad_ray.cli.output.terminal import print_error
+        from adapad_ray.sweep.executor import unused_gpus
         from adapad_ray.sweep.run import Sweep
 
+        checked = parse_spec(content)
+        unused = unused_gpus(checked)
+        if unused is not None:
+            print_error(unused)
         console = Console()
-        launch = Sweep(parse_spec(content), folder, [console] if progress else [])
+        launch = Sweep(checked, folder, [console] if progress else [])
         for warning in launch.warnings:
             print_error(f"warning: {warning}")
         outcome = launch.run()

@@ -10,12 +10,12 @@ from typing import ParamSpec
 import typer
 
 from adapad_ray.cli.output.terminal import print_error
-from adapad_ray.errors import BadRequestError, StorageError
+from adapad_ray.errors import BadRequestError, StorageError, WorkersLostError
 from adapad_ray.interrupts import interruptible, was_interrupted
 
 DONE = 0
 FAILED = 1
-"""Some cells failed, or the storage could not be written."""
+"""Some cells failed, the storage could not be written, or no worker could compute."""
 BAD_REQUEST = 2
 INTERRUPTED = 130
 """As shells report SIGINT; after SIGTERM too."""
@@ -40,7 +40,7 @@ def command(run: Callable[P, int]) -> Callable[P, None]:
         except KeyboardInterrupt:
             print_error("interrupted; finished cells are kept: run the same command again to continue")
             code = INTERRUPTED
-        except StorageError as error:
+        except (StorageError, WorkersLostError) as error:
             print_error(f"{error}; finished cells are kept: run the same command again to continue")
             code = FAILED
         except OSError as error:

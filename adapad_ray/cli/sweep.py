@@ -35,8 +35,12 @@ def sweep(
         from adapad_ray.cli.output.console import Console
         from adapad_ray.cli.output.terminal import print_error
         from adapad_ray.report.page import PAGE
+        from adapad_ray.sweep.executor import unused_gpus
         from adapad_ray.sweep.run import Sweep
 
+        unused = unused_gpus(spec)
+        if unused is not None:
+            print_error(unused)
         console = Console()
         launch = Sweep(spec, folder, [console])
         for warning in launch.warnings:

@@ -4,19 +4,33 @@ A group is a set of workers that compute one job together; a pool is a set of gr
 defines jobs, set-up and results, so that this package is independent of sweeps.
 """
 
-from adapad_ray.distributed.cluster import available_groups, check_cluster, connect
-from adapad_ray.distributed.jobs import JobContext, JobError, JobOutcome, JobProgress, PoolError, SetupContext
+from adapad_ray.distributed.capacity import WorkerRequest
+from adapad_ray.distributed.cluster import available_groups, check_cluster, connect, visible_gpus
+from adapad_ray.distributed.jobs import (
+    GroupRetired,
+    JobContext,
+    JobError,
+    JobOutcome,
+    JobProgress,
+    PoolError,
+    PoolEvent,
+    SetupContext,
+)
 from adapad_ray.distributed.worker_pool import WorkerPool
 
 __all__ = [
+    "GroupRetired",
     "JobContext",
     "JobError",
     "JobOutcome",
     "JobProgress",
     "PoolError",
+    "PoolEvent",
     "SetupContext",
     "WorkerPool",
+    "WorkerRequest",
     "available_groups",
     "check_cluster",
     "connect",
+    "visible_gpus",
 ]

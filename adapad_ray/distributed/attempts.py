@@ -21,6 +21,8 @@ class Job:
     outcome: asyncio.Future[JobOutcome]
     attempts: int = 0
     """Attempts that a rank has started."""
+    broke: set[int] = field(default_factory=set)
+    """Groups that have lost an accelerator with this job."""
 
 
 @dataclass

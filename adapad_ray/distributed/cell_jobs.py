@@ -11,7 +11,7 @@ from typing import Any
 import ray
 import torch
 
-from adapad_ray.accelerator import AcceleratorMemoryError
+from adapad_ray.accelerator import AcceleratorMemoryError, limit_memory, require_accelerator
 from adapad_ray.distributed.board_exchange import BoardExchange
 from adapad_ray.distributed.jobs import JobContext, SetupContext
 from adapad_ray.distributed.ray_internals import process_title
@@ -32,7 +32,14 @@ ROUNDS_SECONDS = 5.0
 
 
 def open_workspace(context: SetupContext) -> Workspace:
-    """Sets a worker up: takes the frozen backbone and the tokenised data from the object store."""
+    """Sets a worker up: takes the frozen backbone and the tokenised data from the object store.
+
+    Raises:
+        NoAcceleratorError: this worker has a GPU that torch does not see.
+    """
+    if context.gpus:
+        require_accelerator()
+    limit_memory(context.device, context.gpus)
     backbone = open_backbone(ray.get(context.shared["backbone"]), context.device)
     return Workspace(backbone, ray.get(context.shared["data"]), context.device)
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.placement_group import NODE_ID_LABEL_KEY
 
-from adapad_ray.distributed.cluster_address import find_cluster
-from adapad_ray.distributed.ray_internals import LOCAL_CLUSTER, autoscaling_limit, silence_authentication
+from adapad_ray.distributed.autoscaler import declared_nodes, has_autoscaler_of_kubernetes
+from adapad_ray.distributed.capacity import Capacity, NodeType, WorkerRequest
+from adapad_ray.distributed.cluster_address import find_cluster, gpus_at
+from adapad_ray.distributed.ray_internals import LOCAL_CLUSTER, silence_authentication
 from adapad_ray.distributed.ray_start import join_cluster, start_cluster
 from adapad_ray.errors import BadRequestError
 from adapad_ray.interrupts import interruptible
-from adapad_ray.wording import counted
 
 
 @contextmanager
@@ -63,6 +66,23 @@ def check_cluster() -> None:
         find_cluster()
 
 
+def visible_gpus() -> float:
+    """Return how many GPUs are on the nodes of the cluster that `connect` will use; of one to be started, those here.
+
+    Raises:
+        BadRequestError: no cluster answers at `RAY_ADDRESS`.
+    """
+    if ray.is_initialized():
+        return float(ray.cluster_resources().get("GPU", 0.0))
+    silence_authentication()
+    address = find_cluster()
+    if address is not None:
+        return gpus_at(address)
+    import torch
+
+    return float(torch.cuda.device_count())
+
+
 def _start(address: str | None, num_cpus: int | None, object_store_memory: int | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if address is not None:
@@ -80,36 +100,55 @@ def _start(address: str | None, num_cpus: int | None, object_store_memory: int |
     )
 
 
-def available_groups(workers: int, cpus_per_worker: float, gpus_per_worker: float) -> int:
-    """Return how many groups of `workers` workers the whole cluster holds at once, at least one.
+def available_groups(workers: int, request: WorkerRequest, most: int | None = None) -> int:
+    """Return how many groups of `workers` workers the cluster holds at once, at least one.
 
-    Ray waits forever, without a message, for resources that fit nowhere; this raises instead. A worker must fit on one
-    node; a group may span several. For a cluster that grows on demand, its declared maximum counts.
+    For a cluster that grows on demand, the nodes count that its autoscaler may start. That of Kubernetes does not tell
+    which; there `most` is the number of groups that fit on the nodes to come.
+
+    Args:
+        most: the largest number to return.
 
     Raises:
-        BadRequestError: an argument is out of range, or not even one group fits.
+        BadRequestError: not even one group fits.
     """
-    if workers < 1 or cpus_per_worker <= 0 or gpus_per_worker < 0:
-        raise BadRequestError(
-            "a group needs workers >= 1, cpus_per_worker > 0 and gpus_per_worker >= 0, but got "
-            f"{workers}, {cpus_per_worker:g} and {gpus_per_worker:g}"
-        )
-    request = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
-    limit = autoscaling_limit()
-    nodes = [limit] if limit else [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    groups = sum(_copies(request, node) for node in nodes) // workers
-    if groups < 1:
-        capacity = "; ".join(
-            f"{counted(node.get('CPU', 0), 'CPU')} and {counted(node.get('GPU', 0), 'GPU')}" for node in nodes
-        )
-        raise BadRequestError(
-            f"one group of {counted(workers, 'worker')} with {counted(cpus_per_worker, 'CPU')} and "
-            f"{counted(gpus_per_worker, 'GPU')} each does not fit the cluster "
-            f"(per node: {capacity}): lower resources.workers, cpus_per_worker or gpus_per_worker"
-        )
-    return groups
+    return _groups(cluster_capacity(), workers, request, most)
 
 
-def _copies(request: dict[str, float], capacity: dict[str, float]) -> int:
-    # Ray counts resources in units of 1e-4; the epsilon keeps 3 x 0.1 inside 0.3.
-    return min(int(capacity.get(name, 0) / amount + 1e-6) for name, amount in request.items() if amount > 0)
+def _groups(capacity: Capacity, workers: int, request: WorkerRequest, most: int | None) -> int:
+    if not capacity.declared and has_autoscaler_of_kubernetes():
+        if most is not None:
+            return most
+        try:
+            return capacity.groups(workers, request)
+        except BadRequestError as error:
+            raise BadRequestError(
+                f"{error}; if the autoscaler adds nodes that do, set resources.max_groups to the groups that they hold"
+            ) from error
+    groups = capacity.groups(workers, request)
+    return groups if most is None else min(groups, most)
+
+
+def misfit(workers: int, request: WorkerRequest, bad_nodes: Collection[str] = ()) -> str | None:
+    """Return why the cluster as it is now will never hold a group; None if it can.
+
+    Args:
+        bad_nodes: ids of nodes that do not count.
+    """
+    try:
+        _groups(cluster_capacity(bad_nodes), workers, request, 1)
+    except BadRequestError as error:
+        return str(error)
+    return None
+
+
+def cluster_capacity(bad_nodes: Collection[str] = ()) -> Capacity:
+    """Return the nodes of the cluster that this process is connected to, without those of these ids."""
+    kinds: Counter[tuple[Any, ...]] = Counter()
+    for node in ray.nodes():
+        if node["Alive"] and node["NodeID"] not in bad_nodes:
+            resources = {name: amount for name, amount in node["Resources"].items() if not name.startswith("node:")}
+            labels = {key: value for key, value in node["Labels"].items() if key != NODE_ID_LABEL_KEY}
+            kinds[tuple(sorted(resources.items())), tuple(sorted(labels.items()))] += 1
+    alive = [NodeType(dict(resources), count, dict(labels)) for (resources, labels), count in kinds.items()]
+    return Capacity(alive, *declared_nodes())

@@ -12,6 +12,7 @@ from functools import partial
 from adapad_ray.distributed.ray_internals import (
     address_on_this_machine,
     check_local_start,
+    gpus_of,
     has_node_on_this_machine,
     open_control_store,
     use_token_if_available,
@@ -57,6 +58,11 @@ def find_cluster(address: str | None = None) -> str | None:
             "use `adapad submit`, or unset RAY_ADDRESS to use this machine alone"
         )
     return address
+
+
+def gpus_at(address: str) -> float:
+    """The number of GPUs of a cluster that `find_cluster` has found."""
+    return gpus_of(open_control_store(*_host_and_port(address)), LONGEST_PROBE)
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

@@ -1,91 +1,92 @@
-"""The job queue: hands jobs to worker groups, and repeats a job whose workers died.
-
-An incarnation is one life of a group's worker processes, from their start to the first death.
-"""
+"""The job queue: hands jobs to worker groups, and repeats a job whose workers died."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError
 
 from adapad_ray.distributed.attempts import Attempt, Job
 from adapad_ray.distributed.estimate_board import EstimateBoard
-from adapad_ray.distributed.jobs import Assignment, JobError, JobOutcome, JobProgress, PoolError
-from adapad_ray.distributed.ray_internals import ping
-from adapad_ray.wording import counted
+from adapad_ray.distributed.groups.keeper import GroupKeeper, GroupState
+from adapad_ray.distributed.groups.worker_group import WorkerGroup
+from adapad_ray.distributed.jobs import (
+    Assignment,
+    GroupRetired,
+    JobError,
+    JobOutcome,
+    JobProgress,
+    PoolError,
+    PoolEvent,
+)
 
-
-@dataclass
-class _Group:
-    """A group and its present incarnation."""
-
-    index: int
-    incarnation: str | None = None
-    members: dict[int, ray.actor.ActorHandle] = field(default_factory=dict)
-    """Living workers, by rank."""
-    ready: set[int] = field(default_factory=set)
-    """Ranks whose set-up has succeeded."""
-    was_ready: bool = True
-    """Whether every rank of the last incarnation was ready once."""
-    failed_starts: int = 0
-    """Incarnations in a row that died before every rank was ready."""
-    attempt: Attempt | None = None
-    joining: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def kill(self) -> None:
-        """Kill all living workers."""
-        for worker in self.members.values():
-            ray.kill(worker)
+UPKEEP_SECONDS = 1.0
+"""How often idle groups are looked for."""
 
 
 class JobQueue:
     """An asyncio actor. Jobs go out in the order of submission; a job whose worker died goes back to the front.
 
-    A worker counts as dead when Ray reports its death, never because it is silent, so a slow job is not taken for a
-    dead one. A job is handed out again only when every worker that held it has answered or is dead, so two attempts
-    never overlap.
+    A job is handed out again only when every worker that held it has answered or is dead, so two attempts never
+    overlap.
 
     Args:
-        groups: number of groups that will join.
-        workers: ranks of each group.
-        max_attempts: starts of one job, after which it is `lost` instead of repeated.
+        groups: those that will join. All have the same number of workers.
+        max_attempts: starts of one job, after which it is `lost` instead of repeated; also of a group in a row.
+        idle_seconds: how long a group may be without work before it is ended.
         straggler_seconds: how long the other ranks may go on after one rank has failed.
-        ping_seconds: interval of the calls that notice a death.
     """
 
     def __init__(
         self,
-        groups: int,
-        workers: int,
+        groups: Sequence[WorkerGroup],
         max_attempts: int,
+        idle_seconds: float = 40.0,
         straggler_seconds: float = 10.0,
-        ping_seconds: float = 0.5,
     ) -> None:
-        self._workers = workers
+        self._workers = groups[0].settings.workers
         self._max_attempts = max_attempts
         self._straggler_seconds = straggler_seconds
-        self._ping_seconds = ping_seconds
-        self._groups = [_Group(index) for index in range(groups)]
+        self._keeper = GroupKeeper(
+            groups,
+            max_starts=max_attempts,
+            idle_seconds=idle_seconds,
+            on_death=self._release,
+            on_change=self._notify,
+            on_retired=self._tell_retired,
+            on_error=lambda error: self._break(f"the queue failed: {type(error).__name__}: {error}"),
+        )
+        self._groups = self._keeper.states
         self._jobs: dict[str, Job] = {}
         """Jobs without an outcome, and abandoned ones."""
         self._pending: deque[Job] = deque()
         self._board: Any = ray.remote(EstimateBoard)
         self._generations = 0
-        self._outcomes: deque[tuple[int, JobOutcome]] = deque()
-        """Numbered outcomes that the driver has not acknowledged."""
+        self._outcomes: deque[tuple[int, JobOutcome | GroupRetired]] = deque()
+        """Numbered events that the driver has not acknowledged."""
         self._outcome_count = 0
         self._progress: dict[str, JobProgress] = {}
         self._stopping = False
         self._fault: str | None = None
         self._changed = asyncio.Condition()
-        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self, name: str) -> None:
+        """Start all groups; from now on, as many run as there are jobs.
+
+        Args:
+            name: part of the names of the groups' actors.
+        """
+        await self.open_as(ray.get_runtime_context().current_actor, name)
+
+    async def open_as(self, queue: ray.actor.ActorHandle, name: str) -> None:
+        """Start all groups, whose workers call `queue`."""
+        self._keeper.start(len(self._groups), queue, name)
+        self._keeper.spawn(self._keep_groups(queue, name))
 
     async def submit(self, job_id: str, payload: dict[str, Any]) -> None:
         """Put a job at the end of the queue. An id may be used again once its job has ended.
@@ -112,11 +113,11 @@ class JobQueue:
         await self.submit(job_id, payload)
         return await asyncio.shield(self._jobs[job_id].outcome)
 
-    async def poll(self, acknowledged: int, timeout: float) -> tuple[int, list[JobProgress | JobOutcome]]:
-        """Return the events since outcome number `acknowledged`, and the number of the last outcome.
+    async def poll(self, acknowledged: int, timeout: float) -> tuple[int, list[PoolEvent]]:
+        """Return the events since number `acknowledged`, and the number of the last one.
 
-        Waits up to `timeout` seconds for an event. An outcome is kept until a later call acknowledges it, so a reply
-        that is lost is sent again.
+        Waits up to `timeout` seconds for an event. All but progress is kept until a later call acknowledges it, so a
+        reply that is lost is sent again.
 
         Raises:
             PoolError: the pool is broken.
@@ -126,49 +127,42 @@ class JobQueue:
         await self._wait(lambda: bool(self._outcomes or self._progress or self._fault), timeout)
         if self._fault and not self._outcomes:
             raise PoolError(self._fault)
-        events: list[JobProgress | JobOutcome] = list(self._progress.values())
+        events: list[PoolEvent] = list(self._progress.values())
         self._progress.clear()
         events.extend(outcome for _, outcome in self._outcomes)
         return self._outcome_count, events
 
-    async def stop(self) -> None:
-        """Drop waiting jobs, abandon running ones, and let every worker leave."""
+    async def stop(self, seconds: float) -> bool:
+        """Drop waiting jobs, abandon running ones, and end all groups; return whether that took at most `seconds`.
+
+        A group of several workers that is still starting ends once they are up.
+        """
         self._stopping = True
         self._pending.clear()
         self._abandon("the pool was closed")
         await self._notify()
+        return await self._wait(lambda: not self._keeper.running, seconds)
 
-    async def stopped(self) -> None:
-        """Return when the pool stops."""
-        await self._wait(lambda: self._stopping)
+    async def leave(self) -> None:
+        """End this process once all groups have ended."""
+        await self._wait(lambda: not self._keeper.running)
+        ray.actor.exit_actor()
+
+    async def dismissed(self, group: int) -> None:
+        """Return when a group is to leave."""
+        await self._wait(lambda: not self._groups[group].wanted)
 
     async def join(self, group: int, incarnation: str, rank: int, worker: ray.actor.ActorHandle) -> None:
         """A worker has started. The first of a new incarnation waits until the previous incarnation is dead."""
-        state = self._groups[group]
-        async with state.joining:
-            if state.incarnation != incarnation:
-                await self._end(state)
-                state.failed_starts += not state.was_ready
-                if state.failed_starts >= self._max_attempts:
-                    self._break(
-                        f"workers of group {group} died {counted(self._max_attempts, 'time')} in a row while starting"
-                    )
-                state.incarnation, state.members, state.ready, state.was_ready = incarnation, {}, set(), False
-        state.members[rank] = worker
-        self._spawn(self._watch(state, incarnation, rank, worker))
-        await self._notify()
+        await self._keeper.join(group, incarnation, rank, worker)
 
-    async def ready(self, group: int, rank: int) -> None:
+    async def ready(self, group: int, incarnation: str, rank: int) -> None:
         """A worker's set-up has succeeded."""
-        state = self._groups[group]
-        state.ready.add(rank)
-        if len(state.ready) == self._workers:
-            state.was_ready, state.failed_starts = True, 0
-        await self._notify()
+        await self._keeper.ready(group, incarnation, rank)
 
-    async def set_up_failed(self, group: int, rank: int, error: JobError) -> None:
-        """A worker's set-up raised. It would raise in every worker, so the pool is broken."""
-        self._break(f"set-up of rank {rank} of group {group} failed: {error.type}: {error.message}\n{error.traceback}")
+    async def set_up_failed(self, group: int, incarnation: str, node: str, error: JobError) -> None:
+        """A worker's set-up raised: its group is retired, and the others go on."""
+        self._keeper.set_up_failed(group, incarnation, node, f"{error.type}: {error.message}")
         await self._notify()
 
     async def take(self, group: int, incarnation: str, rank: int) -> Assignment | None:
@@ -180,14 +174,14 @@ class JobQueue:
                 self._stopping
                 or state.incarnation != incarnation
                 or (state.attempt is not None and rank not in state.attempt.taken)
-                or (state.attempt is None and bool(self._pending) and len(state.ready) == self._workers)
+                or (state.attempt is None and len(state.ready) == self._workers and self._next_job(state) is not None)
             )
 
         await self._wait(may_go)
         if self._stopping or state.incarnation != incarnation:
             return None
         if state.attempt is None:
-            state.attempt = self._new_attempt(group)
+            state.attempt = self._new_attempt(state)
         attempt = state.attempt
         attempt.taken.add(rank)
         await self._notify()
@@ -230,22 +224,47 @@ class JobQueue:
             if attempt.board is not None:
                 attempt.board.close.remote()
             if first_failure:
-                self._spawn(self._end_stragglers(state, attempt))
+                self._keeper.spawn(self._end_stragglers(state, attempt))
         await self._notify()
 
-    def _new_attempt(self, group: int) -> Attempt:
+    async def accelerator_lost(self, group: int, generation: int, rank: int, error: JobError) -> None:
+        """A rank's process has lost its accelerator: the job is lost, and the group too if that is the second job."""
+        state = self._groups[group]
+        attempt = state.attempt
+        if attempt is None or attempt.generation != generation:
+            return
+        attempt.job.broke.add(group)
+        state.broken_by.add(attempt.job.job_id)
+        await self.finish(group, generation, rank, None, error, lost=True)
+        if len(state.broken_by) > 1:
+            reason = error.message.partition("\n")[0]
+            self._keeper.retire(state, f"it lost its accelerator in two jobs in a row: {error.type}: {reason}")
+            await self._notify()
+
+    def _next_job(self, state: GroupState) -> Job | None:
+        """The first job for a group, which is none that has cost it an accelerator, if another group can have that."""
+        running = {other.index for other in self._groups if other.wanted}
+        return next((job for job in self._pending if state.index not in job.broke or running <= job.broke), None)
+
+    def _new_attempt(self, state: GroupState) -> Attempt:
         self._generations += 1
-        attempt = Attempt(self._generations, self._pending.popleft(), group)
+        job = self._next_job(state)
+        assert job is not None
+        self._pending.remove(job)
+        attempt = Attempt(self._generations, job, state.index)
         if self._workers > 1:
             name = f"adapad:cell-{attempt.job.job_id}:board-{attempt.generation}"
             attempt.board = self._board.options(num_cpus=0, name=name).remote(attempt.generation, self._workers)
         return attempt
 
-    def _release(self, state: _Group) -> None:
+    def _release(self, state: GroupState) -> None:
         """Take the job from a group that has answered or died: it has an outcome, or goes back to the queue's front."""
         attempt, state.attempt = state.attempt, None
         if attempt is None:
             return
+        state.idle_since = time.monotonic()
+        if attempt.values or attempt.errors:
+            state.broken_by.clear()
         if attempt.board is not None:
             ray.kill(attempt.board)
         job = attempt.job
@@ -257,8 +276,28 @@ class JobQueue:
             return
         job.outcome.set_result(outcome)
         del self._jobs[job.job_id]
+        self._tell(outcome)
+
+    def _tell(self, event: JobOutcome | GroupRetired) -> None:
         self._outcome_count += 1
-        self._outcomes.append((self._outcome_count, outcome))
+        self._outcomes.append((self._outcome_count, event))
+
+    def _tell_retired(self, state: GroupState) -> None:
+        self._tell(GroupRetired(state.index, state.retired or ""))
+        if not self._keeper.usable:
+            reasons = list(dict.fromkeys(state.retired for state in self._groups))
+            self._break(f"no worker group is left: {'; '.join(map(str, reasons))}")
+
+    async def _keep_groups(self, queue: ray.actor.ActorHandle, name: str) -> None:
+        while not self._stopping:
+            await self._wait(lambda: self._stopping or self._keeper.may_start(self._needed), UPKEEP_SECONDS)
+            self._keeper.start(self._needed, queue, name)
+            self._keeper.end_idle(self._needed)
+
+    @property
+    def _needed(self) -> int:
+        """Groups that the jobs need which are running or waiting."""
+        return len(self._pending) + sum(state.attempt is not None for state in self._groups)
 
     def _break(self, reason: str) -> None:
         if self._fault is None:
@@ -272,55 +311,23 @@ class JobQueue:
             if not job.outcome.done():
                 job.outcome.set_exception(PoolError(reason))
                 job.outcome.exception()  # retrieved, or asyncio logs an error for a job that nobody waits for
-        for group in self._groups:
-            self._release(group)
-
-    async def _watch(self, state: _Group, incarnation: str, rank: int, worker: ray.actor.ActorHandle) -> None:
-        """When a worker dies, kill the rest of its group, whose part of the job is void, and free the job."""
-        await self._wait_for_death(worker)
-        if state.incarnation != incarnation:
-            return
-        state.members.pop(rank, None)
-        state.kill()
-        if not state.members:
-            state.incarnation, state.ready = None, set()
+        for state in self._groups:
+            self._keeper.dismiss(state)
             self._release(state)
-            await self._notify()
 
-    async def _wait_for_death(self, worker: ray.actor.ActorHandle) -> None:
-        """Call a worker until it is dead. One that cannot be reached may come back, and may be training meanwhile."""
-        while True:
-            try:
-                await ping(worker)
-            except ActorUnavailableError:
-                pass
-            except RayActorError:
-                return
-            await asyncio.sleep(self._ping_seconds)
-
-    async def _end(self, state: _Group) -> None:
-        """Kill an incarnation, wait until it is dead, and free its job."""
-        workers = list(state.members.values())
-        state.kill()
-        await asyncio.gather(*map(self._wait_for_death, workers))
-        self._release(state)
-
-    async def _end_stragglers(self, state: _Group, attempt: Attempt) -> None:
+    async def _end_stragglers(self, state: GroupState, attempt: Attempt) -> None:
         """Restart a group in which one rank failed and the others may wait for it forever; the failure stands."""
         await asyncio.sleep(self._straggler_seconds)
         if state.attempt is attempt:
             state.kill()
 
-    async def _wait(self, condition: Callable[[], bool], timeout: float | None = None) -> None:
+    async def _wait(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Waits for a condition; returns whether it is met."""
         async with self._changed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait_for(condition), timeout)
+        return condition()
 
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -9,9 +9,12 @@ from typing import Any, Literal
 
 import ray
 
+from adapad_ray.distributed.capacity import WorkerRequest
+from adapad_ray.errors import WorkersLostError
 
-class PoolError(RuntimeError):
-    """The pool is broken: set-up failed, workers die before their first job, or the queue is gone."""
+
+class PoolError(WorkersLostError):
+    """The pool is broken: no group is left that could be set up, or the queue is gone."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,17 @@ class JobProgress:
     group: int
     attempt: int
     data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class GroupRetired:
+    """A group is out of use for as long as the pool lives; the others go on."""
+
+    group: int
+    reason: str
+
+
+PoolEvent = JobProgress | JobOutcome | GroupRetired
 
 
 @dataclass(frozen=True)
@@ -97,17 +111,26 @@ class JobContext:
 
 
 @dataclass(frozen=True)
+class WorkerSettings:
+    """What all workers of a pool have in common."""
+
+    workers: int
+    """Of each group."""
+    setup: str
+    run: str
+    request: WorkerRequest
+    shared: dict[str, ray.ObjectRef]
+
+
+@dataclass(frozen=True)
 class WorkerConfig:
     """The configuration of a group's workers."""
 
     queue: ray.actor.ActorHandle
     group: int
-    workers: int
-    setup: str
-    run: str
-    cpus: float
-    gpus: float
-    shared: dict[str, ray.ObjectRef]
+    settings: WorkerSettings
+    bad_nodes: frozenset[str]
+    """Ids of nodes on which the workers are not started."""
 
 
 def reference(function: Callable[..., Any] | str) -> str:

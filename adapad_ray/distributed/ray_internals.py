@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import ray
 from ray._private.authentication.authentication_token_setup import (
     enable_token_auth_by_default,
@@ -64,7 +65,7 @@ SUBMISSION_LOGGERS = (
 
 # Callbacks of Ray Train that start an actor each. One distributes Ray Data sets, which are not used. The placement
 # group cleaner is detached: without the dashboard's packages it does not notice that its controller was killed, and
-# stays until the cluster ends. `remove_placement_groups_of_this_actor` does its work.
+# stays until the cluster ends. `remove_placement_groups_of` does its work.
 _UNUSED_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 
 
@@ -177,6 +178,12 @@ def has_node_on_this_machine(client: Any, seconds: float) -> bool:
     return bool({node.hex() for node in alive} & set(ray._private.services.find_node_ids()))
 
 
+def gpus_of(client: Any, seconds: float) -> float:
+    """Return the number of GPUs on the live nodes of a cluster, before this process joins it."""
+    alive = client.get_all_node_info(timeout=seconds, state_filter=GcsNodeInfo.GcsNodeState.ALIVE)
+    return float(sum(node.resources_total.get("GPU", 0.0) for node in alive.values()))
+
+
 def silence_authentication() -> None:
     """Drop the long notice that Ray prints when it creates an authentication token."""
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
@@ -188,23 +195,35 @@ def use_token_if_available() -> None:
     maybe_enable_token_auth_if_token_available(False)
 
 
-def autoscaling_limit() -> dict[str, float] | None:
-    """Return the largest resources the cluster may grow to; None for a cluster of fixed size."""
-    limit: dict[str, float] | None = ray._private.state.state.get_max_resources_from_cluster_config()
-    return limit
+def cluster_config() -> Any:
+    """Return the node types that a platform has stored with the cluster (a `ClusterConfig` message), or None.
+
+    Ray's own autoscalers store none.
+    """
+    return ray._private.state.state.get_cluster_config()
 
 
-def remove_placement_groups_of_this_actor() -> None:
-    """Remove the placement groups that this actor made before it was restarted.
+def autoscaling_file() -> str | None:
+    """Return the path of the file by which this cluster's autoscaler runs on this machine; None without one."""
+    address = f"--gcs-address={ray.get_runtime_context().gcs_address}"
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        files = [part.partition("=")[2] for part in command if part.startswith("--autoscaling-config=")]
+        if files and address in command:
+            return str(files[0])
+    return None
+
+
+def remove_placement_groups_of(actor: ray.actor.ActorHandle) -> None:
+    """Remove the placement groups that an actor has made, before it was restarted or killed.
 
     A killed controller of Ray Train, even one whose workers are still starting, leaves its placement group behind until
     the driver ends. After a restart it would wait for these very resources. Public functions do not tell who created a
     placement group.
     """
-    myself = ray.get_runtime_context().get_actor_id()
     for entry in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(entry)
-        if group.creator_actor_id.hex() == myself:
+        if group.creator_actor_id == actor._actor_id.binary():
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 

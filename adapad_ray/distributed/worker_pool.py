@@ -1,13 +1,11 @@
-"""The worker pool: long-lived groups of Ray Train workers that take jobs from a queue.
+"""The worker pool: long-lived worker groups that take jobs from a queue.
 
-A fresh `TorchTrainer` per job costs 13 to 28 s before the job's first step. A group that is kept pays that once.
+New processes per job cost seconds before the job's first step. A group that is kept pays that once.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -17,10 +15,12 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from adapad_ray.distributed.capacity import WorkerRequest
+from adapad_ray.distributed.groups.actor_group import ActorGroup
+from adapad_ray.distributed.groups.train_group import TrainGroup
+from adapad_ray.distributed.groups.worker_group import WorkerGroup
 from adapad_ray.distributed.job_queue import JobQueue
-from adapad_ray.distributed.jobs import JobOutcome, JobProgress, PoolError, SetupContext, WorkerConfig, reference
-from adapad_ray.distributed.launcher import Launcher
-from adapad_ray.distributed.ray_internals import TRAIN_ENVIRONMENT
+from adapad_ray.distributed.jobs import PoolError, PoolEvent, SetupContext, WorkerSettings, reference
 
 _CLOSE_SECONDS = 3.0
 
@@ -28,18 +28,22 @@ _CLOSE_SECONDS = 3.0
 class WorkerPool:
     """`groups` groups of `workers` workers each, which share one queue of jobs. A context manager.
 
-    A group computes one job at a time, with all its workers. `setup` runs once in each worker process, and `run` once
-    per job and rank with the value that `setup` returned. Both are module-level functions and are sent by name. An
-    exception of `run` ends its job only. When a process dies, its group restarts and the job goes back to the queue, up
-    to `max_attempts` starts in all. A group whose launcher died is built again.
+    A group computes one job at a time, with all its workers. One worker is an actor; several are run by Ray Train.
+    `setup` runs once in each worker process, and `run` once per job and rank with the value that `setup` returned. Both
+    are module-level functions and are sent by name. An exception of `run` ends its job only. When a process dies, its
+    group restarts and the job goes back to the queue, up to `max_attempts` starts in all. A group whose set-up raises,
+    or which dies `max_attempts` times in a row before it is set up, is retired. A group that has had no work for
+    `idle_seconds` is ended, and started again for new jobs.
 
-    Each worker has `max(1, int(cpus_per_worker))` torch threads. A worker's current directory is not the driver's, so
+    Each worker has `max(1, int(request.cpus))` torch threads. A worker's current directory is not the driver's, so
     paths in payloads must be absolute.
 
     Args:
         setup: `setup(SetupContext) -> state`.
         run: `run(state, payload, JobContext) -> bytes | dict`; the job's value is that of rank 0.
         name: part of the names of actors and of Ray Train's runs.
+        idle_seconds: the time after which the resources of a group without work are returned.
+        request: what each worker gets.
         shared: objects that `setup` may fetch. The caller keeps the references, and so the objects, alive.
         max_attempts: starts of one job, after which it is `lost`.
 
@@ -54,49 +58,31 @@ class WorkerPool:
         *,
         groups: int = 1,
         workers: int = 1,
-        cpus_per_worker: float = 1.0,
-        gpus_per_worker: float = 0.0,
+        request: WorkerRequest | None = None,
         shared: Mapping[str, ray.ObjectRef] | None = None,
         max_attempts: int = 3,
         name: str = "pool",
+        idle_seconds: float = 40.0,
     ) -> None:
         self.groups = groups
         self._name = f"adapad-{name}-{uuid.uuid4().hex[:4]}"
-        self._settings: dict[str, Any] = {
-            "workers": workers,
-            "setup": reference(setup),
-            "run": reference(run),
-            "cpus": cpus_per_worker,
-            "gpus": gpus_per_worker,
-            "shared": dict(shared or {}),
-        }
-        self._workers = workers
-        self._max_attempts = max_attempts
+        settings = WorkerSettings(
+            workers, reference(setup), reference(run), request or WorkerRequest(), dict(shared or {})
+        )
+        self._groups = [_group(settings) for _ in range(groups)]
+        self._max_attempts, self._idle_seconds = max_attempts, idle_seconds
         self._acknowledged = 0
+        self._open = False
 
     def __enter__(self) -> WorkerPool:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._storage = tempfile.mkdtemp(prefix=f"{self._name}-")
         self._queue = (
             ray.remote(JobQueue)
             .options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here, name=f"{self._name}-queue")
-            .remote(self.groups, self._workers, self._max_attempts)
+            .remote(self._groups, self._max_attempts, self._idle_seconds)
         )
-        users_environment = {key: value for key, value in os.environ.items() if key.startswith("RAY_TRAIN_")}
-        options = {
-            "num_cpus": 0,
-            "max_restarts": -1,
-            "max_task_retries": -1,
-            "scheduling_strategy": here,
-            "runtime_env": {"env_vars": {**TRAIN_ENVIRONMENT, **users_environment}},
-        }
-        self._launchers, self._groups_alive = [], []
-        for group in range(self.groups):
-            name = f"{self._name}-group-{group}"
-            config = WorkerConfig(queue=self._queue, group=group, **self._settings)
-            launcher = ray.remote(Launcher).options(**options, name=f"{name}-launcher").remote()
-            self._launchers.append(launcher)
-            self._groups_alive.append(launcher.keep_alive.remote(config, name, self._storage))
+        self._open = True
+        self._queue.open.remote(f"{self._name}-group")
         return self
 
     def __exit__(
@@ -118,36 +104,33 @@ class WorkerPool:
         """
         self._call(self._queue.submit.remote(job_id, payload))
 
-    def poll(self, timeout: float = 1.0) -> list[JobProgress | JobOutcome]:
+    def poll(self, timeout: float = 1.0) -> list[PoolEvent]:
         """Return the events since the last call, waiting up to `timeout` seconds for one.
 
         Raises:
             PoolError: the pool is broken, and all outcomes have been returned.
         """
-        self._check_groups()
-        events: list[JobProgress | JobOutcome]
+        events: list[PoolEvent]
         self._acknowledged, events = self._call(self._queue.poll.remote(self._acknowledged, timeout))
         return events
 
     def close(self) -> None:
         """End all groups and abandon their jobs. Further calls do nothing.
 
-        A group that is still starting ends by itself once its workers are up: killing its launcher now would leave
-        its resources reserved until the driver ends.
+        A group of several workers that is still starting ends by itself once its workers are up: killing it now would
+        leave its resources reserved until the driver ends.
         """
-        launchers, self._launchers = self._launchers, []
-        if not launchers:
+        if not self._open:
             return
+        self._open = False
         try:
-            ray.get(self._queue.stop.remote(), timeout=_CLOSE_SECONDS)
-            _, starting = ray.wait(self._groups_alive, num_returns=self.groups, timeout=_CLOSE_SECONDS)
+            ended = ray.get(self._queue.stop.remote(_CLOSE_SECONDS), timeout=2 * _CLOSE_SECONDS)
         except (RayActorError, GetTimeoutError):
-            starting = []  # the queue died, and the groups end with their launchers
-        finally:
-            shutil.rmtree(self._storage, ignore_errors=True)
-        if not starting:
-            for actor in [*launchers, self._queue]:
-                ray.kill(actor)
+            ended = True  # the queue died, and the groups end with it
+        if ended:
+            ray.kill(self._queue)
+        else:
+            self._queue.leave.remote()
 
     def _call(self, reply: ray.ObjectRef) -> Any:
         """Wait for a reply of the queue, and raise the queue's own errors."""
@@ -158,10 +141,8 @@ class WorkerPool:
         except RayActorError as problem:
             raise PoolError(f"the queue of the pool is gone: {problem}") from problem
 
-    def _check_groups(self) -> None:
-        ended, _ = ray.wait(self._groups_alive, num_returns=1, timeout=0)
-        for group in ended:
-            try:
-                ray.get(group)
-            except (RayTaskError, RayActorError) as problem:
-                raise PoolError(f"a worker group cannot be kept alive: {problem}") from problem
+
+def _group(settings: WorkerSettings) -> WorkerGroup:
+    if settings.workers == 1:
+        return ActorGroup(settings)
+    return TrainGroup(settings, {key: value for key, value in os.environ.items() if key.startswith("RAY_TRAIN_")})

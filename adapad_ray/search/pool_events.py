@@ -7,7 +7,7 @@ from typing import Any
 
 from ray import tune
 
-from adapad_ray.distributed import JobOutcome, JobProgress, WorkerPool
+from adapad_ray.distributed import JobOutcome, PoolEvent, WorkerPool
 
 
 class PoolEvents(tune.Callback):  # type: ignore[misc]
@@ -17,7 +17,7 @@ class PoolEvents(tune.Callback):  # type: ignore[misc]
         on_event: called with every event, in the main thread.
     """
 
-    def __init__(self, pool: WorkerPool, on_event: Callable[[JobProgress | JobOutcome], None] | None) -> None:
+    def __init__(self, pool: WorkerPool, on_event: Callable[[PoolEvent], None] | None) -> None:
         self._pool, self._on_event = pool, on_event
         self._outcomes: dict[str, JobOutcome] = {}
         self.error: Exception | None = None

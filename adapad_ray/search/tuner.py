@@ -12,7 +12,7 @@ import optuna
 from ray import tune
 from ray.tune.search import Searcher
 
-from adapad_ray.distributed import JobOutcome, JobProgress, WorkerPool
+from adapad_ray.distributed import JobOutcome, PoolEvent, WorkerPool
 from adapad_ray.distributed.ray_internals import TUNE_ENVIRONMENT
 from adapad_ray.quiet import quiet_optuna
 from adapad_ray.search.pool_events import PoolEvents
@@ -21,7 +21,7 @@ from adapad_ray.search.space import Space
 from adapad_ray.search.studies import SearchStudy
 from adapad_ray.search.trial import evaluate
 
-EventListener = Callable[[JobProgress | JobOutcome], None]
+EventListener = Callable[[PoolEvent], None]
 
 
 def run_tune_trials(

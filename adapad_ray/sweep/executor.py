@@ -10,7 +10,15 @@ from typing import Any
 import optuna
 import ray
 
-from adapad_ray.distributed import JobOutcome, JobProgress, WorkerPool, available_groups, connect
+from adapad_ray.distributed import (
+    JobOutcome,
+    PoolEvent,
+    WorkerPool,
+    WorkerRequest,
+    available_groups,
+    connect,
+    visible_gpus,
+)
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.search.searchers import TrialCells, TuneCell
@@ -19,8 +27,9 @@ from adapad_ray.search.studies import SearchStudy
 from adapad_ray.search.tuner import run_search_trials, run_tune_trials
 from adapad_ray.sweep.inputs import LoadedInputs
 from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.wording import counted
 
-EventListener = Callable[[JobProgress | JobOutcome], None]
+EventListener = Callable[[PoolEvent], None]
 
 
 class Executor(ABC):
@@ -107,8 +116,15 @@ def ray_executor(spec: SweepSpec, loaded: LoadedInputs, cells: int) -> Iterator[
         BadRequestError: the cluster has no room for one group, or does not answer.
     """
     resources = spec.resources
+    request = WorkerRequest(
+        resources.cpus_per_worker,
+        resources.gpus_per_worker,
+        int(resources.memory_per_worker * 1e9),
+        resources.accelerator_type,
+        resources.node_labels,
+    )
     with connect():
-        groups = available_groups(resources.workers, resources.cpus_per_worker, resources.gpus_per_worker)
+        groups = available_groups(resources.workers, request, resources.max_groups)
         shared = {
             "backbone": ray.put(share_backbone(loaded.backbone)),
             "data": ray.put(loaded.inputs.data),
@@ -119,10 +135,27 @@ def ray_executor(spec: SweepSpec, loaded: LoadedInputs, cells: int) -> Iterator[
             compute,
             groups=min(groups, cells),
             workers=resources.workers,
-            cpus_per_worker=resources.cpus_per_worker,
-            gpus_per_worker=resources.gpus_per_worker,
+            request=request,
             shared=shared,
             max_attempts=spec.max_attempts,
             name=spec.name,
         ) as pool:
             yield RayExecutor(pool, spec.name)
+
+
+def unused_gpus(spec: SweepSpec) -> str | None:
+    """Return a sentence about GPUs that the sweep leaves idle though its file does not say so; None without any.
+
+    Raises:
+        BadRequestError: no cluster answers at `RAY_ADDRESS`.
+    """
+    if "gpus_per_worker" in spec.resources.model_fields_set:
+        return None
+    gpus = visible_gpus()
+    if not gpus:
+        return None
+    verb = "is" if gpus == 1 else "are"
+    return (
+        f"{counted(gpus, 'GPU')} {verb} visible, but the file requests none: cells train on CPUs. To use GPUs, add "
+        "resources.gpus_per_worker=auto"
+    )

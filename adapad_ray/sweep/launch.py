@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from adapad_ray.distributed import JobOutcome, JobProgress
+from adapad_ray.distributed import GroupRetired, JobProgress, PoolEvent
 from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep.executor import Executor
@@ -50,8 +50,11 @@ class Launch:
             "checkpoint_rounds": self.spec.checkpoint.rounds,
         }
 
-    def on_event(self, event: JobProgress | JobOutcome) -> None:
+    def on_event(self, event: PoolEvent) -> None:
         """Records an event and passes it to the observers."""
+        if isinstance(event, GroupRetired):
+            self.observers.notify(SweepObserver.group_retired, event)
+            return
         state, cell = self.state, self.state.cells[event.job_id]
         if isinstance(event, JobProgress):
             self.observers.notify(SweepObserver.cell_progress, cell, event)

@@ -14,7 +14,7 @@ from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder
 
 if TYPE_CHECKING:  # the console is an observer too, and commands that only read a sweep start without Ray
-    from adapad_ray.distributed import JobProgress
+    from adapad_ray.distributed import GroupRetired, JobProgress
     from adapad_ray.report.page import Report
     from adapad_ray.sweep.lock import SweepLock
     from adapad_ray.sweep.planning.cells import Cell, Wave
@@ -101,6 +101,9 @@ class SweepObserver:
 
     def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
         """A cell has ended without a result; `reason` is `<type of error>: <message>`."""
+
+    def group_retired(self, retired: GroupRetired) -> None:
+        """A worker group cannot be used; the others go on."""
 
     def computing_ended(self) -> None:
         """No cell is running any more; also called if an exception ended the launch."""

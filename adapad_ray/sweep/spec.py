@@ -60,12 +60,30 @@ class MethodEntry(_Section):
         return dict(self.model_extra or {})
 
 
+def _of_this_cluster(gpus: Any) -> Any:
+    """`auto` as one GPU where there are any."""
+    if gpus != "auto":
+        return gpus
+    from adapad_ray.distributed import visible_gpus  # Ray, which other values do without
+
+    return min(1.0, visible_gpus())
+
+
 class Resources(_Section):
-    """What one cell gets. As many cells run at once as the cluster has room for."""
+    """What one cell gets. As many cells run at once as the cluster has room for, up to `max_groups`."""
 
     workers: int = Field(default=1, ge=1, le=4096)
     cpus_per_worker: float = Field(default=1.0, ge=1e-3)
-    gpus_per_worker: float = Field(default=0.0, ge=0)
+    gpus_per_worker: Annotated[float, BeforeValidator(_of_this_cluster)] = Field(default=0.0, ge=0)
+    """`auto`: one if the cluster has GPUs when the sweep starts, else none."""
+    memory_per_worker: float = Field(default=0.0, ge=0)
+    """GB of main memory that Ray reserves."""
+    accelerator_type: str | None = None
+    """As Ray names it, for example `A100`."""
+    node_labels: dict[str, str] = {}
+    """Labels of the nodes that cells run on, as Ray's selectors."""
+    max_groups: int | None = Field(default=None, ge=1, le=1000)
+    """Most cells at a time."""
 
 
 class CheckpointPeriod(_Section):

@@ -92,14 +92,17 @@ def _text(path: Path) -> str:
 
 
 def _with_sections(content: Mapping[str, Any]) -> dict[str, Any]:
-    """`content` without fields that were left empty, and with `methods` as a mapping.
+    """`content` without fields that were left empty, and with `methods` and `resources` as mappings.
 
-    `lora`, `[lora, adapad]` and `[lora, adapad: {initial_rank: 0}]` are methods too.
+    `resources: auto` is `{gpus_per_worker: auto}`. `lora`, `[lora, adapad]` and `[lora, adapad: {initial_rank: 0}]` are
+    methods too.
 
     Raises:
         BadRequestError: a list of methods names one twice.
     """
     content = {key: value for key, value in content.items() if value is not None}
+    if content.get("resources") == "auto":
+        content["resources"] = {"gpus_per_worker": "auto"}
     methods = content.get("methods")
     if isinstance(methods, str):
         methods = [methods]

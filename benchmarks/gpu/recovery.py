@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from adapad_ray.distributed import JobContext, JobOutcome, SetupContext, WorkerPool, connect
+from adapad_ray.distributed import JobContext, JobOutcome, SetupContext, WorkerPool, WorkerRequest, connect
 from adapad_ray.testing import assert_same_training
 from adapad_ray.training.cell import Workspace
 from benchmarks.gpu import cells
@@ -108,7 +108,7 @@ def _allocated() -> int:
 def _broken_context(scale: Scale) -> str:
     with (
         connect(num_cpus=2),
-        WorkerPool(set_up, run, gpus_per_worker=1.0 if DEVICE == "cuda" else 0.0, max_attempts=2) as pool,
+        WorkerPool(set_up, run, request=WorkerRequest(gpus=1.0 if DEVICE == "cuda" else 0.0), max_attempts=2) as pool,
     ):
         pool.submit("broken", {"asserts": True})
         pool.submit("good", {"asserts": False})

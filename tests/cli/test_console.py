@@ -5,6 +5,7 @@ import io
 import rich.console
 
 from adapad_ray.cli.output.console import Console
+from adapad_ray.distributed import GroupRetired
 from adapad_ray.report.inputs import Gap, ReportInputs
 from adapad_ray.report.page import build_report
 from adapad_ray.sweep.observers import SweepOutcome
@@ -62,4 +63,11 @@ def test_the_result_names_the_gaps_with_their_reasons():
         "lora at 500 cannot exist: budget 500 is below one component\n"
         "cp at 1,000 cannot exist: too few [modules]\n"
         "\n2 cells computed, 0 reused, 0 failed.\n"
+    )
+
+
+def test_a_group_that_cannot_be_used_is_named_with_its_reason():
+    retired = GroupRetired(2, "set-up failed: NoAcceleratorError: torch sees no GPU on node-7")
+    assert printed(lambda console: console.group_retired(retired)) == (
+        "worker group 2 is not used any more: set-up failed: NoAcceleratorError: torch sees no GPU on node-7\n"
     )

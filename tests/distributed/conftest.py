@@ -1,10 +1,9 @@
 """The pools that tests share."""
 
-import time
 from pathlib import Path
 
 import pytest
-from pool_helpers import end, launchers, wait_until_ready
+from pool_helpers import end, wait_until_ready
 from shared_pools import POOLS
 
 from adapad_ray.distributed import WorkerPool
@@ -43,20 +42,7 @@ def pair(cluster: None) -> WorkerPool:
 
 
 @pytest.fixture
-def only_pool(cluster: None) -> WorkerPool:
-    """The pool of two groups on a cluster that has no other."""
-    POOLS.close(but="groups")
-    pool = POOLS.open("groups")
-    wait_until_ready(pool)
-    deadline = time.monotonic() + 60
-    while len(launchers()) > pool.groups:
-        assert time.monotonic() < deadline, "a launcher outlived its pool"
-        time.sleep(0.1)
-    return pool
-
-
-@pytest.fixture
 def idle_cluster(cluster: None) -> None:
     """The cluster without pools."""
     POOLS.close()
-    assert end("ray::Launcher"), "a launcher outlived its pool"
+    assert end("ray::(Launcher|JobQueue)"), "a process outlived its pool"

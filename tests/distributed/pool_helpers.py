@@ -41,7 +41,7 @@ def pid_in(path: Path) -> int:
 
 
 def launchers() -> list[psutil.Process]:
-    """One of each group; Ray Train's controller runs in it."""
+    """One of each group of several workers; Ray Train's controller runs in it."""
     return processes("ray::Launcher")
 
 

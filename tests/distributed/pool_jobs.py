@@ -37,6 +37,8 @@ def run(state: dict[str, Any], payload: dict[str, Any], context: JobContext) -> 
     time.sleep(payload.get("sleep", 0.0))
     if payload.get("die_on_attempt", 0) >= context.attempt:
         os.kill(os.getpid(), signal.SIGKILL)
+    if payload.get("accelerator_fails_on_attempt", 0) >= context.attempt:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered (simulated)")
     if payload.get("raise") == context.rank:
         raise ArithmeticError("the loss is not finite")
     return {

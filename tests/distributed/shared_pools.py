@@ -8,7 +8,7 @@ import numpy as np
 import pool_jobs
 import ray
 
-from adapad_ray.distributed import WorkerPool
+from adapad_ray.distributed import WorkerPool, WorkerRequest
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.testing import tiny_backbone, tiny_task
 
@@ -30,7 +30,9 @@ class SharedPools:
                 functions, shape = (pool_jobs.open_workspace_and_state, pool_jobs.compute_or_run), {"workers": 2}
                 shared = {"backbone": ray.put(share_backbone(tiny_backbone())), "data": ray.put(tiny_task())}
             self._shared.append(shared)  # objects live as long as their references
-            pool = WorkerPool(*functions, **shape, cpus_per_worker=0.25, shared=shared, max_attempts=2, name=name)
+            pool = WorkerPool(
+                *functions, **shape, request=WorkerRequest(0.25), shared=shared, max_attempts=2, name=name
+            )
             self._pools[name] = pool.__enter__()
         return self._pools[name]
 

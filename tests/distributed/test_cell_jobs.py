@@ -48,7 +48,7 @@ def alone(tmp_path_factory):
 
 
 def test_two_workers_write_what_one_writes(pair, alone, tmp_path):
-    """Four do so in `test_two_nodes.py`."""
+    """Four do so in `test_several_nodes.py`."""
     jobs = {name: payload(CASES[name], tmp_path / name) for name in ("synchronous", "stale")}
     assert {outcome.status for outcome in run_jobs(pair, jobs).values()} == {"done"}
     for name in ("synchronous", "stale"):

@@ -4,30 +4,23 @@ import asyncio
 from contextlib import suppress
 
 import pytest
+from crew import Crew
 
 from adapad_ray.distributed import JobError, JobProgress, PoolError
 from adapad_ray.distributed.job_queue import JobQueue
 
 
-class LivingWorker:
-    """Stands for the handle of a worker that does not die."""
-
-    class __ray_ready__:
-        @staticmethod
-        async def remote():
-            return None
-
-
-def run(scene, workers=1, max_attempts=2):
-    """Runs `scene(queue)` with one group whose workers have joined and are ready."""
+def run(scene, groups=1):
+    """Runs `scene(queue, *crews)` with groups whose workers have joined and are ready."""
 
     async def main():
-        queue = JobQueue(1, workers, max_attempts, ping_seconds=0.01)
-        for rank in range(workers):
-            await queue.join(0, "first-life", rank, LivingWorker)
-            await queue.ready(0, rank)
-        await asyncio.wait_for(scene(queue), 10)
-        for task in list(queue._tasks):
+        crews = [Crew() for _ in range(groups)]
+        queue = JobQueue(crews, max_attempts=2)
+        await queue.open_as(queue, "pool")
+        for crew in crews:
+            await crew.up(queue)
+        await asyncio.wait_for(scene(queue, *crews), 10)
+        for task in list(queue._keeper._tasks):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
@@ -35,31 +28,23 @@ def run(scene, workers=1, max_attempts=2):
     asyncio.run(main())
 
 
-async def work(queue, value=None, error=None, lost=False):
-    """Takes the next job, starts it and ends it; returns its id and attempt."""
-    job = await queue.take(0, "first-life", 0)
-    assert await queue.started(0, job.generation)
-    await queue.finish(0, job.generation, 0, value, error, lost)
-    return job.job_id, job.attempt
-
-
 def test_jobs_go_out_in_the_order_of_submission():
-    async def scene(queue):
+    async def scene(queue, crew):
         for name in ("a", "b", "c"):
             await queue.submit(name, {})
-        assert [await work(queue) for _ in range(3)] == [("a", 1), ("b", 1), ("c", 1)]
+        assert [await crew.work(queue) for _ in range(3)] == [("a", 1), ("b", 1), ("c", 1)]
 
     run(scene)
 
 
 def test_an_outcome_is_sent_again_until_it_is_acknowledged():
-    async def scene(queue):
+    async def scene(queue, crew):
         await queue.submit("a", {})
-        await work(queue, value=1)
+        await crew.work(queue, value=1)
         first, lost_reply = await queue.poll(0, 1.0)
         assert (first, [outcome.value for outcome in lost_reply]) == (1, [1])
         await queue.submit("b", {})
-        await work(queue, value=2)
+        await crew.work(queue, value=2)
         second, outcomes = await queue.poll(0, 1.0)
         assert (second, [outcome.value for outcome in outcomes]) == (2, [1, 2])
         assert await queue.poll(second, 0.01) == (2, [])
@@ -68,9 +53,9 @@ def test_an_outcome_is_sent_again_until_it_is_acknowledged():
 
 
 def test_of_a_jobs_reports_the_latest_reaches_the_driver_and_those_of_an_ended_attempt_do_not():
-    async def scene(queue):
+    async def scene(queue, crew):
         await queue.submit("a", {})
-        job = await queue.take(0, "first-life", 0)
+        job = await crew.take(queue)
         await queue.started(0, job.generation)
         for step in (1, 2):
             await queue.progress(0, job.generation, {"step": step})
@@ -85,13 +70,13 @@ def test_of_a_jobs_reports_the_latest_reaches_the_driver_and_those_of_an_ended_a
 
 
 def test_a_job_that_lost_its_board_goes_to_the_front_and_is_lost_after_max_attempts():
-    async def scene(queue):
+    async def scene(queue, crew):
         gone = JobError("AttemptLostError", "the board is gone")
         await queue.submit("a", {})
         await queue.submit("b", {})
-        assert await work(queue, error=gone, lost=True) == ("a", 1)
-        assert await work(queue, error=gone, lost=True) == ("a", 2)
-        assert await work(queue) == ("b", 1)
+        assert await crew.work(queue, error=gone, lost=True) == ("a", 1)
+        assert await crew.work(queue, error=gone, lost=True) == ("a", 2)
+        assert await crew.work(queue) == ("b", 1)
         a, b = (await queue.poll(0, 1.0))[1]
         assert (a.job_id, a.status, a.attempts, a.error) == ("a", "lost", 2, gone)
         assert (b.job_id, b.status, b.attempts) == ("b", "done", 1)
@@ -99,51 +84,97 @@ def test_a_job_that_lost_its_board_goes_to_the_front_and_is_lost_after_max_attem
     run(scene)
 
 
-def test_an_attempt_that_no_rank_has_started_does_not_count():
-    async def scene(queue):
+def test_the_job_of_a_dead_worker_goes_to_the_next_life_of_its_group():
+    async def scene(queue, crew):
         await queue.submit("a", {})
-        taken = await queue.take(0, "first-life", 0)
-        queue._release(queue._groups[0])  # as when the worker dies now
-        again = await queue.take(0, "first-life", 0)
+        job = await crew.take(queue)
+        assert await queue.started(0, job.generation)
+        crew.die()
+        await crew.up(queue)
+        assert await crew.work(queue, value=1) == ("a", 2)
+        (outcome,) = (await queue.poll(0, 1.0))[1]
+        assert (outcome.status, outcome.attempts) == ("done", 2)
+
+    run(scene)
+
+
+def test_an_attempt_that_no_rank_has_started_does_not_count():
+    async def scene(queue, crew):
+        await queue.submit("a", {})
+        taken = await crew.take(queue)
+        crew.die()
+        await crew.up(queue)
+        again = await crew.take(queue)
         assert (taken.attempt, again.attempt) == (1, 1)
         assert again.generation == taken.generation + 1
 
     run(scene)
 
 
-def test_stopping_ends_all_jobs_and_lets_the_workers_leave():
-    async def scene(queue):
+def test_stopping_ends_all_jobs_and_groups():
+    async def scene(queue, crew):
         waiting = asyncio.create_task(queue.submit_and_wait("running", {}))
-        await queue.take(0, "first-life", 0)
+        await crew.take(queue)
         queued = asyncio.create_task(queue.submit_and_wait("waiting", {}))
         await asyncio.sleep(0)
-        await queue.stop()
+        assert await queue.stop(1.0)
         for job in (waiting, queued):
             with pytest.raises(PoolError, match="the pool was closed"):
                 await job
-        assert await queue.take(0, "first-life", 0) is None
+        assert await crew.take(queue) is None
+        assert not crew.runs
         with pytest.raises(PoolError, match="the pool is closed"):
             await queue.submit("late", {})
 
     run(scene)
 
 
-def test_a_failed_set_up_breaks_the_pool_once_its_outcomes_are_delivered():
-    async def scene(queue):
+def test_a_worker_of_an_earlier_incarnation_gets_no_job():
+    async def scene(queue, crew):
         await queue.submit("a", {})
-        await work(queue, value=1)
-        await queue.set_up_failed(0, 0, JobError("OSError", "no weights here"))
-        number, (outcome,) = await queue.poll(0, 1.0)
-        assert outcome.value == 1
-        with pytest.raises(PoolError, match="set-up of rank 0 of group 0 failed: OSError: no weights here"):
-            await queue.poll(number, 1.0)
+        assert await queue.take(0, "an-earlier-life", 0) is None
 
     run(scene)
 
 
-def test_a_worker_of_an_earlier_incarnation_gets_no_job():
-    async def scene(queue):
-        await queue.submit("a", {})
-        assert await queue.take(0, "an-earlier-life", 0) is None
+def test_a_job_that_cost_a_group_its_accelerator_goes_to_another_group_which_may_be_busy():
+    async def scene(queue, first, second):
+        for name in ("a", "b", "c"):
+            await queue.submit(name, {})
+        busy = await second.take(queue)
+        assert busy.job_id == "a" and await queue.started(1, busy.generation)
+        await first.lose_accelerator(queue)
+        await first.up(queue)
+        assert await first.work(queue) == ("c", 1), "not b, which it had"
+        await queue.finish(1, busy.generation, 0, None, None)
+        assert await second.work(queue) == ("b", 2)
+
+    run(scene, groups=2)
+
+
+def test_a_group_that_loses_its_accelerator_in_two_jobs_in_a_row_is_retired_and_the_jobs_are_not_lost():
+    async def scene(queue, broken, good):
+        for name in ("a", "b"):
+            await queue.submit(name, {})
+        await broken.lose_accelerator(queue)
+        await broken.up(queue)
+        await broken.lose_accelerator(queue)
+        assert not broken.runs
+        assert {await good.work(queue) for _ in range(2)} == {("a", 2), ("b", 2)}
+        retired = (await queue.poll(0, 1.0))[1][0]
+        assert retired.reason == "it lost its accelerator in two jobs in a row: AcceleratorError: CUDA error: unknown"
+
+    run(scene, groups=2)
+
+
+def test_a_job_that_breaks_every_accelerator_is_lost_and_retires_no_group():
+    async def scene(queue, crew):
+        await queue.submit("bad", {})
+        await queue.submit("good", {})
+        for _ in range(2):
+            assert (await crew.lose_accelerator(queue)).job_id == "bad"
+            await crew.up(queue)
+        assert await crew.work(queue) == ("good", 1)
+        assert [outcome.status for outcome in (await queue.poll(0, 1.0))[1]] == ["lost", "done"]
 
     run(scene)

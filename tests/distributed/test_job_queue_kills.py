@@ -4,7 +4,9 @@ import filecmp
 import os
 import re
 import signal
+import time
 
+import psutil
 import pytest
 import torch
 from pool_helpers import end, finish, pid_in, processes, run_jobs
@@ -93,6 +95,18 @@ def test_a_job_whose_worker_is_killed_runs_again_and_the_others_go_on(pool, tmp_
     outcomes = finish(pool, "victim", "neighbour")
     assert (outcomes["victim"].status, outcomes["victim"].attempts) == ("done", 2)
     assert (outcomes["neighbour"].status, outcomes["neighbour"].attempts) == ("done", 1)
+
+
+def test_a_job_that_loses_its_accelerator_runs_again_in_another_process_and_its_own_ends(pool, tmp_path):
+    pool.submit("asserts", {"accelerator_fails_on_attempt": 1, "pid_file": str(tmp_path / "pid")})
+    first = pid_in(tmp_path / "pid")
+    outcome = finish(pool, "asserts")["asserts"]
+    assert (outcome.status, outcome.attempts) == ("done", 2)
+    assert outcome.value["pid"] != first
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(first):
+        assert time.monotonic() < deadline, "the process that lost its accelerator goes on"
+        time.sleep(0.1)
 
 
 def test_a_job_that_always_kills_its_worker_is_lost_after_max_attempts(pool):

@@ -10,7 +10,7 @@ import torch
 import transformers
 from pool_helpers import run_jobs
 
-from adapad_ray.distributed import WorkerPool
+from adapad_ray.distributed import WorkerPool, WorkerRequest
 from adapad_ray.distributed.shared_backbone import open_backbone, share_backbone
 from adapad_ray.models import Backbone, backbone_parameters
 from adapad_ray.models.task_models import MeanPooledClassifier
@@ -48,7 +48,9 @@ def test_two_groups_hold_one_copy_of_the_backbone(cluster, tmp_path):
     case = MethodCase("adapad", 40 * COST_PER_RANK, {"local_steps": 2})
     content = {"identity": case.identity().model_dump(mode="json"), "base_model": "large"}
     content |= {"checkpoint_seconds": 60.0, "checkpoint_rounds": None}
-    with WorkerPool(set_up, memory_jobs.run, groups=2, cpus_per_worker=0.25, shared=shared, name="memory") as pool:
+    with WorkerPool(
+        set_up, memory_jobs.run, groups=2, request=WorkerRequest(0.25), shared=shared, name="memory"
+    ) as pool:
         while len(list(tmp_path.iterdir())) < 2:
             pool.poll(0.1)
         growth = [int(path.read_text()) for path in tmp_path.iterdir()]

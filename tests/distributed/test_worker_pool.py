@@ -4,7 +4,7 @@ import pool_jobs
 import pytest
 from pool_helpers import finish, run_jobs, wait_until_ready
 
-from adapad_ray.distributed import JobOutcome, JobProgress, PoolError, WorkerPool
+from adapad_ray.distributed import JobOutcome, JobProgress, PoolError, WorkerPool, WorkerRequest
 
 pytestmark = pytest.mark.xdist_group("clusters")
 
@@ -69,7 +69,7 @@ def test_every_rank_runs_the_job_and_rank_0_answers(pair):
 
 
 def test_a_set_up_that_fails_breaks_the_pool_with_its_traceback(cluster):
-    with WorkerPool(pool_jobs.broken_set_up, pool_jobs.run, cpus_per_worker=0.25, name="broken") as pool:
+    with WorkerPool(pool_jobs.broken_set_up, pool_jobs.run, request=WorkerRequest(0.25), name="broken") as pool:
         pool.submit("never", {})
         with pytest.raises(PoolError, match="OSError: no weights here"):
             finish(pool, "never")

@@ -20,12 +20,12 @@ pytestmark = pytest.mark.xdist_group("clusters")
 
 TRIALS = 3
 """Of each of the two methods, beside their three seeds: twelve cells in all."""
-KILLS = {"driver": 5, "worker": 5, "launcher": 2}
+KILLS = {"driver": 5, "worker": 7}
 """Of what a sweep of twelve cells with one worker each consists of."""
 RUNS, KILLS_PER_RUN = 5, 5
 """Of sweeps whose cells have two workers each: at least so many runs, and at least their product in kills."""
 TITLES = {
-    "worker": r"ray::(RayTrainWorker|adapad:cell-\S+:worker-\d)",  # without a cell, and with one
+    "worker": r"ray::(RayTrainWorker|Worker\b|adapad:cell-\S+:worker-\d)",  # without a cell, and with one
     "board": "ray::EstimateBoard",
     "launcher": "ray::Launcher",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.sweep import executor
 from adapad_ray.sweep.folder import sweep_location
 from adapad_ray.sweep.spec_file import load_spec, parse_spec
 
@@ -44,6 +45,36 @@ def test_overrides_win_and_reach_into_mappings(tmp_path):
     path.write_text("model: m\ntask: t/t\nmethods: {lora: {}}\nbudgets: [1]\n")
     spec = load_spec(path, ["training.epochs=2", "seeds=[7, 8]", "methods.lora.rank=3"])
     assert (spec.training.epochs, spec.seeds, spec.method_settings("lora")["rank"]) == (2.0, [7, 8], 3)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "resources", "requested"),
+    [(0, "auto", 0), (3, "auto", 1), (3, {"gpus_per_worker": "auto"}, 1), (3, {"gpus_per_worker": 0.25}, 0.25)],
+)
+def test_auto_requests_a_gpu_where_there_is_one(gpus, resources, requested, monkeypatch):
+    monkeypatch.setattr("adapad_ray.distributed.visible_gpus", lambda: gpus)
+    spec = parse_spec({**GOOD, "resources": resources})
+    assert spec.resources.gpus_per_worker == requested
+    assert spec.model_dump()["resources"]["gpus_per_worker"] == requested
+
+
+@pytest.mark.parametrize(
+    ("gpus", "resources", "said"),
+    [
+        (0, {}, None),
+        (2, {}, "2 GPUs are visible, but the file requests none: cells train on CPUs. To use GPUs, add "),
+        (1, {"workers": 2}, "1 GPU is visible"),
+        (2, {"gpus_per_worker": 0}, None),
+        (2, "auto", None),
+    ],
+)
+def test_a_file_that_says_nothing_about_gpus_leaves_visible_ones_idle_not_without_a_word(
+    gpus, resources, said, monkeypatch
+):
+    monkeypatch.setattr("adapad_ray.distributed.visible_gpus", lambda: gpus)
+    monkeypatch.setattr(executor, "visible_gpus", lambda: gpus)
+    sentence = executor.unused_gpus(parse_spec({**GOOD, "resources": resources}))
+    assert sentence is None if said is None else said in sentence
 
 
 def test_a_label_has_its_own_modules_and_training():

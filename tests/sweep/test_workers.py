@@ -47,8 +47,11 @@ def test_more_workers_than_there_can_ever_be_are_refused_with_both_sides_of_the_
 ) -> None:
     code, output = adapad("sweep", spec_file, "resources.workers=64", "resources.cpus_per_worker=1")
     assert code == 2
-    assert "one group of 64 workers with 1 CPU and 0 GPUs each does not fit the cluster (per node: " in output
-    assert output.startswith("Data: ") and "\nadapad: one group of 64" in output and "Traceback" not in output
+    assert (
+        "a group of 64 workers with 1 CPU and 0 GPUs each does not fit the cluster, which holds 2 such workers"
+        in output
+    )
+    assert output.startswith("Data: ") and "\nadapad: a group of 64" in output and "Traceback" not in output
     assert not (tmp_path / "runs" / "wide" / "cells").exists()
 
 

@@ -24,7 +24,7 @@ from adapad_ray.tasks import SplitSize, sizes_in_words
 from adapad_ray.wording import counted
 
 if TYPE_CHECKING:
-    from adapad_ray.distributed import JobProgress
+    from adapad_ray.distributed import GroupRetired, JobProgress
     from adapad_ray.report.page import Report
     from adapad_ray.sweep.planning.cells import Cell, Wave
     from adapad_ray.sweep.planning.tune_cells import Winners
@@ -118,6 +118,10 @@ class Console(SweepObserver):
         self._running.pop(_name(cell.identity), None)
         self._print(f"{_name(cell.identity)} failed: {reason}")
         self._advance(1)
+
+    def group_retired(self, retired: GroupRetired) -> None:
+        """Prints the reason."""
+        self._print(f"worker group {retired.group} is not used any more: {retired.reason}")
 
     def report(self, report: Report, location: str) -> None:
         """Prints the curve, the verdict on each search, the recommendation, and the line that exports it.

@@ -1,0 +1,1 @@
+"""Worker groups: their processes, in two forms, and what starts and ends them."""
