@@ -21,6 +21,10 @@ class Job:
     outcome: asyncio.Future[JobOutcome]
     attempts: int = 0
     """Attempts that a rank has started."""
+    fruitless: int = 0
+    """Attempts since the job's checkpoint advanced last."""
+    resumed: int = 0
+    """Largest step at which an attempt has resumed the checkpoint of an earlier one."""
     broke: set[int] = field(default_factory=set)
     """Groups that have lost an accelerator with this job."""
 
@@ -59,7 +63,14 @@ class Attempt:
         if not self.started:
             self.started = True
             self.job.attempts += 1
+            self.job.fruitless += 1
             self.began = time.monotonic()
+
+    def resume(self, step: int) -> None:
+        """Record the step at which the attempt has resumed. If an earlier attempt got that far, none was fruitless:
+        only this one counts from now on."""
+        if step > self.job.resumed:
+            self.job.resumed, self.job.fruitless = step, 1
 
     def answer(self, rank: int, value: Any, error: JobError | None, lost: bool) -> None:
         """Record what a rank returned or raised."""
@@ -74,17 +85,18 @@ class Attempt:
         """Return the job's outcome, or None if the job is to be attempted again.
 
         An error of any rank fails the job. Else the value of rank 0 stands, because the other ranks may have waited for
-        rank 0 in vain. Without either, the job is repeated up to `max_attempts` times.
+        rank 0 in vain. Without either, the job is repeated until `max_attempts` attempts in a row have died and its
+        checkpoint has not advanced meanwhile: a cell on nodes that are taken away again and again still ends.
         """
         if self.errors:
             return self._outcome("failed", None, self.errors[min(self.errors)])
         if 0 in self.values:
             return self._outcome("done", self.values[0], None)
-        if self.job.attempts < max_attempts:
+        if self.job.fruitless < max_attempts:
             return None
         if self.lost:
             return self._outcome("lost", None, self.lost[min(self.lost)])
-        message = f"the worker process died in each of {self.job.attempts} attempts"
+        message = f"the worker process died in each of {self.job.fruitless} attempts"
         return self._outcome("lost", None, JobError("WorkerDied", message))
 
     def _outcome(self, status: Literal["done", "failed", "lost"], value: Any, error: JobError | None) -> JobOutcome:

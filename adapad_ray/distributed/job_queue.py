@@ -37,7 +37,8 @@ class JobQueue:
 
     Args:
         groups: those that will join. All have the same number of workers.
-        max_attempts: starts of one job, after which it is `lost` instead of repeated; also of a group in a row.
+        max_attempts: starts of one job without a newer checkpoint, after which it is `lost` instead of repeated; also
+            of a group in a row.
         idle_seconds: how long a group may be without work before it is ended.
         straggler_seconds: how long the other ranks may go on after one rank has failed.
     """
@@ -201,6 +202,7 @@ class JobQueue:
         attempt = self._groups[group].attempt
         if attempt is not None and attempt.generation == generation:
             job = attempt.job
+            attempt.resume(int(data.get("resumed", 0)))
             self._progress[job.job_id] = JobProgress(job.job_id, group, job.attempts, data)
             await self._notify()
 

@@ -10,21 +10,24 @@ from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep.executor import Executor
 from adapad_ray.sweep.observers import Observers, SweepObserver, SweepState
+from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import Cell, PlannedCell, Wave, load_finished
-from adapad_ray.sweep.spec import SweepSpec
 
 
 class Launch:
     """What the stages of a sweep use to compute their cells."""
 
     def __init__(
-        self, spec: SweepSpec, folder: WorkingFolder, state: SweepState, executor: Executor, observers: Observers
+        self, cells: CellFactory, folder: WorkingFolder, state: SweepState, executor: Executor, observers: Observers
     ) -> None:
-        self.spec, self.state, self.executor, self.observers = spec, state, executor, observers
-        self._folder = folder
+        self.spec, self.state, self.executor, self.observers = cells.spec, state, executor, observers
+        self._cells, self._folder = cells, folder
 
     def start_wave(self, wave: Wave) -> list[PlannedCell]:
-        """Adds a wave to the launch; returns its missing cells, each once."""
+        """Adds a wave to the launch; returns its missing cells, each once.
+
+        Those that train longest come first, so that no group is left alone with one at the end.
+        """
         state, known = self.state, len(self.state.results)
         new = {planned.id for planned in wave if not planned.counted} - state.cells.keys()
         missing = find_missing(wave, state, self._folder)
@@ -32,10 +35,10 @@ class Launch:
         reused = list(state.results.values())[known:]
         if reused:
             self.observers.notify(SweepObserver.cells_reused, reused)
-        return missing
+        return sorted(missing, key=lambda planned: -self._cells.lane_steps(planned.cell))
 
     def compute(self, missing: Sequence[PlannedCell]) -> None:
-        """Computes cells, in any order."""
+        """Computes cells; those that come first start first."""
         if missing:
             self.executor.run_jobs({planned.id: self.job(planned.cell) for planned in missing}, self.on_event)
 

@@ -117,7 +117,7 @@ class Sweep:
         observers.notify(SweepObserver.data_read, self.cells.inputs.data.sizes)
         with self._open_executor(self.plan.cells) as executor:
             observers = observers.before(_ManifestLog(lambda: self._manifest(stages, state).save(self.folder.path)))
-            launch = Launch(self.spec, self.folder, state, executor, observers)
+            launch = Launch(self.cells, self.folder, state, executor, observers)
             observers.notify(SweepObserver.computing_started, state, self.plan.cells, executor.groups)
             try:
                 for stage in stages:

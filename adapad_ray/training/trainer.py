@@ -94,7 +94,7 @@ class Trainer:
             DivergedError: a loss, gradient or parameter is not finite; found when its round, or the call, ends.
             AttemptLostError: another worker of this cell is gone.
         """
-        end = self.total_steps if stop_at is None else min(stop_at, self.total_steps)
+        first, end = self.step, self.total_steps if stop_at is None else min(stop_at, self.total_steps)
         stopwatch = Stopwatch(self.record.seconds)
         self._meter.restart_clock()
         if checkpointer is not None:
@@ -107,7 +107,7 @@ class Trainer:
                 self._end_round(checkpointer if self.workers.leads else None)
                 if on_progress is not None and self.step % self.method.local_steps == 0:
                     self.record.seconds = stopwatch.seconds
-                    on_progress({"step": self.step, "steps": self.total_steps, "loss": loss})
+                    on_progress({"step": self.step, "steps": self.total_steps, "loss": loss, "resumed": first})
             elif self.step == end:
                 self._read_passes({})
                 if self.workers.complete:

@@ -14,7 +14,7 @@ ALONE = JobError("AttemptLostError", "the board is gone")
 @pytest.fixture
 def attempt():
     loop = asyncio.new_event_loop()
-    job = Job("cell", {}, loop.create_future(), attempts=1)
+    job = Job("cell", {}, loop.create_future(), attempts=1, fruitless=1)
     yield Attempt(generation=5, job=job, group=1)
     loop.close()
 

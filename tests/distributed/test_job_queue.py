@@ -84,6 +84,27 @@ def test_a_job_that_lost_its_board_goes_to_the_front_and_is_lost_after_max_attem
     run(scene)
 
 
+def test_attempts_before_a_newer_checkpoint_do_not_count():
+    async def scene(queue, crew):
+        gone = JobError("AttemptLostError", "the node is gone")
+        await queue.submit("a", {})
+
+        async def attempt(resumed):
+            job = await crew.take(queue)
+            await queue.started(0, job.generation)
+            await queue.progress(0, job.generation, {"resumed": resumed})
+            await queue.finish(0, job.generation, 0, None, gone, lost=True)
+
+        for resumed in (0, 10, 20, 30):
+            await attempt(resumed)
+            assert not any(hasattr(event, "status") for event in (await queue.poll(0, 0.01))[1])
+        await attempt(30)
+        (outcome,) = (event for event in (await queue.poll(0, 1.0))[1] if hasattr(event, "status"))
+        assert (outcome.status, outcome.attempts) == ("lost", 5)
+
+    run(scene)
+
+
 def test_the_job_of_a_dead_worker_goes_to_the_next_life_of_its_group():
     async def scene(queue, crew):
         await queue.submit("a", {})

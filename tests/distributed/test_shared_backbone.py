@@ -52,7 +52,7 @@ def test_two_groups_hold_one_copy_of_the_backbone(cluster, tmp_path):
         set_up, memory_jobs.run, groups=2, request=WorkerRequest(0.25), shared=shared, name="memory"
     ) as pool:
         while len(list(tmp_path.iterdir())) < 2:
-            pool.poll(0.1)
+            assert pool.poll(0.1) == [], "a group was retired"
         growth = [int(path.read_text()) for path in tmp_path.iterdir()]
         held = sum(store_pss().values()) - before
         outcome = run_jobs(pool, {"cell": {**content, "folder": str(tmp_path / "cell")}})["cell"]

@@ -119,6 +119,20 @@ def test_hooks_are_called_in_the_order_of_a_launch(launch):
     assert outcome.mlflow == {"MLflow": "http://mlflow"}
 
 
+def test_cells_that_train_longest_come_first(launch):
+    executor = SyntheticExecutor()
+    adapad = {"initial_rank": 0, "r_max": 3}
+    launch(executor, methods={"lora": {}, "adapad": adapad, "lora/long": {"training": {"epochs": 9}}}, seeds=[0])
+    trained = [(i.label, i.budget) for i in executor.computed]
+    long, short = [("lora/long", ONE_EACH), ("lora/long", 2 * ONE_EACH)], [("lora", ONE_EACH), ("lora", 2 * ONE_EACH)]
+    assert [cell for cell in trained if cell[0] != "head_only"] == [
+        ("adapad", ONE_EACH),
+        ("adapad", 2 * ONE_EACH),
+        *long,
+        *short,
+    ]
+
+
 def test_the_next_launch_computes_nothing_and_logs_every_cell(launch, tracker):
     first = SyntheticExecutor()
     launch(first, tune=TUNE)
@@ -153,8 +167,8 @@ def test_leaders_are_computed_before_the_labels_that_follow_their_compute(launch
     executor = SyntheticExecutor(passes=lambda identity: 3 if identity.method == "adapad" else 1)
     methods = {"lora/matched": {"compute_as": "adapad"}, "adapad": {"initial_rank": 0}}
     launch(executor, methods=methods, tune=TUNE)
-    assert [label for stage, label in kinds(executor) if stage == "tune"] == ["head_only", "adapad", "lora/matched"]
-    assert [label for stage, label in kinds(executor) if stage == "curve"] == ["head_only", "adapad", "lora/matched"]
+    assert [label for stage, label in kinds(executor) if stage == "tune"] == ["adapad", "head_only", "lora/matched"]
+    assert [label for stage, label in kinds(executor) if stage == "curve"] == ["adapad", "head_only", "lora/matched"]
     epochs = {identity.label: identity.training["epochs"] for identity in executor.computed}
     assert epochs["lora/matched"] == 3 * epochs["adapad"]
 

@@ -32,6 +32,7 @@ class CellFactory:
         self.spec, self.inputs = spec, inputs
         self.modules = {label: target_modules(inputs.model, spec.modules_of(label)) for label in spec.labels()}
         """Shapes of the target modules, by label."""
+        self._shapes = {shape.name: shape for shapes in self.modules.values() for shape in shapes}
         sweep_modules = target_modules(inputs.model, spec.target_modules)
         self.units = BudgetUnits.of(sweep_modules, inputs.backbone_parameters)
         """What the units of the file's budgets are worth."""
@@ -67,8 +68,13 @@ class CellFactory:
 
     def method(self, identity: CellIdentity) -> Method[Any]:
         """The method of a cell, configured for its budget, seed and number of steps."""
-        modules = self.modules[identity.label]
+        modules = tuple(self._shapes[name] for name in identity.target_modules)
         return make_method(identity, modules, self.train_examples, self.inputs.backbone_parameters)
+
+    def lane_steps(self, cell: Cell) -> int:
+        """The most forward and backward passes that the training of a cell takes: its steps times its lanes."""
+        method = self.method(cell.identity)
+        return method.training_steps * method.plan().lanes
 
     def parent(self, cell: Cell) -> Cell | None:
         """The cell whose adapter a post-hoc cell cuts; None for cells that train."""
