@@ -48,9 +48,8 @@ def test_two_groups_hold_one_copy_of_the_backbone(cluster, tmp_path):
     case = MethodCase("adapad", 40 * COST_PER_RANK, {"local_steps": 2})
     content = {"identity": case.identity().model_dump(mode="json"), "base_model": "large"}
     content |= {"checkpoint_seconds": 60.0, "checkpoint_rounds": None}
-    with WorkerPool(
-        set_up, memory_jobs.run, groups=2, request=WorkerRequest(0.25), shared=shared, name="memory"
-    ) as pool:
+    shape = {"groups": 2, "request": WorkerRequest(0.25), "idle_seconds": 600}
+    with WorkerPool(set_up, memory_jobs.run, **shape, shared=shared, name="memory") as pool:
         while len(list(tmp_path.iterdir())) < 2:
             assert pool.poll(0.1) == [], "a group was retired"
         growth = [int(path.read_text()) for path in tmp_path.iterdir()]

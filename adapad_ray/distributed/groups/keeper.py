@@ -120,10 +120,11 @@ class GroupKeeper:
             self.spawn(self._run(state, queue, name))
 
     def end_idle(self, needed: int) -> None:
-        """End groups that have had no work for a while, as long as `needed` ones stay."""
+        """End groups that have had no work for a while, as long as `needed` ones stay; none in its set-up is ended."""
         spare = self._wanted - needed
         latest = time.monotonic() - self._idle_seconds
-        idle = [s for s in self.states if s.wanted and s.attempt is None and s.idle_since < latest]
+        unemployed = [s for s in self.states if s.wanted and s.attempt is None and (s.was_ready or not s.incarnation)]
+        idle = [state for state in unemployed if state.idle_since < latest]
         for state in sorted(idle, key=lambda state: state.was_ready)[: max(0, spare)]:
             self.dismiss(state)
 
