@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SPEC ?= sweeps/quickstart.yaml
 
+# Tests and sweeps start many processes. Where this is set, each would compile the package's source again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: sweep test check pytest soak audit clean
 
 sweep: $(VENV)/.run
@@ -23,15 +26,14 @@ check: $(VENV)/.test
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -m soak
 
-# Python compiles what is imported; pip would compile all of it, one file after another.
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
 	touch $(VENV)/.run $@
 
 # Checks the installed packages for known vulnerabilities; needs the network.
