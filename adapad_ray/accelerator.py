@@ -1,4 +1,4 @@
-"""GPUs as a process uses them: its share of the memory, what it needed at most, and errors that end the process."""
+"""CPU threads and GPUs as a process uses them: its share, what it needed at most, and errors that end the process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import gc
 import platform
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -31,6 +33,17 @@ def require_accelerator() -> None:
     if not torch.cuda.is_available():
         build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build without CUDA"
         raise NoAcceleratorError(f"torch {torch.__version__} ({build}) sees no GPU on {platform.node()}")
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch use so many CPU threads while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def accelerator_name(device: str) -> str:

@@ -125,6 +125,17 @@ def parse_budget(value: int | float | str, *, modules: Sequence[ModuleShape], ba
     return BudgetUnits.of(modules, backbone_parameters).parse(value)
 
 
+def check_fits_one(budget: int, costs: Iterable[int]) -> None:
+    """Checks that a budget holds at least the smallest of the components with these costs.
+
+    Raises:
+        BudgetTooSmallError: it does not.
+    """
+    smallest = min(costs)
+    if budget < smallest:
+        raise BudgetTooSmallError(f"budget {budget:,} is below the smallest component ({smallest:,})")
+
+
 def uniform_rank(budget: int, modules: Sequence[ModuleShape], costs: Mapping[str, int]) -> int:
     """The largest rank that all modules can have within `budget` parameters.
 

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adapad_ray.budget import BudgetTooSmallError
+from adapad_ray.budget import BudgetTooSmallError, check_fits_one
 from adapad_ray.errors import BadRequestError
 from adapad_ray.wording import counted
 
@@ -174,9 +174,9 @@ def _above_threshold(
 def _within_budget(nonzero: Mapping[str, Spectrum], keep: KeepParameters, cut: Cut) -> dict[str, int]:
     costs = {name: s.cost for name, s in nonzero.items()}
     one_each = sum(costs.values())
-    if cut == "global" and keep.budget < min(costs.values()):
-        raise BudgetTooSmallError(f"budget {keep.budget:,} is below the smallest component ({min(costs.values()):,})")
-    if cut != "global" and keep.budget < one_each:
+    if cut == "global":
+        check_fits_one(keep.budget, costs.values())
+    elif keep.budget < one_each:
         raise BudgetTooSmallError(
             f"budget {keep.budget:,} is below one component on each of {counted(len(nonzero), 'module')} "
             f"({one_each:,}): raise it, or cut globally"

@@ -82,18 +82,10 @@ def sweep(spec: Spec, out: str | Path | None = None, *, progress: bool = True, *
         StorageError: the store of a URL cannot be reached; finished cells are kept.
         WorkersLostError: no worker group is left that could be set up; finished cells are kept.
     """
-    from adapad_ray.assets import check_cache
-    from adapad_ray.distributed import check_cluster
-    from adapad_ray.storage import working_folder
-    from adapad_ray.sweep.folder import sweep_location, text_in
-    from adapad_ray.tracking.store import DEFAULT_STORE, check_store
+    from adapad_ray.sweep.folder import launch_folder
 
     content = _content(spec, overrides)
-    with working_folder(sweep_location(content, None if out is None else str(out))) as folder:
-        folder.check()
-        check_cluster()
-        check_cache(text_in(content, "model", ""), text_in(content, "task", ""))
-        check_store(text_in(content, "tracking", DEFAULT_STORE), text_in(content, "name", ""))
+    with launch_folder(content, None if out is None else str(out)) as folder:
         from adapad_ray.cli.output.console import Console
         from adapad_ray.cli.output.terminal import print_error
         from adapad_ray.sweep.executor import unused_gpus

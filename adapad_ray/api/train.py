@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from adapad_ray.accelerator import cpu_threads
 from adapad_ray.api.data import read_task
 from adapad_ray.api.own_model import borrowed, own_backbone
 from adapad_ray.api.request import Precision, Request, resolve
@@ -104,7 +104,7 @@ def train(
     )
     temporary = tempfile.TemporaryDirectory(prefix="adapad-") if folder is None else None
     place = Path(temporary.name if folder is None else folder)  # type: ignore[union-attr]
-    with _threads(identity.threads), borrowed(backbone, identity.precision):
+    with cpu_threads(identity.threads), borrowed(backbone, identity.precision):
         result = _Cells(Workspace(backbone, data, request.device), place, on_progress).compute(identity, request)
     return TrainedAdapter(result, place / result.id, backbone, data, (*data.warnings, *warnings), temporary)
 
@@ -159,14 +159,3 @@ class _Cells:
         )
         assert result is not None, "the only worker leads"
         return result
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Lets torch use so many CPU threads while the block runs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -17,19 +17,11 @@ def sweep(
     out: Annotated[str | None, typer.Option(help="The sweep's folder or URL; default: <storage>/<name>.")] = None,
 ) -> int:
     """Run a sweep, or finish it: compute the missing cells, then draw the curve."""
-    from adapad_ray.assets import check_cache
-    from adapad_ray.distributed import check_cluster
-    from adapad_ray.storage import working_folder
-    from adapad_ray.sweep.folder import sweep_location, text_in
+    from adapad_ray.sweep.folder import launch_folder
     from adapad_ray.sweep.spec_file import parse_spec, read_content
-    from adapad_ray.tracking.store import DEFAULT_STORE, check_store
 
     content = read_content(path, overrides or [])
-    with working_folder(sweep_location(content, out)) as folder:
-        folder.check()
-        check_cluster()
-        check_cache(text_in(content, "model", ""), text_in(content, "task", ""))
-        check_store(text_in(content, "tracking", DEFAULT_STORE), text_in(content, "name", ""))
+    with launch_folder(content, out) as folder:
         # Only now, because these imports take seconds, and loading a model may take minutes.
         spec = parse_spec(content)
         from adapad_ray.cli.output.console import Console

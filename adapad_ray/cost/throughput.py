@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from adapad_ray.accelerator import cpu_threads
 from adapad_ray.frozen_linear.mixed import use_bf16_products
 from adapad_ray.methods import METHODS, CellContext
 from adapad_ray.models.backbone import parse_dtype
@@ -59,7 +58,7 @@ def training_throughput(spec: SweepSpec, inputs: SweepInputs, flops_per_token: f
     device = "cuda" if spec.resources.gpus_per_worker and torch.cuda.is_available() else "cpu"
     hardware = "the GPU" if device == "cuda" else f"{threads} CPU thread{'s' * (threads > 1)}"
     hardware += " of this machine"
-    with _threads(threads):
+    with cpu_threads(threads):
         product = _product_rate(device)
         of_product = f"{product / 1e9:,.0f} GFLOP/s of a matrix product on {hardware}, because"
         if spec.resources.gpus_per_worker and device == "cpu":
@@ -141,13 +140,3 @@ def _product_rate(device: str) -> float:
         float((a @ a)[0, 0])
         best = max(best, 2 * size**3 / (time.perf_counter() - start))
     return best
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -32,6 +32,7 @@ from adapad_ray.budget import (
     ComponentRequest,
     GrowthRequest,
     GrowthSchedule,
+    check_fits_one,
     decide_components,
     decide_growth,
 )
@@ -173,15 +174,15 @@ class Adapad(GrowingMethod[AdapadConfig]):
         self.family.check(self.context.modules)
         self.check_rank("initial_rank", self.config.initial_rank)
         self.check_rank("r_max", self.config.r_max)
-        initial, one_each, cheapest = self.initial_parameters, sum(self.costs.values()), min(self.costs.values())
+        initial, one_each = self.initial_parameters, sum(self.costs.values())
         if initial > self.budget:
             raise BudgetTooSmallError(
                 f"budget {self.budget:,} is below initial_rank {self.initial_rank} on "
                 f"{counted(len(self.costs), 'module')} ({initial:,}): raise it, pass fewer target_modules, or set "
                 "initial_rank: 0"
             )
-        if initial == 0 and self.budget < cheapest:
-            raise BudgetTooSmallError(f"budget {self.budget:,} is below the smallest component ({cheapest:,})")
+        if initial == 0:
+            check_fits_one(self.budget, self.costs.values())
         ranks = dict.fromkeys(self.costs, self.initial_rank)
         growing = bool(self.candidates(ranks, self.budget - initial))
         reachable = min(self.budget, sum(self.limits[name] * cost for name, cost in self.costs.items()))

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, field_validator, model_validator
 
-from adapad_ray.budget import BudgetTooSmallError, uniform_rank
+from adapad_ray.budget import BudgetTooSmallError, check_fits_one, uniform_rank
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig
 from adapad_ray.methods.plan import Plan
@@ -106,6 +106,7 @@ class Lora(BudgetedMethod[LoraConfig]):
         return ranks
 
     def _random_ranks(self) -> dict[str, int]:
+        check_fits_one(self.budget, self.costs.values())
         generator = torch.Generator().manual_seed(self.context.seed)
         limits = {m.name: m.max_rank for m in self.context.modules}
         ranks: dict[str, int] = {}
@@ -117,7 +118,4 @@ class Lora(BudgetedMethod[LoraConfig]):
             drawn = fitting[int(torch.randint(len(fitting), (), generator=generator))]
             ranks[drawn] = ranks.get(drawn, 0) + 1
             remaining -= self.costs[drawn]
-        if not ranks:
-            smallest = min(self.costs.values())
-            raise BudgetTooSmallError(f"budget {self.budget:,} is below the smallest component ({smallest:,})")
         return {name: ranks[name] for name in self.costs if name in ranks}

@@ -13,7 +13,7 @@ from adapad_ray.adapters.families import PlainBlock
 from adapad_ray.adapters.load import LoadedAdapter
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.adapters.truncation import Cut, KeepParameters, allocate, spectrum
-from adapad_ray.budget import BudgetTooSmallError, uniform_rank
+from adapad_ray.budget import check_fits_one, uniform_rank
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig
 from adapad_ray.methods.lora import LoraConfig
 from adapad_ray.methods.plan import Parent, Plan
@@ -58,8 +58,8 @@ class Para(BudgetedMethod[ParaConfig]):
     def plan(self) -> Plan:
         budget, costs, whole = self.budget, self.costs, self.parent().budget
         self.check_rank("parent_rank", self.config.parent_rank)
-        if self.config.cut == "global" and budget < min(costs.values()):
-            raise BudgetTooSmallError(f"budget {budget:,} is below the smallest component ({min(costs.values()):,})")
+        if self.config.cut == "global":
+            check_fits_one(budget, costs.values())
         parameters, ranks = min(budget, whole), None
         if self.config.cut != "global":
             rank = min(uniform_rank(budget, self.context.modules, costs), self.config.parent_rank)

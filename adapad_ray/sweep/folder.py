@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import unwritable, write_text
 from adapad_ray.safe_yaml import read_yaml, write_yaml
-from adapad_ray.storage import DEFAULT_FOLDER, WorkingFolder, is_url
+from adapad_ray.storage import DEFAULT_FOLDER, WorkingFolder, is_url, working_folder
 from adapad_ray.sweep.lock import FolderLock, SweepLock
 from adapad_ray.sweep.store_lock import StoreLock
 
@@ -42,6 +42,31 @@ def text_in(content: Mapping[str, Any], key: str, default: str) -> str:
     """The text of a field of the file; the default where there is none, or something that validation will reject."""
     value = content.get(key, default)
     return str(value) if type(value) in (str, int) else default
+
+
+@contextmanager
+def launch_folder(content: Mapping[str, Any], out: str | None = None) -> Iterator[WorkingFolder]:
+    """The folder of a sweep that is about to be launched, after quick checks of what the launch needs besides.
+
+    Nothing slow is imported for them: loading a model may take minutes, and only then would the cluster fail.
+
+    Args:
+        content: of the sweep's file, which may not be validated yet.
+        out: as for `sweep_location`.
+
+    Raises:
+        BadRequestError: the folder, the cluster, the cache or MLflow's store cannot be used.
+    """
+    from adapad_ray.assets import check_cache
+    from adapad_ray.distributed import check_cluster
+    from adapad_ray.tracking.store import DEFAULT_STORE, check_store
+
+    with working_folder(sweep_location(content, out)) as folder:
+        folder.check()
+        check_cluster()
+        check_cache(text_in(content, "model", ""), text_in(content, "task", ""))
+        check_store(text_in(content, "tracking", DEFAULT_STORE), text_in(content, "name", ""))
+        yield folder
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 from adapad_ray.distributed.capacity import WorkerRequest
@@ -82,3 +83,25 @@ class Crew(WorkerGroup):
         await queue.accelerator_lost(self.config.group, job.generation, 0, error)
         self.die()
         return job
+
+
+def run_queue(
+    scene: Callable[..., Awaitable[None]], groups: int, idle_seconds: float = 60.0, seconds: float = 20.0
+) -> None:
+    """Runs `scene(queue, *crews)` on a queue that has started its groups, none of which is up yet.
+
+    Args:
+        seconds: the most that the scene may take.
+    """
+
+    async def main() -> None:
+        crews = [Crew() for _ in range(groups)]
+        queue = JobQueue(crews, max_attempts=2, idle_seconds=idle_seconds)
+        await queue.open_as(queue, "pool")
+        await asyncio.wait_for(scene(queue, *crews), seconds)
+        for task in list(queue._keeper._tasks):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())

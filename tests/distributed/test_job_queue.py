@@ -1,31 +1,22 @@
 """The job queue without Ray: the order of jobs, what the driver receives, and what ends an attempt."""
 
 import asyncio
-from contextlib import suppress
 
 import pytest
-from crew import Crew
+from crew import run_queue
 
 from adapad_ray.distributed import JobError, JobProgress, PoolError
-from adapad_ray.distributed.job_queue import JobQueue
 
 
 def run(scene, groups=1):
     """Runs `scene(queue, *crews)` with groups whose workers have joined and are ready."""
 
-    async def main():
-        crews = [Crew() for _ in range(groups)]
-        queue = JobQueue(crews, max_attempts=2)
-        await queue.open_as(queue, "pool")
+    async def with_workers(queue, *crews):
         for crew in crews:
             await crew.up(queue)
-        await asyncio.wait_for(scene(queue, *crews), 10)
-        for task in list(queue._keeper._tasks):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await scene(queue, *crews)
 
-    asyncio.run(main())
+    run_queue(with_workers, groups, idle_seconds=40.0, seconds=10.0)
 
 
 def test_jobs_go_out_in_the_order_of_submission():

@@ -1,35 +1,18 @@
 """Which groups run, without Ray: as many as there are jobs, and none that cannot work."""
 
 import asyncio
-from contextlib import suppress
 
 import pytest
 from crew import Crew
+from crew import run_queue as run
 
 from adapad_ray.distributed import GroupRetired, JobOutcome, PoolError
 from adapad_ray.distributed.groups import keeper
-from adapad_ray.distributed.job_queue import JobQueue
 
 
 @pytest.fixture(autouse=True)
 def quick_restarts(monkeypatch):
     monkeypatch.setattr(keeper, "RESTART_SECONDS", 0.0)
-
-
-def run(scene, groups, idle_seconds=60.0):
-    """Runs `scene(queue, *crews)` on a queue that has started its groups."""
-
-    async def main():
-        crews = [Crew() for _ in range(groups)]
-        queue = JobQueue(crews, max_attempts=2, idle_seconds=idle_seconds)
-        await queue.open_as(queue, "pool")
-        await asyncio.wait_for(scene(queue, *crews), 20)
-        for task in list(queue._keeper._tasks):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-    asyncio.run(main())
 
 
 async def until(condition):

@@ -14,6 +14,7 @@ from adapad_ray.results import CellIdentity
 from adapad_ray.testing import TRAINING, MethodCase, tiny_backbone, tiny_task
 from adapad_ray.training.batches import epoch_batches
 from adapad_ray.training.randomness import derive_seed
+from adapad_ray.training.trainer import Trainer
 
 SQUARE = tuple(
     shape.name
@@ -59,3 +60,22 @@ def train(model: Any, *, learning_rate: float, after_step: Callable[[int], None]
         optimizer.zero_grad()
         losses.append(loss.item())
     return losses
+
+
+def frozen_gradients(trainer: Trainer, step: int) -> dict[str, torch.Tensor]:
+    """Module → the loss gradient `[d_out, d_in]` of its frozen weight in the reserve lane at `step`, by autograd.
+
+    Removes the probes.
+    """
+    adapted = trainer.adapted
+    lane = next(lane for lane in trainer.method.lanes(step) if lane.reserve)
+    adapted.use(lane)
+    weights = {name: layer.base.weight.requires_grad_(True) for name, layer in adapted.layers.items()}
+    for layer in adapted.layers.values():
+        layer.reserve = None  # then a layer calls its base, which autograd sees
+    batch = trainer.batches.load(trainer.batches.rows(step))
+    loss = torch.nn.functional.cross_entropy(adapted.model(**batch.inputs).logits, batch.labels)
+    gradients = torch.autograd.grad(loss, list(weights.values()))
+    for weight in weights.values():
+        weight.requires_grad_(False)
+    return dict(zip(weights, gradients, strict=True))

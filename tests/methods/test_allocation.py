@@ -7,6 +7,7 @@ from adapad_ray.budget import BudgetTooSmallError, ModuleShape
 from adapad_ray.methods.allocation.fim import Fim, FimConfig
 from adapad_ray.methods.plan import CellContext
 from adapad_ray.testing import COST_PER_RANK, MethodCase
+from tests.methods.reference import frozen_gradients
 
 CALIBRATION = 3
 
@@ -17,22 +18,6 @@ def trained(method, budget, steps, **config):
     trainer.start()
     trainer.run(stop_at=steps)
     return trainer
-
-
-def frozen_gradients(trainer, step):
-    """Module → the loss gradient `[d_out, d_in]` of its frozen weight at `step`, by autograd. Removes the probes."""
-    adapted = trainer.adapted
-    (lane,) = trainer.method.lanes(step)
-    adapted.use(lane)
-    weights = {name: layer.base.weight.requires_grad_(True) for name, layer in adapted.layers.items()}
-    for layer in adapted.layers.values():
-        layer.reserve = None  # then a layer calls its base, which autograd sees
-    batch = trainer.batches.load(trainer.batches.rows(step))
-    loss = torch.nn.functional.cross_entropy(adapted.model(**batch.inputs).logits, batch.labels)
-    gradients = torch.autograd.grad(loss, list(weights.values()))
-    for weight in weights.values():
-        weight.requires_grad_(False)
-    return dict(zip(weights, gradients, strict=True))
 
 
 def calibration_gradients(method, budget):

@@ -12,6 +12,7 @@ from adapad_ray.methods.adapad import AdapadConfig
 from adapad_ray.methods.growth import GradientScores, depths
 from adapad_ray.testing import COST_PER_RANK, MethodCase
 from adapad_ray.training.checkpoint import Checkpoint
+from tests.methods.reference import frozen_gradients
 
 
 def trained(budget, steps, **config):
@@ -21,22 +22,6 @@ def trained(budget, steps, **config):
     trainer.start()
     trainer.run(stop_at=steps)
     return trainer
-
-
-def frozen_gradients(trainer, step):
-    """Module → the loss gradient of its frozen weight in the reserve lane at `step`, by autograd."""
-    adapted = trainer.adapted
-    lane = next(lane for lane in trainer.method.lanes(step) if lane.reserve)
-    adapted.use(lane)
-    weights = {name: layer.base.weight.requires_grad_(True) for name, layer in adapted.layers.items()}
-    for layer in adapted.layers.values():
-        layer.reserve = None  # then a layer calls its base, which autograd sees
-    batch = trainer.batches.load(trainer.batches.rows(step))
-    loss = torch.nn.functional.cross_entropy(adapted.model(**batch.inputs).logits, batch.labels)
-    gradients = torch.autograd.grad(loss, list(weights.values()))
-    for weight in weights.values():
-        weight.requires_grad_(False)
-    return dict(zip(weights, gradients, strict=True))
 
 
 def test_a_sketch_has_the_norm_and_the_singular_values_of_the_gradient(monkeypatch):

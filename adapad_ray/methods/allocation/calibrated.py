@@ -13,7 +13,7 @@ from adapad_ray.adapters.families import Block, ProbeBlock
 from adapad_ray.adapters.lane import RESERVE, Lane
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.adapters.trainable_model import TrainableModel
-from adapad_ray.budget import BudgetTooSmallError, ComponentRequest, Ledger, ModuleShape, decide_components
+from adapad_ray.budget import ComponentRequest, Ledger, ModuleShape, check_fits_one, decide_components
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig
 from adapad_ray.methods.plan import CellContext, Deployable, Plan, RoundReport
 from adapad_ray.results import GrowthEvent
@@ -65,9 +65,7 @@ class CalibratedMethod(BudgetedMethod[CalibratedT]):
         """Sets the first values of the new block of module `name`; by default those of LoRA stay."""
 
     def plan(self) -> Plan:
-        cheapest = min(self.costs.values())
-        if self.budget < cheapest:
-            raise BudgetTooSmallError(f"budget {self.budget:,} is below the smallest component ({cheapest:,})")
+        check_fits_one(self.budget, self.costs.values())
         reachable = min(self.budget, sum(self.limits[name] * cost for name, cost in self.costs.items()))
         return Plan(parameters=reachable, peak_parameters=reachable, lanes=1, ranks=None)
 

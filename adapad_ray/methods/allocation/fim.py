@@ -51,16 +51,11 @@ class Fim(CalibratedMethod[FimConfig]):
         self._pending.add(list(gradients), norms.square())
 
     def claims(self, probes: Mapping[str, ProbeBlock]) -> dict[str, float]:
-        self._read()
+        self._pending.add_to(self._squares)
         return {name: self._squares.get(name, 0.0) / probe.b.numel() for name, probe in probes.items()}
 
-    def _read(self) -> None:
-        for squares in self._pending.read():
-            for name, square in squares.items():
-                self._squares[name] = self._squares.get(name, 0.0) + square
-
     def state(self) -> dict[str, Any]:
-        self._read()
+        self._pending.add_to(self._squares)
         return {"squares": self._squares}
 
     def load_state(self, state: Mapping[str, Any]) -> None:

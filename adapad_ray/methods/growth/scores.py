@@ -47,6 +47,12 @@ class PendingNumbers:
                 sums[-1][module] = sums[-1].get(module, 0.0) + next(numbers)
         return sums
 
+    def add_to(self, totals: dict[str, float]) -> None:
+        """Adds the numbers of every step to `totals`, by module."""
+        for of_step in self.read():
+            for module, number in of_step.items():
+                totals[module] = totals.get(module, 0.0) + number
+
 
 class SmoothedScores:
     """Smoothed importance I of a module times its smoothed deviation.
@@ -173,14 +179,9 @@ class GradientScores:
 
     def of_components(self, adapted: AdaptedModel) -> dict[str, list[float]]:
         """Module → the scores of its next components, in descending order; 0 before two batches."""
-        self._read()
+        self._pending.add_to(self._squares)
         sums = _on_host({name: probe.published_b for name, probe in _probes(adapted).items()})
         return {name: self._of_module(name, total, adapted.layers[name].scaling) for name, total in sums.items()}
-
-    def _read(self) -> None:
-        for squares in self._pending.read():
-            for name, square in squares.items():
-                self._squares[name] = self._squares.get(name, 0.0) + square
 
     def _of_module(self, name: str, total: Tensor, scaling: float) -> list[float]:
         """Scores from the sum of the sketches, `total` `[size, d_out]` in fp64."""
@@ -197,13 +198,13 @@ class GradientScores:
 
     def forget(self, module: str) -> None:
         """Drops what is known of a module; its probe is dropped too."""
-        self._read()
+        self._pending.add_to(self._squares)
         self._squares.pop(module, None)
         self._batches.pop(module, None)
 
     def state(self) -> dict[str, Any]:
         """The sums, as JSON; those of the sketches are tensors of the probes."""
-        self._read()
+        self._pending.add_to(self._squares)
         return {"seen": self._seen, "squares": self._squares, "batches": self._batches}
 
     def load(self, state: Mapping[str, Any]) -> None:
