@@ -51,6 +51,7 @@ class Launch:
             "base_model": self.spec.model,
             "checkpoint_seconds": self.spec.checkpoint.seconds,
             "checkpoint_rounds": self.spec.checkpoint.rounds,
+            "max_minutes": self.spec.max_minutes.cell,
         }
 
     def on_event(self, event: PoolEvent) -> None:
