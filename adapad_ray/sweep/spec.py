@@ -115,8 +115,9 @@ class SweepSpec(_Section):
     pooling: str | None = None
     """`mean` or `own`; default: what the model declares."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
-    precision: Literal["auto", "full", "mixed"] = "auto"
-    """`mixed`: products with frozen weights are in bf16 in training, all else in fp32. `auto`: see `precision.py`."""
+    precision: Literal["auto", "full", "tf32", "mixed"] = "auto"
+    """Of the training; evaluation is always in the `dtype`. `mixed`: products with frozen weights are in bf16, all else
+    in fp32. `tf32`: all products of a GPU are in TF32. `auto`: see `precision.py`."""
     target_modules: str | list[str] = "all-linear"
     methods: dict[str, MethodEntry] = Field(min_length=1)
     """Label → settings."""
