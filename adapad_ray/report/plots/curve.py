@@ -157,7 +157,7 @@ def _x_axis(budgets: Sequence[int], sizes: Sequence[float]) -> Spec:
     axis = {"format": ".3~s", "grid": False}
     return {
         **_X,
-        "title": "deployed adapter parameters, without task head",
+        "title": "deployed adapter parameters",
         "scale": by_choice(
             "axis",
             {
@@ -176,7 +176,7 @@ def _interval(split: str) -> str:
 def _tooltip(name: str) -> list[Spec]:
     scores: list[tuple[str, ...]] = []
     for split in ("test", "validation"):
-        scores += [(f"{split}_mean", f"{split} {name}", ".3f"), (f"{split}_interval", "95 % interval")]
+        scores += [(f"{split}_mean", f"{split} {name}", ".3f"), (f"{split}_interval", f"{split}, 95 % interval")]
     return hover(*_POINT, *scores, *_COST)
 
 

@@ -18,8 +18,8 @@ function rowsOf(columns) {
   return Array.from({ length: count }, (_, i) => Object.fromEntries(names.map((name) => [name, columns[name][i]])));
 }
 
-/** Of Vega-Embed. Warnings are about layers that checkboxes have emptied. */
-const options = { actions: false, renderer: "svg", mode: "vega-lite", logLevel: vega.Error };
+/** Of Vega-Embed. Level 1 logs errors alone: warnings are about layers that checkboxes have emptied. */
+const options = { actions: false, renderer: "svg", mode: "vega-lite", logLevel: 1 };
 
 /** A chart in its figure. Drawn when it comes near the window, and again after each change of a control. */
 class Plot {
