@@ -24,7 +24,7 @@ from adapad_ray.report.plots.plot import (
 )
 from adapad_ray.report.published import PublishedPoint
 from adapad_ray.report.recommendation import FROZEN
-from adapad_ray.report.style.drawing import GREY, INK
+from adapad_ray.report.style.colours import GREY, INK
 from adapad_ray.report.style.formatting import metric_name
 
 _POINT: tuple[tuple[str, ...], ...] = (

@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from adapad_ray.report.style.blocks import Text
-from adapad_ray.report.style.drawing import GREY, GRID, INK, PALETTE
+from adapad_ray.report.style.colours import GREY, GRID, INK, PALETTE
 
 Spec = dict[str, Any]
 """A Vega-Lite specification or a part of one."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from adapad_ray.report.plots.plot import Choice, Plot, Spec, columns_of, hover, parameter
-from adapad_ray.report.style.drawing import INK, LIGHT
+from adapad_ray.report.style.colours import INK, LIGHT
 from adapad_ray.results import CellResult
 
 CAPTION = (

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from adapad_ray.report.plots.plot import Choice, Plot, Spec, by_choice, hover, parameter
-from adapad_ray.report.style.drawing import PALETTE
+from adapad_ray.report.style.colours import PALETTE
 from adapad_ray.results import CellResult
 from adapad_ray.training.record import lane_name
 from adapad_ray.training.round_log import load_rounds

@@ -20,7 +20,8 @@ from adapad_ray.report.plots.plot import Plot
 from adapad_ray.report.published import PublishedPoint, comparable, of_task
 from adapad_ray.report.recommendation import FROZEN, Recommendation
 from adapad_ray.report.section import Chart, Section
-from adapad_ray.report.style.drawing import GREY, GRID, INK, MARKERS, PALETTE
+from adapad_ray.report.style.colours import GREY, GRID, INK, PALETTE
+from adapad_ray.report.style.drawing import MARKERS
 from adapad_ray.report.style.formatting import metric_name, short_count
 from adapad_ray.report.sweep_results import SweepResults
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from adapad_ray.report.plots.ranks import RankMap, rank_maps, ranks_plot
 from adapad_ray.report.section import Chart, Section
-from adapad_ray.report.style.drawing import GREY, INK, LIGHT
+from adapad_ray.report.style.colours import GREY, INK, LIGHT
 from adapad_ray.report.sweep_results import SweepResults
 from adapad_ray.results import CellResult
 

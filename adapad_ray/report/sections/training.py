@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 
 from adapad_ray.report.plots.training import growth_plot, lane_losses, losses_plot
 from adapad_ray.report.section import Chart, Section
-from adapad_ray.report.style.drawing import PALETTE
+from adapad_ray.report.style.colours import PALETTE
 from adapad_ray.report.style.formatting import short_count
 from adapad_ray.report.sweep_results import SweepResults
 from adapad_ray.results import CellResult
