@@ -14,7 +14,7 @@ from torch import nn
 from adapad_ray.accelerator import cpu_threads
 from adapad_ray.api.data import read_task
 from adapad_ray.api.own_model import borrowed, own_backbone
-from adapad_ray.api.request import Precision, Request, resolve
+from adapad_ray.api.request import AnyPrecision, Request, resolve
 from adapad_ray.api.trained import TrainedAdapter
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS
@@ -44,7 +44,7 @@ def train(
     head_modules: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
-    precision: Precision = "auto",
+    precision: AnyPrecision = "auto",
     threads: int | None = None,
     folder: str | Path | None = None,
     on_progress: OnProgress | None = None,

@@ -94,6 +94,15 @@ class CheckpointPeriod(_Section):
     """Also after this many rounds, if that comes first."""
 
 
+class TimeLimits(_Section):
+    """What ends when it takes too long; finished cells and checkpoints are kept."""
+
+    cell: float | None = Field(default=None, gt=0)
+    """Minutes of one cell in one launch; it counts as failed then, and the next launch continues it."""
+    sweep: float | None = Field(default=None, gt=0)
+    """Minutes of computing in one launch."""
+
+
 class SweepSpec(_Section):
     """One sweep: a cell for every (method, budget, seed), after an optional tune stage or beside a search."""
 
@@ -109,8 +118,9 @@ class SweepSpec(_Section):
     """`mean` or `own`; default: what the model declares."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     """Of the backbone's weights."""
-    precision: Literal["auto", "full", "mixed"] = "auto"
-    """`mixed`: products with frozen weights are in bf16 in training, all else in fp32. `auto`: see `precision.py`."""
+    precision: Literal["auto", "full", "tf32", "mixed"] = "auto"
+    """Of the training; evaluation is always in the `dtype`. `mixed`: products with frozen weights are in bf16, all else
+    in fp32. `tf32`: all products of a GPU are in TF32. `auto`: see `precision.py`."""
     target_modules: str | list[str] = "all-linear"
     """Which linear layers are adapted: all, the ends of their names, or a regular expression."""
     methods: dict[str, MethodEntry] = Field(min_length=1)
@@ -139,6 +149,7 @@ class SweepSpec(_Section):
     """Numbers from papers that the report shows next to the sweep's."""
     max_attempts: int = Field(default=3, ge=1)
     """Starts of one cell before it counts as failed because its workers keep dying."""
+    max_minutes: TimeLimits = TimeLimits()
 
     @field_validator("task", mode="before")
     @classmethod

@@ -214,6 +214,7 @@ def test_rows_in_memory_become_the_task_of_the_same_rows_in_a_file(reviews, fram
         ({"max_length": 100}, "max_length is 100"),
         ({"dataset": None}, "there is no dataset"),
         ({"tokenizer": None}, "without its tokenizer"),
+        ({"precision": "tf32"}, "precision tf32 is for a model on a GPU, but this one is on cpu"),
         (
             {"precision": "mixed", "half": True},
             "precision mixed is for a model in float32, but this one is in bfloat16",

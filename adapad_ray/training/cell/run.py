@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from adapad_ray.accelerator import accelerator_name, peak_memory, reset_peak_memory
+from adapad_ray.accelerator import accelerator_name, arithmetic, peak_memory, reset_peak_memory
 from adapad_ray.adapters.load import load_adapter
 from adapad_ray.files import write_text
 from adapad_ray.methods.base import Method
@@ -72,14 +72,17 @@ def run_cell(
         _start_or_resume(trainer, checkpointer.folder)
         log.rewind(trainer.estimates.newest, workers.count)
         started = time.perf_counter()
-        trainer.run(checkpointer, on_progress=on_progress)
+        deterministic = trainer.settings.deterministic
+        with arithmetic(tf32=identity.precision == "tf32", deterministic=deterministic):
+            trainer.run(checkpointer, on_progress=on_progress)
         worker_costs = workers.collect(trainer.estimates.newest + 1, Share({}, log.cost))
         if not workers.leads:
             return None
 
         trained = time.perf_counter()
         deployment = Deployment(request, workspace, method.adapted)
-        points = deployment.points(method.deployables())
+        with arithmetic(tf32=False, deterministic=deterministic):
+            points = deployment.points(method.deployables())
         evaluated = time.perf_counter()
 
     seconds = _Seconds(start=started - called, evaluation=evaluated - trained)
