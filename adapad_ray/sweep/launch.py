@@ -31,11 +31,12 @@ class Launch:
         state, known = self.state, len(self.state.results)
         new = {planned.id for planned in wave if not planned.counted} - state.cells.keys()
         missing = find_missing(wave, state, self._folder)
+        state.lane_steps.update({planned.id: self._cells.lane_steps(planned.cell) for planned in missing})
         self.observers.notify(SweepObserver.wave_planned, wave, len(new))
         reused = list(state.results.values())[known:]
         if reused:
             self.observers.notify(SweepObserver.cells_reused, reused)
-        return sorted(missing, key=lambda planned: -self._cells.lane_steps(planned.cell))
+        return sorted(missing, key=lambda planned: -state.lane_steps[planned.id])
 
     def compute(self, missing: Sequence[PlannedCell]) -> None:
         """Computes cells; those that come first start first."""

@@ -37,6 +37,10 @@ class SweepState:
     """Cell id → why it has no result, as `<type of error>: <message>`."""
     computed: int = 0
     """Cells that this launch finished; it reuses the other results."""
+    lane_steps: dict[str, int] = field(default_factory=dict)
+    """Id of a cell that this launch computes → the most forward and backward passes that its training takes."""
+    mean_lane_steps: float = 0.0
+    """The same for a cell of the curve as planned, as a mean: all that is known of cells to come."""
 
 
 @dataclass

@@ -113,7 +113,7 @@ class Sweep:
         return state, complete
 
     def _compute(self, stages: Sequence[Stage], observers: Observers) -> SweepState:
-        state = SweepState()
+        state = SweepState(mean_lane_steps=self.plan.mean_lane_steps)
         observers.notify(SweepObserver.data_read, self.cells.inputs.data.sizes)
         with self._open_executor(self.plan.cells) as executor:
             observers = observers.before(_ManifestLog(lambda: self._manifest(stages, state).save(self.folder.path)))

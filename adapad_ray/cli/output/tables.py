@@ -14,7 +14,7 @@ from adapad_ray.cost.estimate import SweepEstimate
 from adapad_ray.cost.worker_scaling import WORKERS
 from adapad_ray.sweep.export import AvailablePoint
 from adapad_ray.tasks import sizes_in_words
-from adapad_ray.wording import counted
+from adapad_ray.wording import counted, duration
 
 
 def estimate_tables(estimate: SweepEstimate) -> list[Table | str]:
@@ -65,7 +65,7 @@ def _workers_table(estimate: SweepEstimate) -> Table:
     table = _table(headings, title="Training time of one cell with W workers", no_wrap=True)
     for row in estimate.rows:
         if row.workers:
-            times = [_duration(time.seconds) for time in row.workers]
+            times = [duration(time.seconds) for time in row.workers]
             table.add_row(row.label, _count(row.budget), f"{row.passes:.1f} (≤ {row.lanes})", *times)
     return table
 
@@ -99,7 +99,7 @@ def _notes(estimate: SweepEstimate) -> list[Table | str]:
             f"{counted(cells['search'], 'trial')} to search, at most {counted(cells['front'], 'cell')} to train their "
             f"front again and {cells['curve']} of the curve"
         )
-    time = _duration(estimate.single_worker_seconds)
+    time = duration(estimate.single_worker_seconds)
     return [*notes, f"{counts}; about {time} with one worker, at {estimate.throughput.basis}."]
 
 
@@ -181,11 +181,3 @@ def _range(ranks: Sequence[int]) -> str:
 
 def _count(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
-
-
-def _duration(seconds: float) -> str:
-    """Two or three significant digits: 8.4 s, 12 min, 3.1 h."""
-    for size, unit in ((3600.0, "h"), (60.0, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
