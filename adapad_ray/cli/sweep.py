@@ -29,6 +29,7 @@ def sweep(
         from adapad_ray.report.page import PAGE
         from adapad_ray.sweep.executor import unused_gpus
         from adapad_ray.sweep.run import Sweep
+        from adapad_ray.tracking.links import PAGE as MLFLOW_PAGE
 
         unused = unused_gpus(spec)
         if unused is not None:
@@ -38,7 +39,7 @@ def sweep(
         for warning in launch.warnings:
             print_error(f"warning: {warning}")
         outcome = launch.run()
-    links = {"results": folder.location, **outcome.mlflow}
+    links = {"results": folder.location, **outcome.mlflow, "MLflow links": folder.within(MLFLOW_PAGE)}
     if outcome.report is not None:
         console.report(outcome.report, folder.location)
         links = {"report": folder.within(PAGE), "figure": folder.within("curve.png")} | links

@@ -9,7 +9,7 @@ from adapad_ray.distributed import GroupRetired, JobProgress, PoolEvent
 from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep.executor import Executor
-from adapad_ray.sweep.observers import Observers, SweepObserver, SweepState
+from adapad_ray.sweep.observers import Observers, SweepObserver, SweepState, Work
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import Cell, PlannedCell, Wave, load_finished
 
@@ -31,12 +31,15 @@ class Launch:
         state, known = self.state, len(self.state.results)
         new = {planned.id for planned in wave if not planned.counted} - state.cells.keys()
         missing = find_missing(wave, state, self._folder)
-        state.lane_steps.update({planned.id: self._cells.lane_steps(planned.cell) for planned in missing})
+        state.work.update({planned.id: self._work(planned.cell) for planned in missing})
         self.observers.notify(SweepObserver.wave_planned, wave, len(new))
         reused = list(state.results.values())[known:]
         if reused:
             self.observers.notify(SweepObserver.cells_reused, reused)
-        return sorted(missing, key=lambda planned: -state.lane_steps[planned.id])
+        return sorted(missing, key=lambda planned: -state.work[planned.id].training)
+
+    def _work(self, cell: Cell) -> Work:
+        return Work(self._cells.lane_steps(cell), self._cells.evaluation_passes(cell.identity.stage))
 
     def compute(self, missing: Sequence[PlannedCell]) -> None:
         """Computes cells; those that come first start first."""

@@ -23,6 +23,7 @@ from adapad_ray.sweep.observers import (
     SweepOutcome,
     SweepState,
     TrackerLog,
+    Work,
 )
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import Wave
@@ -77,6 +78,7 @@ class Sweep:
         """
         with locked_folder(self.folder, self.spec) as lock:
             tracker = Tracker.open(self.spec.tracking, self.spec.name, self.spec.name)
+            tracker.log_adapters = self.spec.log_adapters
             observers = self._observers(lock, tracker)
             try:
                 stages = build_stages(self.cells, self.plan, self.folder.path)
@@ -113,7 +115,7 @@ class Sweep:
         return state, complete
 
     def _compute(self, stages: Sequence[Stage], observers: Observers) -> SweepState:
-        state = SweepState(mean_lane_steps=self.plan.mean_lane_steps)
+        state = SweepState(mean_work=Work(self.plan.mean_lane_steps, self.cells.evaluation_passes("curve")))
         observers.notify(SweepObserver.data_read, self.cells.inputs.data.sizes)
         with self._open_executor(self.plan.cells) as executor:
             observers = observers.before(_ManifestLog(lambda: self._manifest(stages, state).save(self.folder.path)))

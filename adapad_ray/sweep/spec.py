@@ -126,6 +126,8 @@ class SweepSpec(_Section):
     checkpoint: CheckpointPeriod = CheckpointPeriod()
     storage: str = DEFAULT_FOLDER
     tracking: str = DEFAULT_STORE
+    log_adapters: bool = False
+    """Whether MLflow gets a copy of every adapter; the sweep's folder has them anyway."""
     delta: float = Field(default=0.01, gt=0, lt=1)
     """How much worse than the best, in units of the metric, a recommended model may be."""
     published: list[PublishedPoint] = []

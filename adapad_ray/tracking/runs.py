@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 KILLED = "the driver ended before this run did"
 """Reason of a run that an earlier launch left in state RUNNING."""
+TRAIN_LOSS = "train_loss"
+"""Metric of a cell's run; its step counts from 0."""
+LONGEST_REASON = 500
+"""Characters."""
 METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL = 1000, 100, 100
 """Limits of one `log_batch` call."""
 
@@ -29,10 +33,14 @@ class SweepRuns:
         """Runs of cells by cell id."""
         self.reports: dict[str, Run] = {}
         """Runs of reports by digest."""
+        self._logged_steps: dict[str, set[int]] = {}
+        """Run id → steps at which it has a training loss, for runs that this launch has written to."""
         runs = self.refresh()
         for run in runs:
             if run.info.status == "RUNNING" and PARENT in run.data.tags:
                 self.end(run.info.run_id, "KILLED", KILLED)
+                run.data.tags[REASON] = KILLED
+                run.info._status = "KILLED"
         self.parent_id = self._start_parent([run for run in runs if PARENT not in run.data.tags])
 
     def refresh(self) -> list[Run]:
@@ -45,7 +53,24 @@ class SweepRuns:
     def create(self, name: str, tags: Mapping[str, str]) -> Run:
         """Creates a child run."""
         tags = {SWEEP: self.sweep_id, PARENT: self.parent_id, **tags}
-        return self.client.create_run(self.experiment_id, run_name=name, tags=tags)
+        run = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
+        self._logged_steps[run.info.run_id] = set()
+        return run
+
+    def resume(self, run: Run) -> None:
+        """Lets a run that has ended run again, and removes the reason of its end."""
+        if REASON in run.data.tags:
+            self.client.delete_tag(run.info.run_id, REASON)
+            del run.data.tags[REASON]
+        self.client.update_run(run.info.run_id, status="RUNNING")
+        run.info._status = "RUNNING"
+
+    def logged_steps(self, run: Run) -> set[int]:
+        """The steps at which a run has a training loss; asks the store about a run of an earlier launch."""
+        id = run.info.run_id
+        if id not in self._logged_steps:
+            self._logged_steps[id] = {value.step for value in self.client.get_metric_history(id, TRAIN_LOSS)}
+        return self._logged_steps[id]
 
     def log(
         self,
@@ -74,8 +99,16 @@ class SweepRuns:
     def end(self, run_id: str, status: str, reason: str | None = None) -> None:
         """Ends a run with a status of MLflow and the reason for it."""
         if reason is not None:
-            self.client.set_tag(run_id, REASON, reason)
+            self.client.set_tag(run_id, REASON, reason[:LONGEST_REASON])
         self.client.set_terminated(run_id, status)
+
+    def end_cell(self, cell_id: str, status: str, reason: str) -> None:
+        """Ends the run of a cell, if it is running."""
+        run = self.cells.get(cell_id)
+        if run is not None and run.info.status == "RUNNING":
+            self.end(run.info.run_id, status, reason)
+            run.data.tags[REASON] = reason
+            run.info._status = status
 
     def _start_parent(self, parents: Sequence[Run]) -> str:
         """Resumes the oldest of the sweep's parent runs, or creates one."""

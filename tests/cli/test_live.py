@@ -6,7 +6,7 @@ import pytest
 import rich.console
 
 from adapad_ray.cli.output.live import LiveLines
-from adapad_ray.sweep.observers import SweepState
+from adapad_ray.sweep.observers import SweepState, Work
 from adapad_ray.wording import clock, duration
 
 LONG = "adapad/with-a-word-of-its-own 1,327,104 seed 2"
@@ -29,7 +29,7 @@ def clock_():
 @pytest.fixture
 def lines(clock_):
     """Twelve of 340 cells are finished, after 1,000 s; four run."""
-    state = SweepState(mean_lane_steps=100.0)
+    state = SweepState(mean_work=Work(100.0, 0.0))
     lines = LiveLines(state, 340, now=clock_, phase="search")
     clock_.seconds = 40.0
     for n in range(4):
@@ -74,13 +74,13 @@ def test_what_runs_is_shown_in_short_where_not_even_one_name_fits(lines):
 
 
 def test_nothing_is_said_about_the_time_left_before_anything_is_known(clock_):
-    lines = LiveLines(SweepState(mean_lane_steps=10.0), 5, now=clock_)
+    lines = LiveLines(SweepState(mean_work=Work(10.0, 0.0)), 5, now=clock_)
     clock_.seconds = 7.0
     assert drawn(lines, 60) == [f"starting  {'─' * 33}  0/5 cells  0:07"]
 
 
 def test_the_time_left_weighs_cells_by_their_passes_and_leaves_out_what_earlier_attempts_did(clock_):
-    state = SweepState(lane_steps={"small": 100, "large": 900}, mean_lane_steps=500.0)
+    state = SweepState(work={"small": Work(90, 10), "large": Work(900, 10)}, mean_work=Work(500.0, 20.0))
     lines = LiveLines(state, 3, now=clock_)
     state.cells = {"small": None, "large": None}
     lines.progress("small", "small", 0, 10, 0)
@@ -89,8 +89,8 @@ def test_the_time_left_weighs_cells_by_their_passes_and_leaves_out_what_earlier_
     lines.end("small")
     state.results["small"] = None
     lines.progress("large", "large", 60, 100, 50)
-    # 100 + 90 passes took 10 s; 360 of the large cell are left, and a third cell of about 500.
-    assert lines.seconds_left == pytest.approx(10 * 860 / 190)
+    # 90 + 10 + 90 passes took 10 s; 360 + 10 of the large cell are left, and a third cell of about 520.
+    assert lines.seconds_left == pytest.approx(10 * 890 / 190)
 
 
 def test_a_cell_that_is_trained_is_evaluated(lines):

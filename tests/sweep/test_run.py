@@ -33,10 +33,20 @@ class Tracker:
     def __init__(self) -> None:
         self.how_to_look = {"MLflow": "http://mlflow"}
         self.cells: Counter[str] = Counter()
+        self.started: set[str] = set()
+        self.failed: list[str] = []
         self.ends: list[tuple[str, ...]] = []
 
     def log_cell(self, result, folder) -> None:
         self.cells[result.id] += 1
+
+    def log_progress(self, cell_id, identity, step, loss) -> None:
+        self.started.add(cell_id)
+
+    def end_cell(self, cell_id, reason) -> None:
+        self.failed.append(cell_id)
+
+    def write_page(self, folder) -> None: ...
 
     def close(self, *end: str) -> None:
         self.ends.append(end)

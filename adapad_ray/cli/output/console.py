@@ -12,9 +12,12 @@ import rich.console
 from rich.box import SIMPLE_HEAD
 from rich.live import Live
 from rich.markup import escape
+from rich.style import Style
 from rich.table import Table
+from rich.text import Text
 
 from adapad_ray.cli.output.live import LiveLines
+from adapad_ray.cli.output.tables import fitted
 from adapad_ray.cli.output.terminal import terminal
 from adapad_ray.report.curves import PointKey
 from adapad_ray.report.inputs import FailedCell, Gap
@@ -142,16 +145,19 @@ class Console(SweepObserver):
             self._print(f"{gap.label}{at} cannot exist: {gap.reason}")
 
     def links(self, links: Mapping[str, str | Path]) -> None:
-        """Prints where to look, one line each."""
+        """Prints where to look, one line each; a terminal that can opens addresses and files by a click."""
         width = max(map(len, links), default=0) + 2
         for name, link in links.items():
-            self._rich.print(f"{name:<{width}}{link}", markup=False, highlight=False, soft_wrap=True)
+            target = _target(str(link))
+            style = Style(link=target) if target else Style()
+            line = Text(f"{name:<{width}}").append(_as_typed(str(link)), style)
+            self._rich.print(line, soft_wrap=True)
 
     def _curve(self, table: pd.DataFrame, metric: str, recommended: PointKey) -> None:
         """The final models and the recommended one, which is marked; the number of prefixes."""
         view = Table(title=f"{metric} on the test split, mean and 95 % interval", title_justify="left", box=SIMPLE_HEAD)
         for heading in ("method", "budget", "parameters", "mean", "interval", "rank mean / max", "seeds", "train s"):
-            view.add_column(heading, justify="left" if heading == "method" else "right")
+            view.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
         finals = int((table["kind"] == "final").sum())
         for row in table.to_dict("records"):
             key = PointKey._make(None if pd.isna(row[name]) else row[name] for name in PointKey._fields)
@@ -169,7 +175,7 @@ class Console(SweepObserver):
                 f"{row['train_seconds']:.0f}",
                 style="bold" if key == recommended else None,
             )
-        self._rich.print(view)
+        self._rich.print(fitted(view, self._rich, ("train s", "rank mean / max", "seeds", "budget")))
         self._print("→ marks the recommended row.")
         if prefixes := len(table) - finals:
             self._print(f"curve.csv and the figure also hold {counted(prefixes, 'prefix point')}.")
@@ -202,6 +208,13 @@ def _as_typed(location: str) -> str:
     with suppress(ValueError):
         return str(Path(location).relative_to(Path.cwd()))
     return location
+
+
+def _target(link: str) -> str | None:
+    """What a click opens: an address of the web or a file; None for commands and other URLs."""
+    if link.startswith(("http://", "https://")):
+        return link
+    return Path(link).as_uri() if Path(link).is_absolute() and Path(link).exists() else None
 
 
 def _name(identity: CellIdentity) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from adapad_ray.sweep.observers import SweepState
+from adapad_ray.sweep.observers import SweepState, Work
 from adapad_ray.wording import clock, duration
 
 SHORTEST_BAR, LONGEST_BAR = 8, 40
@@ -61,8 +61,8 @@ class LiveLines:
 
     def end(self, cell_id: str) -> None:
         """Records that a cell of this launch is finished or has failed."""
-        cell = self.running.pop(cell_id, None)
-        self._passes_ended += self._passes_of(cell_id) * (1.0 - (cell.resumed if cell else 0.0))
+        cell, work = self.running.pop(cell_id, None), self._work_of(cell_id)
+        self._passes_ended += work.training * (1.0 - (cell.resumed if cell else 0.0)) + work.evaluation
         self.ended += 1
 
     @property
@@ -71,15 +71,15 @@ class LiveLines:
 
         A cell whose passes are not known yet counts as much as the mean of the curve.
         """
-        running = list(self.running.items())
-        done = self._passes_ended + sum(self._passes_of(id) * (cell.done - cell.resumed) for id, cell in running)
+        work, running = self._work_of, dict(self.running)
+        done = self._passes_ended + sum(work(id).training * (c.done - c.resumed) for id, c in running.items())
         if self._first_progress is None or done <= 0 or (passed := self.now() - self._first_progress) <= 0:
             return None
-        state, shares = self.state, {id: cell.done for id, cell in running}
+        state = self.state
         known = [id for id in list(state.cells) if id not in state.results and id not in state.failures]
-        left = sum(self._passes_of(id) * (1.0 - shares.get(id, 0.0)) for id in known)
-        left += self.state.mean_lane_steps * max(0, self.total - self.ended - len(known))
-        return passed * left / done
+        left = float(sum(map(sum, map(work, known)))) - sum(work(id).training * c.done for id, c in running.items())
+        left += sum(state.mean_work) * max(0, self.total - self.ended - len(known))
+        return passed * max(0.0, left) / done
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = options.max_width
@@ -114,5 +114,5 @@ class LiveLines:
                 return text
         return cells[0] if cells else ""
 
-    def _passes_of(self, cell_id: str) -> float:
-        return self.state.lane_steps.get(cell_id, self.state.mean_lane_steps)
+    def _work_of(self, cell_id: str) -> Work:
+        return self.state.work.get(cell_id, self.state.mean_work)

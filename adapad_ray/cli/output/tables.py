@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from adapad_ray.adapters.compression import CompressionReport, ModuleReport
@@ -171,6 +173,15 @@ def _table(headings: Sequence[str], *, title: str | None = None, no_wrap: bool =
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="right" if i else "left", no_wrap=no_wrap)
+    return table
+
+
+def fitted(table: Table, console: Console, optional: Sequence[str]) -> Table:
+    """The table without those optional columns, the first first, for which the terminal is too narrow."""
+    for heading in optional:
+        if Measurement.get(console, console.options, table).minimum <= console.width:
+            break
+        table.columns = [column for column in table.columns if column.header != heading]
     return table
 
 

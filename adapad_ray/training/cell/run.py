@@ -71,6 +71,8 @@ def run_cell(
         checkpointer = Checkpointer(request.folder / CHECKPOINT, request.checkpoints)
         _start_or_resume(trainer, checkpointer.folder)
         log.rewind(trainer.estimates.newest, workers.count)
+        if on_progress is not None and trainer.total_steps:
+            on_progress({"step": trainer.step, "steps": trainer.total_steps, "loss": None, "resumed": trainer.step})
         started = time.perf_counter()
         trainer.run(checkpointer, on_progress=on_progress)
         worker_costs = workers.collect(trainer.estimates.newest + 1, Share({}, log.cost))
