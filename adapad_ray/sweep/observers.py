@@ -84,13 +84,14 @@ class SweepObserver:
     def data_read(self, sizes: Mapping[str, SplitSize]) -> None:
         """The data of a launch that has cells to compute: split → its rows; `computing_started` follows."""
 
-    def computing_started(self, state: SweepState, expected: int, groups: int) -> None:
+    def computing_started(self, state: SweepState, expected: int, groups: int, dashboard: str | None = None) -> None:
         """Worker groups are starting.
 
         Args:
             state: grows during the launch.
             expected: number of cells, as far as it is known.
             groups: cells that run side by side.
+            dashboard: address of a page that shows the processes; None without one.
         """
 
     def wave_planned(self, wave: Wave, additional: int) -> None:

@@ -120,7 +120,8 @@ class Sweep:
         with self._open_executor(self.plan.cells) as executor:
             observers = observers.before(_ManifestLog(lambda: self._manifest(stages, state).save(self.folder.path)))
             launch = Launch(self.cells, self.folder, state, executor, observers)
-            observers.notify(SweepObserver.computing_started, state, self.plan.cells, executor.groups)
+            started = SweepObserver.computing_started
+            observers.notify(started, state, self.plan.cells, executor.groups, executor.dashboard)
             try:
                 for stage in stages:
                     stage.run(launch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import rich.console
@@ -22,7 +22,7 @@ from adapad_ray.cli.output.terminal import terminal
 from adapad_ray.report.curves import PointKey
 from adapad_ray.report.inputs import FailedCell, Gap
 from adapad_ray.report.recommendation import recommended_command
-from adapad_ray.results import CellIdentity, CellResult
+from adapad_ray.results import CellResult
 from adapad_ray.sweep.observers import SweepObserver, SweepOutcome, SweepState
 from adapad_ray.tasks import SplitSize, sizes_in_words
 from adapad_ray.wording import counted, duration
@@ -42,6 +42,8 @@ class Console(SweepObserver):
         self._live: Live | None = None
         self._lines: LiveLines | None = None
         self._best: float | None = None
+        self._points: dict[str, Mapping[str, Any]] = {}
+        """Cell id → its settings that differ from the file's, before the curve."""
 
     def nothing_to_compute(self, cells: int) -> None:
         """Prints one line."""
@@ -51,9 +53,10 @@ class Console(SweepObserver):
         """Prints the rows of every split and class in one line."""
         self._print(f"Data: {sizes_in_words(sizes)}.")
 
-    def computing_started(self, state: SweepState, expected: int, groups: int) -> None:
+    def computing_started(self, state: SweepState, expected: int, groups: int, dashboard: str | None = None) -> None:
         """Shows the live lines, if the output is a terminal."""
         self._print(f"{counted(expected, 'cell')}, {groups} running side by side.")
+        self.links({"Ray's dashboard": dashboard or "none: it needs pip install 'ray[default]'"})
         self._lines = LiveLines(state, expected)
         if self._rich.is_terminal and not self._rich.is_dumb_terminal:
             self._live = Live(self._lines, console=self._rich, transient=True)
@@ -67,6 +70,7 @@ class Console(SweepObserver):
 
     def wave_planned(self, wave: Wave, additional: int) -> None:
         """Adds cells to the expected number."""
+        self._points.update({planned.id: planned.point for planned in wave if planned.stage != "curve"})
         self._lengthen(additional)
 
     def trial_failed(self, label: str, number: int, reason: str) -> None:
@@ -82,11 +86,8 @@ class Console(SweepObserver):
     def winners_found(self, winners: Winners, edges: Sequence[str]) -> None:
         """Prints the chosen hyperparameters of each label, and which lie at an edge."""
         for (label, budget), point in winners.items():
-            chosen = ", ".join(
-                f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in point.items()
-            )
             at = "" if budget is None else f" at {budget:,}"
-            self._print(f"tuned {label}{at}: {chosen}")
+            self._print(f"tuned {label}{at}: {_settings(point)}")
         for edge in edges:
             self._print(f"tuned {edge}; widen tune.space")
 
@@ -94,23 +95,23 @@ class Console(SweepObserver):
         """Shows the share of its steps."""
         lines, data = self._live_lines, progress.data
         lines.phase = cell.identity.stage
-        lines.progress(cell.id, _name(cell.identity), data["step"], data["steps"], data.get("resumed", 0))
+        lines.progress(cell.id, self._name(cell), data["step"], data["steps"], data.get("resumed", 0))
 
     def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
         """Prints its validation metric and its time."""
         identity, value = result.identity, result.final.validation[result.metric]
         lines = self._live_lines
-        lines.end(result.id)
+        lines.end(cell.id)
         if identity.stage != "parent" and (self._best is None or value > self._best):
             self._best = value
             lines.best = f"best validation {result.metric} {value:.3f}: {identity.label} at {result.final.parameters:,}"
         seconds = duration(result.cost.train_seconds + result.cost.evaluation_seconds)
-        self._print(f"{identity.stage} {_name(identity)}: validation {result.metric} {value:.3f}, {seconds}")
+        self._print(f"{identity.stage} {self._name(cell)}: validation {result.metric} {value:.3f}, {seconds}")
 
     def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
         """Prints the reason."""
         self._live_lines.end(cell.id)
-        self._print(f"{cell.identity.stage} {_name(cell.identity)} failed: {reason}")
+        self._print(f"{cell.identity.stage} {self._name(cell)} failed: {reason}")
 
     def group_retired(self, retired: GroupRetired) -> None:
         """Prints the reason."""
@@ -187,6 +188,12 @@ class Console(SweepObserver):
     def _lengthen(self, cells: int) -> None:
         self._live_lines.total += cells
 
+    def _name(self, cell: Cell) -> str:
+        """Its label and budget, and the settings of a trial or else the seed."""
+        identity = cell.identity
+        budget = "" if identity.budget is None else f" {identity.budget:,}"
+        return f"{identity.label}{budget} {_settings(self._points.get(cell.id, {})) or f'seed {identity.seed}'}"
+
     @property
     def _live_lines(self) -> LiveLines:
         assert self._lines is not None, "computing_started comes before all events of cells"
@@ -217,6 +224,7 @@ def _target(link: str) -> str | None:
     return Path(link).as_uri() if Path(link).is_absolute() and Path(link).exists() else None
 
 
-def _name(identity: CellIdentity) -> str:
-    budget = "" if identity.budget is None else f" {identity.budget:,}"
-    return f"{identity.label}{budget} seed {identity.seed}"
+def _settings(point: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in point.items()
+    )

@@ -18,10 +18,13 @@ from adapad_ray.sweep.export import AvailablePoint
 from adapad_ray.tasks import sizes_in_words
 from adapad_ray.wording import counted, duration
 
+OPTIONAL_IN_PLAN = ("W = 64", "W = 32", "W = 16", "W = 8", "remainder", "in training", "TFLOP", "steps")
+"""Columns that a narrow terminal does not show, the first first."""
+
 
 def estimate_tables(estimate: SweepEstimate) -> list[Table | str]:
     """Everything that `adapad plan` prints, from top to bottom."""
-    parts: list[Table | str] = [_cells_table(estimate)]
+    parts: list[Table | str] = [_answer(estimate), _cells_table(estimate)]
     if estimate.gaps:
         parts.append(_gaps_table(estimate))
     if any(row.workers for row in estimate.rows):
@@ -33,9 +36,19 @@ def estimate_tables(estimate: SweepEstimate) -> list[Table | str]:
     return [*parts, *_notes(estimate)]
 
 
+def _answer(estimate: SweepEstimate) -> str:
+    """What a sweep takes on this machine."""
+    here = estimate.here
+    if not here.groups:
+        return "This machine has no room for a cell: see `resources`, and the times of clusters below."
+    side_by_side = "one cell at a time" if here.groups == 1 else f"{here.groups} cells at a time"
+    bound = "at least " if estimate.tokens_are_words or not estimate.throughput.measured else ""
+    return f"This machine: {bound}about {duration(here.seconds)}, {side_by_side}, if nothing else runs."
+
+
 def _cells_table(estimate: SweepEstimate) -> Table:
     headings = ("method", "budget", "parameters", "remainder", "in training", "ranks", "lanes", "steps", "TFLOP")
-    table = _table(headings, title=f"{estimate.name}: {estimate.model}")
+    table = _table(headings, title=f"{estimate.name}: {estimate.model}", no_wrap=True)
     for row in estimate.rows:
         at_most = "≤ " if row.ranks is None else ""
         table.add_row(
@@ -178,8 +191,9 @@ def _table(headings: Sequence[str], *, title: str | None = None, no_wrap: bool =
 
 def fitted(table: Table, console: Console, optional: Sequence[str]) -> Table:
     """The table without those optional columns, the first first, for which the terminal is too narrow."""
+    unbounded = console.options.update(max_width=10_000)
     for heading in optional:
-        if Measurement.get(console, console.options, table).minimum <= console.width:
+        if Measurement.get(console, unbounded, table).maximum <= console.width:
             break
         table.columns = [column for column in table.columns if column.header != heading]
     return table
