@@ -13,6 +13,7 @@ from adapad_ray import __version__
 from adapad_ray.cli.compress import compress
 from adapad_ray.cli.evaluate import evaluate
 from adapad_ray.cli.export import export
+from adapad_ray.cli.init import init
 from adapad_ray.cli.list import list_entries
 from adapad_ray.cli.output.terminal import prepare_streams, print_line
 from adapad_ray.cli.plan import plan
@@ -49,6 +50,7 @@ def _options(
     """How small can my adapter be, which method gets there, and where should its parameters go?"""
 
 
+app.command("init")(init)
 app.command("sweep")(sweep)
 app.command("submit")(submit)
 app.command("plan")(plan)

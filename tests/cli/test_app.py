@@ -20,7 +20,7 @@ def test_the_command_imports_no_slow_library_before_a_subcommand_runs():
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("name", ["sweep", "submit", "plan", "report", "export", "compress", "list"])
+@pytest.mark.parametrize("name", ["init", "sweep", "submit", "plan", "report", "export", "compress", "list", "clean"])
 def test_a_subcommand_has_a_help_text(name):
     result = CliRunner().invoke(app, [name, "--help"])
     assert result.exit_code == 0

@@ -24,7 +24,7 @@ OPTIONAL_IN_PLAN = ("W = 64", "W = 32", "W = 16", "W = 8", "remainder", "in trai
 
 def estimate_tables(estimate: SweepEstimate) -> list[Table | str]:
     """Everything that `adapad plan` prints, from top to bottom."""
-    parts: list[Table | str] = [_answer(estimate), _cells_table(estimate)]
+    parts: list[Table | str] = [machine_takes(estimate), _cells_table(estimate)]
     if estimate.gaps:
         parts.append(_gaps_table(estimate))
     if any(row.workers for row in estimate.rows):
@@ -36,7 +36,7 @@ def estimate_tables(estimate: SweepEstimate) -> list[Table | str]:
     return [*parts, *_notes(estimate)]
 
 
-def _answer(estimate: SweepEstimate) -> str:
+def machine_takes(estimate: SweepEstimate) -> str:
     """What a sweep takes on this machine."""
     here = estimate.here
     if not here.groups:
