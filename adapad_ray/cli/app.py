@@ -5,11 +5,12 @@ The modules of the subcommands import torch, Ray and MLflow only when a subcomma
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 
-from adapad_ray import __version__
+from adapad_ray.cli.clean import clean
 from adapad_ray.cli.compress import compress
 from adapad_ray.cli.evaluate import evaluate
 from adapad_ray.cli.export import export
@@ -37,13 +38,13 @@ app = _Command(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print_line(__version__)
+        print_line(version("adapad-ray"))
         raise typer.Exit
 
 
 @app.callback()
 def _options(
-    version: Annotated[
+    wanted: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
     ] = False,
 ) -> None:
@@ -60,3 +61,4 @@ app.command("predict")(predict)
 app.command("evaluate")(evaluate)
 app.command("compress")(compress)
 app.command("list")(list_entries)
+app.command("clean")(clean)
