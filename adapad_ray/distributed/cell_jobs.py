@@ -52,7 +52,7 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
 
     Args:
         payload: `identity`, `folder` (path or URL), `base_model`, `checkpoint_seconds`, `checkpoint_rounds` and,
-            for metrics, `sweep`.
+            for metrics, `sweep`; optional: `validations`.
 
     Raises:
         AttemptLostError: another worker of this cell is gone, or the storage cannot be reached; a new attempt may
@@ -109,8 +109,9 @@ def _compute_in(
         process_title(f"adapad:cell-{context.job_id}:worker-{context.rank}"),
         memory_advice(identity),
     ):
+        times = payload.get("validations", 0)
         return run_cell(
-            CellRequest(context.job_id, identity, folder.path, payload["base_model"], parent, policy),
+            CellRequest(context.job_id, identity, folder.path, payload["base_model"], parent, policy, times),
             workspace,
             exchange=exchange,
             on_progress=_throttled(context) if first else None,

@@ -55,6 +55,7 @@ class Launch:
             "base_model": self.spec.model,
             "checkpoint_seconds": self.spec.checkpoint.seconds,
             "checkpoint_rounds": self.spec.checkpoint.rounds,
+            "validations": self.spec.validations,
         }
 
     def on_event(self, event: PoolEvent) -> None:

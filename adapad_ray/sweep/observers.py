@@ -216,7 +216,7 @@ class TrackerLog(SweepObserver):
 
     def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
         """Starts the cell's run, and logs its loss."""
-        self._tracker.log_progress(cell.id, cell.identity, progress.data["step"], progress.data.get("loss"))
+        self._tracker.log_progress(cell.id, cell.identity, progress.data)
 
     def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
         """Ends the cell's run."""

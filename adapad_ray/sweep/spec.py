@@ -126,6 +126,8 @@ class SweepSpec(_Section):
     checkpoint: CheckpointPeriod = CheckpointPeriod()
     storage: str = DEFAULT_FOLDER
     tracking: str = DEFAULT_STORE
+    validations: int = Field(default=0, ge=0, le=1000)
+    """Times that every cell scores the validation split during training, besides at its end. It changes no result."""
     log_adapters: bool = False
     """Whether MLflow gets a copy of every adapter; the sweep's folder has them anyway."""
     delta: float = Field(default=0.01, gt=0, lt=1)

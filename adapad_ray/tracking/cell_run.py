@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,8 @@ import pandas as pd
 
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.tracking.names import CELL, mlflow_key
-from adapad_ray.tracking.runs import TRAIN_LOSS, SweepRuns
+from adapad_ray.tracking.runs import SweepRuns
+from adapad_ray.training.cell.validation import Validation, load_validations
 from adapad_ray.training.component_errors import COMPONENT_ERRORS
 from adapad_ray.training.record import RoundStats, lane_name
 from adapad_ray.training.round_log import load_rounds
@@ -19,19 +20,22 @@ from adapad_ray.training.round_log import load_rounds
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
+TRAIN_LOSS = "train_loss"
+"""Metric of a cell's run; its step counts from 0."""
 VALUE_LENGTH = 500
 """Longest value of a parameter or tag; the complete record is an artifact."""
 VALUES_PER_SERIES = 250
 """Most values of a series over rounds, about as many as a chart can show."""
 
 
-def log_progress(runs: SweepRuns, cell_id: str, identity: CellIdentity, step: int, loss: float | None) -> None:
-    """Starts the run of a cell, or resumes it, and logs the loss of the last of `step` optimizer steps.
+def log_progress(runs: SweepRuns, cell_id: str, identity: CellIdentity, progress: Mapping[str, Any]) -> None:
+    """Starts the run of a cell, or resumes it, and logs the loss of its last step and the validations so far.
 
     A cell that trains again from an earlier step logs no step twice.
-    """
-    from mlflow.entities import Metric
 
+    Args:
+        progress: as a worker reports it (`training.record.OnProgress`).
+    """
     run = runs.cells.get(cell_id)
     if run is None:
         run = _create(runs, cell_id, identity)
@@ -40,9 +44,18 @@ def log_progress(runs: SweepRuns, cell_id: str, identity: CellIdentity, step: in
         return
     elif run.info.status != "RUNNING":
         runs.resume(run)
-    if loss is not None and step > 0 and step - 1 not in (logged := runs.logged_steps(run)):
-        runs.log(run.info.run_id, [Metric(TRAIN_LOSS, loss, run.info.start_time, step - 1)])
-        logged.add(step - 1)
+    if progress.get("loss") is not None:
+        runs.log_once(run, TRAIN_LOSS, {progress["step"] - 1: progress["loss"]})
+    _log_validations(runs, run, progress.get("validations", ()))
+
+
+def _log_validations(runs: SweepRuns, run: Run, validations: Sequence[Validation]) -> None:
+    series: dict[str, dict[int, float]] = {}
+    for step, scores in validations:
+        for name, value in scores.items():
+            series.setdefault(f"validation/{name}", {})[step] = value
+    for name, values in series.items():
+        runs.log_once(run, mlflow_key(name), values)
 
 
 def log_cell(runs: SweepRuns, result: CellResult, folder: Path, *, adapter: bool = False) -> None:
@@ -61,7 +74,7 @@ def log_cell(runs: SweepRuns, result: CellResult, folder: Path, *, adapter: bool
     run_id, time = run.info.run_id, run.info.start_time
     metrics = [
         *_final_metrics(result, time),
-        *_step_metrics(result, time, runs.logged_steps(run)),
+        *_growth_metrics(result, time),
         *_prefix_metrics(result, time),
         *_round_metrics(load_rounds(folder), time),
         *_component_metrics(folder / COMPONENT_ERRORS, time),
@@ -71,6 +84,8 @@ def log_cell(runs: SweepRuns, result: CellResult, folder: Path, *, adapter: bool
         params["budget"] = str(result.final.parameters)
     versions = {mlflow_key(f"version.{name}"): _shortened(version) for name, version in result.versions.items()}
     runs.log(run_id, metrics, params, versions)
+    runs.log_once(run, TRAIN_LOSS, dict(enumerate(result.train_loss)))
+    _log_validations(runs, run, load_validations(folder))
     runs.client.log_dict(run_id, result.model_dump(mode="json"), "result.json")
     if adapter and result.final.adapter is not None and (folder / result.final.adapter).is_dir():
         runs.client.log_artifacts(run_id, str(folder / result.final.adapter), "adapter")
@@ -92,6 +107,7 @@ def _final_metrics(result: CellResult, time: int) -> list[Metric]:
     final, cost = result.final, result.cost
     values: dict[str, float] = {
         **{f"validation/{name}": value for name, value in final.validation.items()},
+        **({} if final.validation_loss is None else {"validation/loss": final.validation_loss}),
         **{f"test/{name}": value for name, value in final.test.items()},
         **{f"rank/{module}": float(rank) for module, rank in final.ranks.items()},
         "parameters": final.parameters,
@@ -105,13 +121,11 @@ def _final_metrics(result: CellResult, time: int) -> list[Metric]:
     return [Metric(mlflow_key(name), float(value), time, cost.steps) for name, value in values.items()]
 
 
-def _step_metrics(result: CellResult, time: int, logged: Collection[int]) -> list[Metric]:
-    """Training loss, but for the steps that are logged already, and growth over optimizer steps."""
+def _growth_metrics(result: CellResult, time: int) -> list[Metric]:
+    """Growth over optimizer steps."""
     from mlflow.entities import Metric
 
-    losses = enumerate(result.train_loss)
-    metrics = [Metric(TRAIN_LOSS, loss, time, step) for step, loss in losses if step not in logged]
-    metrics += [
+    metrics = [
         Metric(mlflow_key(f"rank/{event.module}"), float(event.rank), time, event.step)
         for event in result.growth
         if event.step < result.cost.steps

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 KILLED = "the driver ended before this run did"
 """Reason of a run that an earlier launch left in state RUNNING."""
-TRAIN_LOSS = "train_loss"
-"""Metric of a cell's run; its step counts from 0."""
 LONGEST_REASON = 500
 """Characters."""
 METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL = 1000, 100, 100
@@ -33,8 +31,10 @@ class SweepRuns:
         """Runs of cells by cell id."""
         self.reports: dict[str, Run] = {}
         """Runs of reports by digest."""
-        self._logged_steps: dict[str, set[int]] = {}
-        """Run id → steps at which it has a training loss, for runs that this launch has written to."""
+        self._logged_steps: dict[tuple[str, str], set[int]] = {}
+        """(Run id, metric) → steps at which the run has it, for metrics that are logged during training."""
+        self._created: set[str] = set()
+        """Ids of the runs that this launch has created."""
         runs = self.refresh()
         for run in runs:
             if run.info.status == "RUNNING" and PARENT in run.data.tags:
@@ -54,7 +54,7 @@ class SweepRuns:
         """Creates a child run."""
         tags = {SWEEP: self.sweep_id, PARENT: self.parent_id, **tags}
         run = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
-        self._logged_steps[run.info.run_id] = set()
+        self._created.add(run.info.run_id)
         return run
 
     def resume(self, run: Run) -> None:
@@ -65,12 +65,20 @@ class SweepRuns:
         self.client.update_run(run.info.run_id, status="RUNNING")
         run.info._status = "RUNNING"
 
-    def logged_steps(self, run: Run) -> set[int]:
-        """The steps at which a run has a training loss; asks the store about a run of an earlier launch."""
+    def log_once(self, run: Run, name: str, values: Mapping[int, float]) -> None:
+        """Logs a metric that grows during training: step → value, without the steps that the run has already.
+
+        All values have the run's start as timestamp. The store is asked about runs of earlier launches.
+        """
+        from mlflow.entities import Metric
+
         id = run.info.run_id
-        if id not in self._logged_steps:
-            self._logged_steps[id] = {value.step for value in self.client.get_metric_history(id, TRAIN_LOSS)}
-        return self._logged_steps[id]
+        if (id, name) not in self._logged_steps:
+            earlier = [] if id in self._created else self.client.get_metric_history(id, name)
+            self._logged_steps[id, name] = {value.step for value in earlier}
+        logged = self._logged_steps[id, name]
+        self.log(id, [Metric(name, value, run.info.start_time, at) for at, value in values.items() if at not in logged])
+        logged.update(values)
 
     def log(
         self,

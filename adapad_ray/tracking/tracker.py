@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -77,8 +77,8 @@ class Tracker:
         except (MlflowException, SQLAlchemyError) as error:
             raise unusable(uri, error) from error
 
-    def log_progress(self, cell_id: str, identity: CellIdentity, step: int, loss: float | None) -> bool:
-        """Starts or resumes the run of a cell and logs the loss after `step` optimizer steps.
+    def log_progress(self, cell_id: str, identity: CellIdentity, progress: Mapping[str, Any]) -> bool:
+        """Starts or resumes the run of a cell, and logs the loss and the validations that a worker has reported.
 
         After the first call for a cell, further ones are skipped that follow sooner than `loss_seconds`. False if it
         is skipped, or dropped because the store is down.
@@ -88,7 +88,7 @@ class Tracker:
         if last is not None and now - last < self.loss_seconds:
             return False
         self._progress_logged[cell_id] = now
-        return self.deliveries.send_unless_down(lambda: log_progress(self.runs, cell_id, identity, step, loss))
+        return self.deliveries.send_unless_down(lambda: log_progress(self.runs, cell_id, identity, progress))
 
     def end_cell(self, cell_id: str, reason: str) -> None:
         """Ends the run of a cell without a result as FAILED."""

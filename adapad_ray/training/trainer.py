@@ -108,7 +108,9 @@ class Trainer:
                 if on_progress is not None and self.step % self.method.local_steps == 0:
                     self.record.seconds = stopwatch.seconds
                     known = loss if self.workers.complete else None
-                    on_progress({"step": self.step, "steps": self.total_steps, "loss": known, "resumed": first})
+                    with stopwatch.paused():
+                        on_progress({"step": self.step, "steps": self.total_steps, "loss": known, "resumed": first})
+                    self._meter.restart_clock()
             elif self.step == end:
                 self._read_passes({})
                 if self.workers.complete:

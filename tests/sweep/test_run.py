@@ -40,7 +40,7 @@ class Tracker:
     def log_cell(self, result, folder) -> None:
         self.cells[result.id] += 1
 
-    def log_progress(self, cell_id, identity, step, loss) -> None:
+    def log_progress(self, cell_id, identity, progress) -> None:
         self.started.add(cell_id)
 
     def end_cell(self, cell_id, reason) -> None:

@@ -57,7 +57,7 @@ def test_a_cell_without_a_budget_has_its_parameters_as_budget(factory, uri):
 def test_a_cell_has_its_run_and_losses_while_it_trains_and_no_loss_twice(factory, uri):
     result = factory.cell("lora", 41_472, 0, 0.8)
     tracker = Tracker.open(uri, "demo", "demo")
-    tracker.log_progress(result.id, result.identity, 0, None)
+    tracker.log_progress(result.id, result.identity, {"step": 0, "steps": 100, "loss": None})
     (child,) = [run for run in runs(uri) if CELL in run.data.tags]
     assert child.info.status == "RUNNING" and child.data.params["training.learning_rate"] == "0.002"
     progress(tracker, result, 10)
@@ -76,6 +76,7 @@ def test_a_cell_has_its_run_and_losses_while_it_trains_and_no_loss_twice(factory
     assert child.info.status == "FINISHED" and child.info.end_time > child.info.start_time
     losses = series(uri, result)["train_loss"]
     assert losses == list(enumerate(result.train_loss))
+    assert series(uri, result)["validation/accuracy"][:2] == [(5, 0.05), (10, 0.1)]
 
 
 def test_a_cell_that_fails_has_a_failed_run_and_the_next_launch_goes_on_in_it(factory, uri):
@@ -96,7 +97,9 @@ def test_a_cell_that_fails_has_a_failed_run_and_the_next_launch_goes_on_in_it(fa
 def progress(tracker, result, step, loss=None):
     """The cell has trained `step` steps."""
     tracker.loss_seconds = 0.0
-    tracker.log_progress(result.id, result.identity, step, result.train_loss[step - 1] if loss is None else loss)
+    loss = result.train_loss[step - 1] if loss is None else loss
+    scored = [(at, {"accuracy": at / 100}) for at in range(5, step + 1, 5)]
+    tracker.log_progress(result.id, result.identity, {"step": step, "loss": loss, "validations": scored})
 
 
 def record_rounds(folder, rank, count, lanes):
