@@ -33,7 +33,7 @@ class Links:
         if is_server(self.uri):
             return None
         path = sqlite_path(self.uri)
-        near = path is not None and path.parent == Path.cwd() and f"sqlite:///{path.name}"
+        near = path is not None and path.parent == Path.cwd() and f"sqlite:///{quote(path.name)}"
         return shlex.join(["mlflow", "ui", "--backend-store-uri", near or without_password(self.uri)])
 
     @property

@@ -118,7 +118,7 @@ def test_hooks_are_called_in_the_order_of_a_launch(launch):
         "report_started",
         "sweep_ended",
     ]  # fmt: skip
-    ((state, expected, groups),) = recorder.arguments("computing_started")
+    ((state, expected, groups, _),) = recorder.arguments("computing_started")
     assert (expected, groups) == (tuned + curve, 2)
     assert len(state.results) == outcome.computed == expected
     ((winners, edges),) = recorder.arguments("winners_found")
@@ -201,6 +201,7 @@ def test_a_failed_parent_leaves_its_children_out_and_says_so(launch, folder, tra
     assert Manifest.load(folder).failed == [failed]
     assert [additional for _, additional in recorder.arguments("wave_planned")].count(1) == 1, "the parent"
     assert tracker.ends == [("FAILED",)]
+    assert len(tracker.failed) == 1 and set(tracker.cells) == tracker.started - set(tracker.failed)
 
 
 def test_parents_come_before_their_children_and_are_computed_once(launch):
