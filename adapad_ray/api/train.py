@@ -106,7 +106,8 @@ def train(
     place = Path(temporary.name if folder is None else folder)  # type: ignore[union-attr]
     with cpu_threads(identity.threads), borrowed(backbone, identity.precision):
         result = _Cells(Workspace(backbone, data, request.device), place, on_progress).compute(identity, request)
-    return TrainedAdapter(result, place / result.id, backbone, data, (*data.warnings, *warnings), temporary)
+    suspicious = (*data.warnings, *warnings)
+    return TrainedAdapter(result, place / result.id, backbone, data, raw.source, suspicious, temporary)
 
 
 def _inputs(

@@ -56,6 +56,7 @@ class Launch:
             "checkpoint_seconds": self.spec.checkpoint.seconds,
             "checkpoint_rounds": self.spec.checkpoint.rounds,
             "validations": self.spec.validations,
+            "max_minutes": self.spec.max_minutes.cell,
         }
 
     def on_event(self, event: PoolEvent) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.report.inputs import FailedCell, Gap
 from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder
+from adapad_ray.wording import counted
 
 if TYPE_CHECKING:  # the console is an observer too, and commands that only read a sweep start without Ray
     from adapad_ray.distributed import GroupRetired, JobProgress
@@ -171,6 +173,38 @@ class LockCheck(SweepObserver):
     def sweep_ended(self, state: SweepState, outcome: SweepOutcome) -> None:
         """Checks the lock."""
         self._lock.check()
+
+
+class OutOfTimeError(RuntimeError):
+    """The launch has computed for as long as its file allows; finished cells are kept."""
+
+
+class TimeLimit(SweepObserver):
+    """Ends the launch when it has computed for so many minutes."""
+
+    def __init__(self, minutes: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._minutes, self._now = minutes, now
+
+    def computing_started(self, state: SweepState, expected: int, groups: int, dashboard: str | None = None) -> None:
+        """Starts the clock."""
+        self._deadline, self._state = self._now() + 60 * self._minutes, state
+
+    def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
+        """Reads the clock."""
+        self._check()
+
+    def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
+        """Reads the clock."""
+        self._check()
+
+    def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
+        """Reads the clock."""
+        self._check()
+
+    def _check(self) -> None:
+        if self._now() > self._deadline:
+            computed = counted(self._state.computed, "cell")
+            raise OutOfTimeError(f"max_minutes.sweep ({self._minutes:g}) is over after {computed}")
 
 
 class StoreSync(SweepObserver):

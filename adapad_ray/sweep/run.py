@@ -22,6 +22,7 @@ from adapad_ray.sweep.observers import (
     SweepObserver,
     SweepOutcome,
     SweepState,
+    TimeLimit,
     TrackerLog,
     Work,
 )
@@ -74,6 +75,7 @@ class Sweep:
 
         Raises:
             BadRequestError: the request cannot be met, and nothing was started; or another launch has taken over.
+            OutOfTimeError: `max_minutes.sweep` is over.
             StorageError: the store of a URL cannot be reached; finished cells are kept.
         """
         with locked_folder(self.folder, self.spec) as lock:
@@ -94,6 +96,7 @@ class Sweep:
                 raise
 
     def _observers(self, lock: SweepLock, tracker: Tracker) -> Observers:
+        minutes = self.spec.max_minutes.sweep
         return Observers(
             [
                 LockCheck(lock),
@@ -101,6 +104,7 @@ class Sweep:
                 TrackerLog(tracker, self.folder),
                 *self._given_observers,
                 StoreSync(self.folder, lock),
+                *([] if minutes is None else [TimeLimit(minutes)]),
             ]
         )
 

@@ -94,6 +94,15 @@ class CheckpointPeriod(_Section):
     """Also after this many rounds, if that comes first."""
 
 
+class TimeLimits(_Section):
+    """What ends when it takes too long; finished cells and checkpoints are kept."""
+
+    cell: float | None = Field(default=None, gt=0)
+    """Minutes of one cell in one launch; it counts as failed then, and the next launch continues it."""
+    sweep: float | None = Field(default=None, gt=0)
+    """Minutes of computing in one launch."""
+
+
 class SweepSpec(_Section):
     """One sweep: a cell for every (method, budget, seed), after an optional tune stage or beside a search."""
 
@@ -136,6 +145,7 @@ class SweepSpec(_Section):
     """Numbers from papers that the report shows next to the sweep's."""
     max_attempts: int = Field(default=3, ge=1)
     """Starts of one cell before it counts as failed because its workers keep dying."""
+    max_minutes: TimeLimits = TimeLimits()
 
     @field_validator("task", mode="before")
     @classmethod

@@ -14,7 +14,15 @@ from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep import run
 from adapad_ray.sweep.manifest import Manifest
-from adapad_ray.sweep.observers import LockCheck, Observers, StoreSync, SweepObserver, TrackerLog
+from adapad_ray.sweep.observers import (
+    LockCheck,
+    Observers,
+    OutOfTimeError,
+    StoreSync,
+    SweepObserver,
+    TimeLimit,
+    TrackerLog,
+)
 from adapad_ray.sweep.run import Sweep
 from adapad_ray.sweep.spec_file import parse_spec
 
@@ -171,6 +179,27 @@ def test_a_launch_that_ends_early_closes_everything_and_the_next_computes_the_di
     assert outcome.reused == 4 == sum(len(results) for (results,) in recorder.arguments("cells_reused"))
     both = [*first.computed, *second.computed]
     assert len({identity.model_dump_json() for identity in both}) == len(both) == 2 * 3 + 2 * 3
+
+
+def test_a_launch_ends_when_its_time_is_over_and_the_next_continues(launch, tracker):
+    minutes = 0
+
+    def a_cell_takes_a_minute(identity):
+        nonlocal minutes
+        minutes += 1
+
+    first = SyntheticExecutor(error=a_cell_takes_a_minute)
+    limit = TimeLimit(2.5, now=lambda: 60.0 * minutes)
+    with pytest.raises(OutOfTimeError, match=r"^max_minutes.sweep \(2.5\) is over after 3 cells$") as caught:
+        launch(first, [limit], tune=TUNE)
+    assert caught.value.recorder.hooks[-2:] == ["computing_ended", "sweep_interrupted"]
+    outcome, _ = launch(SyntheticExecutor(), tune=TUNE, max_minutes={"sweep": 60})
+    assert (outcome.reused, outcome.failed) == (3, [])
+
+
+def test_the_file_says_how_long_a_launch_may_compute(launch):
+    with pytest.raises(OutOfTimeError):
+        launch(SyntheticExecutor(), max_minutes={"sweep": 1e-9})
 
 
 def test_leaders_are_computed_before_the_labels_that_follow_their_compute(launch):
