@@ -19,8 +19,8 @@ def clean(
 ) -> int:
     """Delete what sweeps have left and nobody needs: ended Ray sessions, unused checkpoints, second copies."""
     from adapad_ray.cli.output.terminal import print_line
-    from adapad_ray.leftovers import find_leftovers
     from adapad_ray.report.style.formatting import size
+    from adapad_ray.upkeep.leftovers import find_leftovers
     from adapad_ray.wording import counted
 
     found = find_leftovers(storage, artifacts, downloads=downloads)

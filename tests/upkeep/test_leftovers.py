@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from adapad_ray.cli import app
-from adapad_ray.leftovers import OLD_SECONDS, find_leftovers
 from adapad_ray.sweep.manifest import Manifest
+from adapad_ray.upkeep.leftovers import OLD_SECONDS, find_leftovers
 
 ENDED = max(psutil.pids()) + 100_000
 """The id of no process."""
