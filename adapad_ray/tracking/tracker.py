@@ -54,6 +54,8 @@ class Tracker:
         self.deliveries = Deliveries(without_password(uri), self.runs.refresh)
         self._progress_logged: dict[str, float] = {}
         """Cell id → when its progress was last logged, in seconds of the monotonic clock."""
+        self._next_progress = 0.0
+        """Until then, progress has taken its share of the driver's time."""
         self._report: LoggedReport | None = None
         """The report that this launch logged."""
 
@@ -80,15 +82,18 @@ class Tracker:
     def log_progress(self, cell_id: str, identity: CellIdentity, progress: Mapping[str, Any]) -> bool:
         """Starts or resumes the run of a cell, and logs the loss and the validations that a worker has reported.
 
-        After the first call for a cell, further ones are skipped that follow sooner than `loss_seconds`. False if it
-        is skipped, or dropped because the store is down.
+        After the first call for a cell, further ones are skipped that follow sooner than `loss_seconds`, or that would
+        take more than a tenth of the driver's time: with many cells or a slow store. False if it is skipped, or dropped
+        because the store is down.
         """
         now = monotonic()
         last = self._progress_logged.get(cell_id)
-        if last is not None and now - last < self.loss_seconds:
+        if last is not None and (now - last < self.loss_seconds or now < self._next_progress):
             return False
         self._progress_logged[cell_id] = now
-        return self.deliveries.send_unless_down(lambda: log_progress(self.runs, cell_id, identity, progress))
+        logged = self.deliveries.send_unless_down(lambda: log_progress(self.runs, cell_id, identity, progress))
+        self._next_progress = monotonic() + 9 * (monotonic() - now)
+        return logged
 
     def end_cell(self, cell_id: str, reason: str) -> None:
         """Ends the run of a cell without a result as FAILED."""

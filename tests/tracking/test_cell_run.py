@@ -94,9 +94,20 @@ def test_a_cell_that_fails_has_a_failed_run_and_the_next_launch_goes_on_in_it(fa
     assert child.info.status == "FINISHED" and REASON not in child.data.tags
 
 
+def test_progress_takes_a_tenth_of_the_drivers_time_at_most(factory, uri, monkeypatch):
+    result = factory.cell("lora", 41_472, 0, 0.8)
+    tracker = Tracker.open(uri, "demo", "demo")
+    clock = iter([100.0, 101.0, 101.0, 104.0, 110.5, 110.6, 110.6])
+    monkeypatch.setattr("adapad_ray.tracking.tracker.monotonic", lambda: next(clock))
+    monkeypatch.setattr(tracker.deliveries, "send_unless_down", lambda write: True)
+    report = {"step": 1, "steps": 100, "loss": 0.5}
+    logged = [tracker.log_progress(result.id, result.identity, report) for _ in range(3)]
+    assert logged == [True, False, True], "one second's work at 100 s leaves nine free"
+
+
 def progress(tracker, result, step, loss=None):
     """The cell has trained `step` steps."""
-    tracker.loss_seconds = 0.0
+    tracker.loss_seconds = tracker._next_progress = 0.0
     loss = result.train_loss[step - 1] if loss is None else loss
     scored = [(at, {"accuracy": at / 100}) for at in range(5, step + 1, 5)]
     tracker.log_progress(result.id, result.identity, {"step": step, "loss": loss, "validations": scored})
