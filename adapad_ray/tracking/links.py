@@ -32,9 +32,15 @@ class Links:
         """The command that serves a database; None for a server."""
         if is_server(self.uri):
             return None
+        return _serve(without_password(self.uri))
+
+    @property
+    def serve_command_here(self) -> str | None:
+        """The same for the current folder: short, if the database is in it."""
         path = sqlite_path(self.uri)
-        near = path is not None and path.parent == Path.cwd() and f"sqlite:///{quote(path.name)}"
-        return shlex.join(["mlflow", "ui", "--backend-store-uri", near or without_password(self.uri)])
+        if path is None or path.parent != Path.cwd():
+            return self.serve_command
+        return _serve(f"sqlite:///{quote(path.name)}")
 
     @property
     def experiment(self) -> str:
@@ -65,6 +71,10 @@ class Links:
     @property
     def _server(self) -> str:
         return without_password(self.uri).rstrip("/") if is_server(self.uri) else "http://127.0.0.1:5000"
+
+
+def _serve(store: str) -> str:
+    return shlex.join(["mlflow", "ui", "--backend-store-uri", store])
 
 
 def links_page(links: Mapping[str, str], serve_command: str | None) -> str:

@@ -148,7 +148,7 @@ class Tracker:
     @property
     def how_to_look(self) -> dict[str, str]:
         """For the terminal: the command that serves a database, and the address of the experiment."""
-        command = self._links.serve_command
+        command = self._links.serve_command_here
         return ({} if command is None else {"MLflow": command}) | {"MLflow runs": self._links.experiment}
 
     def write_page(self, folder: Path) -> None:
