@@ -24,7 +24,7 @@ class Launch:
         self._cells, self._folder = cells, folder
 
     def start_wave(self, wave: Wave) -> list[PlannedCell]:
-        """Adds a wave to the launch; returns its missing cells, each once.
+        """Adds a wave to the launch; returns its missing cells, each once, without those that have failed in it.
 
         Those that train longest come first, so that no group is left alone with one at the end.
         """
@@ -36,10 +36,17 @@ class Launch:
         reused = list(state.results.values())[known:]
         if reused:
             self.observers.notify(SweepObserver.cells_reused, reused)
+        missing = [planned for planned in missing if planned.id not in state.failures]
         return sorted(missing, key=lambda planned: -state.work[planned.id].training)
 
     def _work(self, cell: Cell) -> Work:
         return Work(self._cells.lane_steps(cell), self._cells.evaluation_passes(cell.identity.stage))
+
+    def start_early(self, wave: Wave) -> None:
+        """Has the missing cells of a wave that comes later computed while groups would be idle."""
+        missing = self.start_wave(wave)
+        if missing:
+            self.executor.start_jobs({planned.id: self.job(planned.cell) for planned in missing}, self.on_event)
 
     def compute(self, missing: Sequence[PlannedCell]) -> None:
         """Computes cells; those that come first start first."""

@@ -30,16 +30,16 @@ def clock_():
 def lines(clock_):
     """Twelve of 340 cells are finished, after 1,000 s; four run."""
     state = SweepState(mean_work=Work(100.0, 0.0))
-    lines = LiveLines(state, 340, now=clock_, phase="search")
+    lines = LiveLines(state, 340, now=clock_)
     clock_.seconds = 40.0
     for n in range(4):
         state.cells[f"cell-{n}"] = None
-        lines.progress(f"cell-{n}", f"{LONG}{n}", 0, 100, 0)
+        lines.progress(f"cell-{n}", f"{LONG}{n}", "search", 0, 100, 0)
     clock_.seconds = 1040.0
     for n in range(12):
         lines.end(f"ended-{n}")
     for n in range(4):
-        lines.progress(f"cell-{n}", "", 45, 100, 0)
+        lines.progress(f"cell-{n}", "", "search", 45, 100, 0)
     lines.best = "best validation exact_match 0.812: adapad/with-a-word-of-its-own at 1,327,104"
     return lines
 
@@ -83,18 +83,19 @@ def test_the_time_left_weighs_cells_by_their_passes_and_leaves_out_what_earlier_
     state = SweepState(work={"small": Work(90, 10), "large": Work(900, 10)}, mean_work=Work(500.0, 20.0))
     lines = LiveLines(state, 3, now=clock_)
     state.cells = {"small": None, "large": None}
-    lines.progress("small", "small", 0, 10, 0)
-    lines.progress("large", "large", 50, 100, 50)
+    lines.progress("small", "small", "curve", 0, 10, 0)
+    lines.progress("large", "large", "tune", 50, 100, 50)
     clock_.seconds = 10.0
+    assert lines.phase == "tune + curve"
     lines.end("small")
     state.results["small"] = None
-    lines.progress("large", "large", 60, 100, 50)
+    lines.progress("large", "large", "tune", 60, 100, 50)
     # 90 + 10 + 90 passes took 10 s; 360 + 10 of the large cell are left, and a third cell of about 520.
     assert lines.seconds_left == pytest.approx(10 * 890 / 190)
 
 
 def test_a_cell_that_is_trained_is_evaluated(lines):
-    lines.progress("cell-0", "", 100, 100, 0)
+    lines.progress("cell-0", "", "search", 100, 100, 0)
     assert f"{LONG}0 evaluating" in drawn(lines, 140)[1]
 
 

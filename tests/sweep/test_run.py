@@ -115,11 +115,11 @@ def test_hooks_are_called_in_the_order_of_a_launch(launch):
     steps = [hook for hook, previous in zip(recorder.hooks, [None, *recorder.hooks], strict=False) if hook != previous]
     cells = ["cell_progress", "cell_finished"]
     tuned, curve = 2 * TUNE["trials"], 2 * (1 + 2)
+    of_one_label = cells * TUNE["trials"]  # its curve is planned as soon as it is tuned
     assert steps == [
         "data_read",
         "computing_started",
-        "wave_planned", *cells * tuned,
-        "wave_planned",
+        "wave_planned", *of_one_label, "wave_planned", *of_one_label, "wave_planned",
         "winners_found", *cells * curve,
         "wave_planned",
         "computing_ended",
@@ -135,6 +135,33 @@ def test_hooks_are_called_in_the_order_of_a_launch(launch):
     assert f"lora: the best learning_rate, {best:g}, is the largest of those tried; higher ones may be better" in edges
     assert {i.training["learning_rate"] for i in executor.computed if i.stage == "curve"} == {best}
     assert outcome.mlflow == {"MLflow": "http://mlflow"}
+
+
+def test_the_curve_of_a_label_starts_when_the_label_is_tuned(launch):
+    """But not that of a label which follows the compute of another, or is cut from a parent."""
+    started_before = []
+
+    def record(identity):
+        if identity.stage == "tune":
+            started_before.append(
+                {(job["identity"]["stage"], job["identity"]["label"]) for job in executor.started.values()}
+            )
+
+    executor = SyntheticExecutor(error=record)
+    methods = {"lora": {}, "para": {"parent_rank": 4}, "lora/matched": {"compute_as": "adapad"}, "adapad": {}}
+    outcome, _ = launch(executor, methods=methods, tune=TUNE)
+    assert started_before[0] == set()
+    assert set().union(*started_before) == {("curve", "lora"), ("curve", "head_only"), ("curve", "adapad")}
+    assert len(executor.computed) == len({i.model_dump_json() for i in executor.computed}), "none is computed twice"
+    assert outcome.failed == []
+
+
+def test_a_cell_that_failed_early_is_not_computed_again(launch):
+    executor = SyntheticExecutor(error=lambda i: DIVERGED if i.stage == "curve" and i.label == "lora" else None)
+    executor.start_jobs = executor.run_jobs
+    outcome, recorder = launch(executor, tune=TUNE, reference=False)
+    failures = [cell.id for cell, _, _ in recorder.arguments("cell_failed")]
+    assert len(failures) == len(set(failures)) == len(outcome.failed) == 2 * 2
 
 
 def test_cells_that_train_longest_come_first(launch):

@@ -93,9 +93,8 @@ class Console(SweepObserver):
 
     def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
         """Shows the share of its steps."""
-        lines, data = self._live_lines, progress.data
-        lines.phase = cell.identity.stage
-        lines.progress(cell.id, self._name(cell), data["step"], data["steps"], data.get("resumed", 0))
+        data, stage = progress.data, cell.identity.stage
+        self._live_lines.progress(cell.id, self._name(cell), stage, data["step"], data["steps"], data.get("resumed", 0))
 
     def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
         """Prints its validation metric and its time."""

@@ -22,6 +22,7 @@ class RunningCell:
     """A cell whose training has reported its progress."""
 
     name: str
+    stage: str
     resumed: float
     """Share of its steps that an earlier attempt had done."""
     done: float
@@ -52,12 +53,13 @@ class LiveLines:
     def __post_init__(self) -> None:
         self._began = self.now()
 
-    def progress(self, cell_id: str, name: str, step: int, steps: int, resumed: int) -> None:
-        """Records how far a cell is, in optimizer steps."""
+    def progress(self, cell_id: str, name: str, stage: str, step: int, steps: int, resumed: int) -> None:
+        """Records how far a cell is, in optimizer steps. The phase is that of all running cells."""
         if self._first_progress is None:
             self._first_progress = self.now()
-        cell = self.running.setdefault(cell_id, RunningCell(name, resumed / steps, 0.0))
+        cell = self.running.setdefault(cell_id, RunningCell(name, stage, resumed / steps, 0.0))
         cell.done = step / steps
+        self.phase = " + ".join(sorted({cell.stage for cell in self.running.values()}, reverse=True))
 
     def end(self, cell_id: str) -> None:
         """Records that a cell of this launch is finished or has failed."""
