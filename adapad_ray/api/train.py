@@ -72,7 +72,7 @@ def train(
         threads: of torch on the CPU; default: as many as it uses now.
         folder: where the result is kept: the same request again returns it, or continues from its checkpoint. Default:
             a temporary folder, deleted with the returned object.
-        on_progress: called with `step`, `steps` and `loss`.
+        on_progress: called with `step`, `steps` and `loss`, which is None before the first step.
         **training: as under `training` in a sweep's file: `epochs`, `batch_size`, `learning_rate`, `max_length`, …
 
     Raises:

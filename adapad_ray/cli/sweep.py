@@ -30,6 +30,7 @@ def sweep(
         from adapad_ray.sweep.executor import unused_gpus
         from adapad_ray.sweep.observers import OutOfTimeError
         from adapad_ray.sweep.run import Sweep
+        from adapad_ray.tracking.links import PAGE as MLFLOW_PAGE
 
         unused = unused_gpus(spec)
         if unused is not None:
@@ -46,7 +47,7 @@ def sweep(
                 f"`adapad report {folder.location}` to draw what there is"
             )
             return INTERRUPTED
-    links = {"results": folder.location, **outcome.mlflow}
+    links = {"results": folder.location, **outcome.mlflow, "MLflow links": folder.within(MLFLOW_PAGE)}
     if outcome.report is not None:
         console.report(outcome.report, folder.location)
         links = {"report": folder.within(PAGE), "figure": folder.within("curve.png")} | links

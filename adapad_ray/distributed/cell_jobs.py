@@ -56,7 +56,7 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
 
     Args:
         payload: `identity`, `folder` (path or URL), `base_model`, `checkpoint_seconds`, `checkpoint_rounds`,
-            `max_minutes` (None without a limit) and, for metrics, `sweep`.
+            `max_minutes` (None without a limit) and, for metrics, `sweep`; optional: `validations`.
 
     Raises:
         TimeLimitError: the training takes longer than `max_minutes`.
@@ -114,8 +114,9 @@ def _compute_in(
         process_title(f"adapad:cell-{context.job_id}:worker-{context.rank}"),
         memory_advice(identity),
     ):
+        times = payload.get("validations", 0)
         return run_cell(
-            CellRequest(context.job_id, identity, folder.path, payload["base_model"], parent, policy),
+            CellRequest(context.job_id, identity, folder.path, payload["base_model"], parent, policy, times),
             workspace,
             exchange=exchange,
             on_progress=_throttled(context) if first else None,

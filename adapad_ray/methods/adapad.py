@@ -322,6 +322,10 @@ class Adapad(GrowingMethod[AdapadConfig]):
         head = count or self._first_head
         return Lane.joint(count, head=head) if has_tail else Lane.prefix(count, head=head)
 
+    def whole(self) -> Lane:
+        """As published: a component that is too young to be published does not act yet."""
+        return self._final_lane
+
     def deployables(self) -> list[Deployable]:
         smaller = [Deployable(Lane.prefix(k), prefix=k) for k in range(self.adapted.blocks - 1, 0, -1)]
         return [Deployable(self._final_lane), *smaller]

@@ -17,6 +17,7 @@ from adapad_ray.distributed import (
     WorkerRequest,
     available_groups,
     connect,
+    dashboard_address,
     visible_gpus,
 )
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
@@ -41,6 +42,8 @@ class Executor(ABC):
 
     groups: int
     """Jobs that run side by side."""
+    dashboard: str | None = None
+    """Address of a page that shows the processes; None without one."""
 
     @abstractmethod
     def run_jobs(self, jobs: Mapping[str, dict[str, Any]], on_event: EventListener) -> None:
@@ -80,7 +83,7 @@ class RayExecutor(Executor):
     """Worker groups on Ray; trials run through Ray Tune."""
 
     def __init__(self, pool: WorkerPool, name: str) -> None:
-        self.groups = pool.groups
+        self.groups, self.dashboard = pool.groups, dashboard_address()
         self._pool, self._name = pool, name
         self._started: set[str] = set()
         """Jobs of `start_jobs` that have not ended."""

@@ -9,7 +9,7 @@ from adapad_ray.distributed import GroupRetired, JobProgress, PoolEvent
 from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep.executor import Executor
-from adapad_ray.sweep.observers import Observers, SweepObserver, SweepState
+from adapad_ray.sweep.observers import Observers, SweepObserver, SweepState, Work
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import Cell, PlannedCell, Wave, load_finished
 
@@ -31,12 +31,16 @@ class Launch:
         state, known = self.state, len(self.state.results)
         new = {planned.id for planned in wave if not planned.counted} - state.cells.keys()
         missing = find_missing(wave, state, self._folder)
+        state.work.update({planned.id: self._work(planned.cell) for planned in missing})
         self.observers.notify(SweepObserver.wave_planned, wave, len(new))
         reused = list(state.results.values())[known:]
         if reused:
             self.observers.notify(SweepObserver.cells_reused, reused)
         missing = [planned for planned in missing if planned.id not in state.failures]
-        return sorted(missing, key=lambda planned: -self._cells.lane_steps(planned.cell))
+        return sorted(missing, key=lambda planned: -state.work[planned.id].training)
+
+    def _work(self, cell: Cell) -> Work:
+        return Work(self._cells.lane_steps(cell), self._cells.evaluation_passes(cell.identity.stage))
 
     def start_early(self, wave: Wave) -> None:
         """Has the missing cells of a wave that comes later computed while groups would be idle."""
@@ -58,6 +62,7 @@ class Launch:
             "base_model": self.spec.model,
             "checkpoint_seconds": self.spec.checkpoint.seconds,
             "checkpoint_rounds": self.spec.checkpoint.rounds,
+            "validations": self.spec.validations,
             "max_minutes": self.spec.max_minutes.cell,
         }
 

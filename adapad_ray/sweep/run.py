@@ -24,6 +24,7 @@ from adapad_ray.sweep.observers import (
     SweepState,
     TimeLimit,
     TrackerLog,
+    Work,
 )
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import Wave
@@ -79,6 +80,7 @@ class Sweep:
         """
         with locked_folder(self.folder, self.spec) as lock:
             tracker = Tracker.open(self.spec.tracking, self.spec.name, self.spec.name)
+            tracker.log_adapters = self.spec.log_adapters
             observers = self._observers(lock, tracker)
             try:
                 stages = build_stages(self.cells, self.plan, self.folder.path)
@@ -117,12 +119,13 @@ class Sweep:
         return state, complete
 
     def _compute(self, stages: Sequence[Stage], observers: Observers) -> SweepState:
-        state = SweepState()
+        state = SweepState(mean_work=Work(self.plan.mean_lane_steps, self.cells.evaluation_passes("curve")))
         observers.notify(SweepObserver.data_read, self.cells.inputs.data.sizes)
         with self._open_executor(self.plan.cells) as executor:
             observers = observers.before(_ManifestLog(lambda: self._manifest(stages, state).save(self.folder.path)))
             launch = Launch(self.cells, self.folder, state, executor, observers)
-            observers.notify(SweepObserver.computing_started, state, self.plan.cells, executor.groups)
+            started = SweepObserver.computing_started
+            observers.notify(started, state, self.plan.cells, executor.groups, executor.dashboard)
             try:
                 for stage in stages:
                     stage.run(launch)

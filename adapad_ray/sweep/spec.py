@@ -143,6 +143,10 @@ class SweepSpec(_Section):
     """Folder of the sweeps' folders, or its address, as `s3://…`."""
     tracking: str = DEFAULT_STORE
     """MLflow's database or server."""
+    validations: int = Field(default=0, ge=0, le=1000)
+    """Times that every cell scores the validation split during training, besides at its end. It changes no result."""
+    log_adapters: bool = False
+    """Whether MLflow gets a copy of every adapter; the sweep's folder has them anyway."""
     delta: float = Field(default=0.01, gt=0, lt=1)
     """How much worse than the best, in units of the metric, a recommended model may be."""
     published: list[PublishedPoint] = []

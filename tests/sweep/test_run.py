@@ -41,10 +41,20 @@ class Tracker:
     def __init__(self) -> None:
         self.how_to_look = {"MLflow": "http://mlflow"}
         self.cells: Counter[str] = Counter()
+        self.started: set[str] = set()
+        self.failed: list[str] = []
         self.ends: list[tuple[str, ...]] = []
 
     def log_cell(self, result, folder) -> None:
         self.cells[result.id] += 1
+
+    def log_progress(self, cell_id, identity, progress) -> None:
+        self.started.add(cell_id)
+
+    def end_cell(self, cell_id, reason) -> None:
+        self.failed.append(cell_id)
+
+    def write_page(self, folder) -> None: ...
 
     def close(self, *end: str) -> None:
         self.ends.append(end)
@@ -116,7 +126,7 @@ def test_hooks_are_called_in_the_order_of_a_launch(launch):
         "report_started",
         "sweep_ended",
     ]  # fmt: skip
-    ((state, expected, groups),) = recorder.arguments("computing_started")
+    ((state, expected, groups, _),) = recorder.arguments("computing_started")
     assert (expected, groups) == (tuned + curve, 2)
     assert len(state.results) == outcome.computed == expected
     ((winners, edges),) = recorder.arguments("winners_found")
@@ -247,6 +257,7 @@ def test_a_failed_parent_leaves_its_children_out_and_says_so(launch, folder, tra
     assert Manifest.load(folder).failed == [failed]
     assert [additional for _, additional in recorder.arguments("wave_planned")].count(1) == 1, "the parent"
     assert tracker.ends == [("FAILED",)]
+    assert len(tracker.failed) == 1 and set(tracker.cells) == tracker.started - set(tracker.failed)
 
 
 def test_parents_come_before_their_children_and_are_computed_once(launch):

@@ -23,6 +23,7 @@ from adapad_ray.training.batches import Batches
 from adapad_ray.training.cell.deployment import Deployment
 from adapad_ray.training.cell.method import make_method, workers_for
 from adapad_ray.training.cell.request import CellRequest
+from adapad_ray.training.cell.validation import Validator
 from adapad_ray.training.cell.workspace import Workspace
 from adapad_ray.training.checkpoint import Checkpoint, Checkpointer
 from adapad_ray.training.component_errors import COMPONENT_ERRORS, component_probe, write_component_errors
@@ -71,6 +72,12 @@ def run_cell(
         checkpointer = Checkpointer(request.folder / CHECKPOINT, request.checkpoints)
         _start_or_resume(trainer, checkpointer.folder)
         log.rewind(trainer.estimates.newest, workers.count)
+        if request.validations and workers.complete:
+            validator = Validator(request, workspace, method)
+            validator.rewind(trainer.step)
+            on_progress = validator.reporting(on_progress)
+        if on_progress is not None and trainer.total_steps:
+            on_progress({"step": trainer.step, "steps": trainer.total_steps, "loss": None, "resumed": trainer.step})
         started = time.perf_counter()
         deterministic = trainer.settings.deterministic
         with arithmetic(tf32=identity.precision == "tf32", deterministic=deterministic):
