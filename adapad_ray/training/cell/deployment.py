@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import save_file
 
 from adapad_ray.adapters.export import DeployedAdapter, deployed_adapter, save_peft
@@ -21,6 +22,10 @@ from adapad_ray.training.cell.request import CellRequest
 from adapad_ray.training.cell.workspace import Workspace
 from adapad_ray.training.passes.lane_passes import DivergedError
 from adapad_ray.training.settings import TrainingSettings
+from adapad_ray.training.workers import Share, Workers
+
+_Metrics = dict[str, dict[str, float]]
+"""Split → name of a metric → value."""
 
 
 class Deployment:
@@ -40,25 +45,37 @@ class Deployment:
         tests = [name for name in self.workspace.data.splits if name.startswith("test")]
         return ["validation", *tests] if self.request.identity.stage == "curve" else ["validation"]
 
-    def points(self, deployables: Sequence[Deployable]) -> tuple[Point, ...]:
+    def points(self, deployables: Sequence[Deployable], workers: Workers, version: int) -> tuple[Point, ...]:
         """The final model; in the curve stage, then those prefixes that are smaller and not empty.
+
+        The workers of the cell, which all hold the trained model, evaluate some of them each; rank 0 exports them. The
+        others return nothing.
+
+        Args:
+            version: number of the exchange, one that no other has had.
 
         Raises:
             DivergedError: an output of the model is not finite.
+            AttemptLostError: another worker of the cell is gone.
         """
         if self.request.identity.stage != "curve":
             deployables = deployables[:1]
         sizes = [self.adapted.deployed_parameters(d.lane) for d in deployables]
-        return tuple(self._point(d) for i, d in enumerate(deployables) if i == 0 or 0 < sizes[i] < sizes[0])
+        chosen = [d for i, d in enumerate(deployables) if i == 0 or 0 < sizes[i] < sizes[0]]
+        scores = {i: self._evaluate(d) for i, d in enumerate(chosen) if i % workers.count == workers.rank}
+        if workers.count > 1 and len(chosen) > 1:
+            predictions = {key: torch.from_numpy(values) for key, values in self._predictions.items()}
+            for share in workers.collect(version, Share(predictions, (scores, self._answers))):
+                self._predictions |= {key: values.numpy() for key, values in share.tensors.items()}
+                scores |= share.meta[0]
+                self._answers |= share.meta[1]
+        return tuple(self._point(d, *scores[i]) for i, d in enumerate(chosen)) if workers.leads else ()
 
-    def _point(self, deployable: Deployable) -> Point:
+    def _point(self, deployable: Deployable, metrics: _Metrics, validation_loss: float | None) -> Point:
         self.adapted.use(deployable.lane)
-        kind = "final" if deployable.prefix is None else "prefix"
-        key = kind if deployable.prefix is None else f"{kind}-{deployable.prefix}"
-        metrics, validation_loss = self._evaluate(key, deployable)
         adapter = deployed_adapter(self.adapted, deployable.lane)
         return Point(
-            kind=kind,  # type: ignore[arg-type]
+            kind="final" if deployable.prefix is None else "prefix",
             prefix=deployable.prefix,
             parameters=self.adapted.deployed_parameters(deployable.lane),
             head_parameters=self.adapted.head_parameters(),
@@ -66,14 +83,16 @@ class Deployment:
             validation=metrics["validation"],
             validation_loss=validation_loss,
             test=metrics.get("test", {}),
-            adapter=self._export(key, deployable, adapter),
+            adapter=self._export(deployable, adapter),
         )
 
-    def _evaluate(self, key: str, deployable: Deployable) -> tuple[dict[str, dict[str, float]], float | None]:
+    def _evaluate(self, deployable: Deployable) -> tuple[_Metrics, float | None]:
         """Metrics of `validation` and `test`, and the validation loss.
 
         Metrics of further tests are added to `test` under prefixed names.
         """
+        key = _key(deployable)
+        self.adapted.use(deployable.lane)
         data, backbone = self.workspace.data, self.workspace.backbone
         passes = ModelPasses(
             self.adapted.model,
@@ -88,7 +107,7 @@ class Deployment:
         except FloatingPointError as error:  # the last step broke the model, and no later loss could show it
             steps = self._settings.total_steps(len(data.splits["train"]))
             raise DivergedError(f"lane {deployable.lane.index}, step {steps - 1}: {error}") from error
-        metrics: dict[str, dict[str, float]] = {}
+        metrics: _Metrics = {}
         for split, result in evaluated.items():
             self._predictions[f"{split}/{key}"] = result.predictions
             if result.answers:
@@ -100,10 +119,11 @@ class Deployment:
                 metrics[split] = dict(result.metrics)
         return metrics, evaluated["validation"].loss
 
-    def _export(self, key: str, deployable: Deployable, adapter: DeployedAdapter) -> str | None:
+    def _export(self, deployable: Deployable, adapter: DeployedAdapter) -> str | None:
         """Folder of the exported adapter inside the cell's; None in the tune stage and where there is no PEFT form."""
         if self.request.identity.stage == "tune" or not adapter.factors:
             return None
+        key = _key(deployable)
         folder = "adapter" if deployable.prefix is None else key
         provenance = self._provenance(key, adapter, deployable.lane)
         save_peft(adapter, self.request.folder / folder, base_model=self.request.base_model, provenance=provenance)
@@ -132,4 +152,11 @@ class Deployment:
         with atomic_path(folder / "predictions.safetensors") as scratch:
             save_file(self._predictions | labels, scratch)
         if self._answers:
-            write_text(folder / "answers.json", json.dumps(self._answers, ensure_ascii=False, indent=1) + "\n")
+            write_text(
+                folder / "answers.json", json.dumps(self._answers, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+            )
+
+
+def _key(deployable: Deployable) -> str:
+    """Name of a deployable model inside its cell."""
+    return "final" if deployable.prefix is None else f"prefix-{deployable.prefix}"

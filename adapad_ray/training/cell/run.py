@@ -49,8 +49,8 @@ def run_cell(
 
     Only the curve stage reads the test split, and the tune stage exports nothing. `result.json` is written last and
     atomically: a cell that has one is finished. Several workers call this side by side, each with its end of one
-    `exchange`; each writes its rounds to the cell's folder, rank 0 evaluates and writes the rest, the others return
-    None.
+    `exchange`; each writes its rounds to the cell's folder and evaluates some of the prefixes, rank 0 writes the rest,
+    the others return None.
 
     Raises:
         BadRequestError: the method cannot be built as requested; nothing was written.
@@ -82,14 +82,14 @@ def run_cell(
         deterministic = trainer.settings.deterministic
         with arithmetic(tf32=identity.precision == "tf32", deterministic=deterministic):
             trainer.run(checkpointer, on_progress=on_progress)
-        worker_costs = workers.collect(trainer.estimates.newest + 1, Share({}, log.cost))
-        if not workers.leads:
-            return None
-
+        ended = trainer.estimates.newest
+        worker_costs = workers.collect(ended + 1, Share({}, log.cost))
         trained = time.perf_counter()
         deployment = Deployment(request, workspace, method.adapted)
         with arithmetic(tf32=False, deterministic=deterministic):
-            points = deployment.points(method.deployables())
+            points = deployment.points(method.deployables(), workers, ended + 2)
+        if not workers.leads:
+            return None
         evaluated = time.perf_counter()
 
     seconds = _Seconds(start=started - called, evaluation=evaluated - trained)
