@@ -45,6 +45,8 @@ class CellIdentity(Record):
     precision: Literal["full", "mixed"] = "full"
     """`mixed`: in training, the products with frozen weights are in bf16."""
     threads: int
+    packed: bool = False
+    """Whether lanes share passes (see `adapters.packs`); another number of slots changes a result by rounding alone."""
     parent: str | None = None
     """Id of the cell whose adapter a post-hoc method cuts."""
 

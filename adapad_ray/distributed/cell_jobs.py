@@ -51,8 +51,8 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
     not look for it, because two workers may see a shared folder differently; the queue ends their attempt.
 
     Args:
-        payload: `identity`, `folder` (path or URL), `base_model`, `checkpoint_seconds`, `checkpoint_rounds` and,
-            for metrics, `sweep`.
+        payload: `identity`, `folder` (path or URL), `base_model`, `checkpoint_seconds`, `checkpoint_rounds`, for
+            packed cells `slots_per_pass` and, for metrics, `sweep`.
 
     Raises:
         AttemptLostError: another worker of this cell is gone, or the storage cannot be reached; a new attempt may
@@ -110,7 +110,15 @@ def _compute_in(
         memory_advice(identity),
     ):
         return run_cell(
-            CellRequest(context.job_id, identity, folder.path, payload["base_model"], parent, policy),
+            CellRequest(
+                context.job_id,
+                identity,
+                folder.path,
+                payload["base_model"],
+                parent,
+                policy,
+                payload.get("slots_per_pass", "auto"),
+            ),
             workspace,
             exchange=exchange,
             on_progress=_throttled(context) if first else None,

@@ -51,7 +51,9 @@ class MiniBlock(Block):
 
     def row_constants(self) -> Tensor:
         """`[n·r, n]`: 1 for the mini LoRA of each row."""
-        return torch.eye(self.minis, dtype=self.a.dtype, device=self.a.device).repeat_interleave(self.size // self.minis, dim=0)
+        return torch.eye(self.minis, dtype=self.a.dtype, device=self.a.device).repeat_interleave(
+            self.size // self.minis, dim=0
+        )
 
     @staticmethod
     def stacked_vectors(parameters: Mapping[str, Tensor], constants: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -51,6 +51,7 @@ class Launch:
             "base_model": self.spec.model,
             "checkpoint_seconds": self.spec.checkpoint.seconds,
             "checkpoint_rounds": self.spec.checkpoint.rounds,
+            "slots_per_pass": self.spec.resources.slots_per_pass,
         }
 
     def on_event(self, event: PoolEvent) -> None:

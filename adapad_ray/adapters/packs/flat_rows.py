@@ -40,7 +40,7 @@ class Stack:
     def of(self, flat: Tensor) -> Tensor:
         """Return the part of `flat` `[all slots, columns]` that belongs to this stack, `[slots, *shape]`."""
         part = flat[self.first : self.last, self.start : self.start + self.width]
-        return part.unflatten(1, self.shape) if self.shape else part.squeeze(1)
+        return part.view(len(part), *self.shape)
 
 
 @dataclass(frozen=True, eq=False)

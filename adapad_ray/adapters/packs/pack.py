@@ -125,8 +125,8 @@ class Pack:
         finally:
             for attention in self._attentions:
                 _relative_positions().use_one(attention)
-            for (parent, key, _), module in zip(self._places, before, strict=True):
-                parent[key] = module
+            for (parent, key, _), ordinary in zip(self._places, before, strict=True):
+                parent[key] = ordinary
 
     def losses(self, per_example: Tensor, batch_size: int) -> Tensor:
         """Return the mean loss of every slot, `[slots]`, from that of every example."""

@@ -35,6 +35,7 @@ class PackedHead(nn.Module):
             raise NotPackableError(f"head {self._path} reads {list(x.shape)} instead of {self._rows.count} examples")
         (form,) = self._form
         parameters = {name: self._flat.leaf(stack) for name, stack in self._stacks.items()}
-        x = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(0, (self._rows.slots, -1))
-        y: Tensor = torch.vmap(lambda own, of_slot: functional_call(form, own, (of_slot,)))(parameters, x)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        by_slot = x.reshape(self._rows.slots, -1, *x.shape[1:])
+        y: Tensor = torch.vmap(lambda own, of_slot: functional_call(form, own, (of_slot,)))(parameters, by_slot)
         return y.flatten(0, 1)

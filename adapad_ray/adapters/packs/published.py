@@ -81,7 +81,7 @@ class FrozenColumns:
             rank, sides = max(ranks[name]), []
             for features in size:
                 part = self._values[:, start : start + rank * features]
-                sides.append(part.unflatten(1, (rank, features)) if rank else part.view(len(slots), 0, features))
+                sides.append(part.view(len(slots), rank, features))
                 start += rank * features
             self._stacks[name] = sides[0], sides[1]
         for adapted, row in rows.items():

@@ -25,12 +25,15 @@ class PackedDisentangledAttention(DisentangledSelfAttention):  # type: ignore[mi
         embeddings = rel_embeddings[: 2 * span].unsqueeze(0)
         distance = relative_pos.to(query_layer.device, torch.long).view(*relative_pos.shape[-2:])
         scale = scaled_size_sqrt(query_layer, scale_factor).to(query_layer.dtype)
+        if self.share_att_key:  # in the order of transformers, in which adapters draw their dropout
+            queries, keys = self.query_proj(embeddings), self.key_proj(embeddings)
+        else:
+            keys = self.pos_key_proj(embeddings) if "c2p" in self.pos_att_type else None
+            queries = self.pos_query_proj(embeddings) if "p2c" in self.pos_att_type else None
         score: Any = 0
         if "c2p" in self.pos_att_type:
-            keys = (self.key_proj if self.share_att_key else self.pos_key_proj)(embeddings)
             score = score + self._scores(query_layer, keys, (distance + span).clamp(0, 2 * span - 1)) / scale
         if "p2c" in self.pos_att_type:
-            queries = (self.query_proj if self.share_att_key else self.pos_query_proj)(embeddings)
             of_keys = self._scores(key_layer, queries, (span - distance).clamp(0, 2 * span - 1))
             score = score + of_keys.transpose(-1, -2) / scale
         return score
@@ -64,4 +67,4 @@ def use_one(module: nn.Module) -> None:
 
 def reads_relative_positions(module: nn.Module) -> bool:
     """Whether a module is an attention that `use_slots` is for."""
-    return type(module) is DisentangledSelfAttention and module.relative_attention
+    return type(module) is DisentangledSelfAttention and bool(module.relative_attention)

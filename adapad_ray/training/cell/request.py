@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from adapad_ray.results import CellIdentity
 from adapad_ray.training.checkpoint import CheckpointPolicy
@@ -22,3 +23,5 @@ class CellRequest:
     parent: Path | None = None
     """For a post-hoc method: the folder of the finished cell whose adapter it cuts."""
     checkpoints: CheckpointPolicy = field(default_factory=CheckpointPolicy)
+    slots_per_pass: int | Literal["auto"] = "auto"
+    """Most lanes of one pass, where the identity says that lanes share passes."""

@@ -16,7 +16,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class PackOptimizer:
-    """Clips and steps every slot by its own settings; its numbers are those of the slots' own optimizers up to rounding.
+    """Clips and steps every slot by its own settings: the numbers of the slots' own optimizers, up to rounding.
 
     The state of a parameter stays in the optimizer of its slot, as views into the stacks here, so that checkpoints and
     later steps of that optimizer alone find it there.
@@ -71,7 +71,7 @@ class PackOptimizer:
         """
         rows = self._rows
         gradients = rows.gradients
-        norms = torch.linalg.vector_norm(gradients, dim=1)
+        norms: Tensor = torch.linalg.vector_norm(gradients, dim=1)
         self.finite &= (losses + norms).isfinite()
         clip = (self._max_norms / (norms + 1e-6)).clamp(max=1.0).to(gradients.dtype)
         gradients.mul_(clip.unsqueeze(1)).masked_fill_(~self.finite.unsqueeze(1), 0.0)
@@ -90,4 +90,5 @@ class PackOptimizer:
 
     def _columns(self, of_segments: Tensor) -> Tensor:
         """`[slots, segments]` as `[slots, columns]`."""
-        return of_segments.to(self._rows.values.dtype).index_select(1, self._rows.segment_of_column)
+        columns: Tensor = of_segments.to(self._rows.values.dtype)
+        return columns.index_select(1, self._rows.segment_of_column)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from adapad_ray.accelerator import free_memory, memory_within_reach, peak_memory, reset_peak_memory
 from adapad_ray.adapters.lane import Lane
+from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.adapters.packs import NotPackableError, Pack, PublishedRow, Slot, can_be_packed
 from adapad_ray.errors import BadRequestError
 from adapad_ray.training.batches import Batch, joined
@@ -146,7 +147,8 @@ class PackedTrainer(Trainer):
                 return packed
         if any(set(lanes) & set(packed.lanes) for packed in self._packs):
             self._packs.clear()
-        if not self._packs:
+        assert isinstance(self.adapted, AdaptedModel)  # or no lane could be packed
+        if not self._packs or self._published is None:
             self._published = PublishedRow(self.adapted)
         pack = Pack([Slot(self.adapted, lane) for lane in lanes], {self.adapted: self._published})
         acting = tuple(self.adapted.acting_parameters(lane) for lane in lanes)
@@ -175,7 +177,8 @@ class PackedTrainer(Trainer):
             packed.pack.rows.gradients.zero_()
             peaks.append(peak_memory(device))
         self._packs.clear()
-        return slots_that_fit(*peaks, memory_within_reach(device))
+        one, both = peaks
+        return slots_that_fit(one, both, memory_within_reach(device))
 
     def _shrink(self, most: int) -> None:
         """Goes on with smaller packs."""
