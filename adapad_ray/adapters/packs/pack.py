@@ -74,7 +74,10 @@ class Pack:
                     live[name],
                     self.frozen.of(name),
                     torch.tensor(scales, dtype=torch.float64).to(layer.linear.device, non_blocking=True),
-                    [0.0 if o is None else o.dropout for o in own],
+                    [
+                        0.0 if o is None or not o.acts_in(s.lane) else o.dropout
+                        for o, s in zip(own, self.slots, strict=True)
+                    ],
                     self._pass,
                 )
                 if name in acting

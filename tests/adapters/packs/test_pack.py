@@ -110,7 +110,7 @@ def test_eight_slots_of_three_families_have_the_losses_and_gradients_of_autograd
     model, heads = tiny("bert")
     kinds = [
         {"size": 3},
-        {"size": 1, "skip": (0, 4, 11)},
+        {"size": 1, "skip": (0, 4, 11), "dropout": 0.2},
         {"family": Cp(), "size": 2},
         {"family": Cp(), "size": 4, "blocks": 2},
         {"family": Mini(2), "size": 4},

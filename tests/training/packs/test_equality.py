@@ -1,5 +1,6 @@
 """Whole cells as slots of one pack: 50 steps give each what it computes alone."""
 
+import numpy as np
 import torch
 
 from adapad_ray.adapters.packs import Pack, Slot
@@ -11,7 +12,8 @@ STEPS = 50
 
 
 def case(method="lora", rank=1, steps=STEPS, budget=None, config=None, **training):
-    training = {"learning_rate": 1e-2, "epochs": steps / 6, **training}
+    # Batches of one width, so that adapters draw as much dropout alone.
+    training = {"learning_rate": 1e-2, "epochs": steps / 6, "pad_to_multiple_of": 10, **training}
     return MethodCase(method, budget or rank * COST_PER_RANK, config or {}, training=training)
 
 
@@ -85,11 +87,9 @@ class PackedCells:
         return [(losses, t.adapted.state()) for losses, t in zip(self.losses, self.trainers, strict=True)]
 
 
-def assert_equal(packed, lone, tolerance, skip=()):
+def assert_equal(packed, lone, tolerance):
     for index, ((losses, state), (expected, expected_state)) in enumerate(zip(packed, lone, strict=True)):
-        if index in skip:
-            continue
-        torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected), rtol=0, atol=max(tolerance, 1e-6))
+        np.testing.assert_allclose(losses, expected, rtol=0, atol=tolerance)
         assert state.keys() == expected_state.keys()
         for name, value in state.items():
             torch.testing.assert_close(value, expected_state[name], rtol=0, atol=tolerance, msg=f"slot {index} {name}")
@@ -99,10 +99,6 @@ def test_in_fp64_every_slot_equals_its_lone_run_to_1e_9():
     lone = alone(CASES, torch.float64)
     packed = PackedCells(CASES, torch.float64).run()
     assert_equal(packed, lone, 1e-9)
-    for (losses, _), (expected, _) in zip(packed, lone, strict=True):
-        torch.testing.assert_close(
-            torch.tensor(losses, dtype=torch.float64), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-9
-        )
 
 
 def test_in_fp32_to_1e_5_and_a_slot_that_diverges_leaves_the_others_untouched():
