@@ -102,9 +102,7 @@ class MethodCase:
         """The method of this case; `changes` replace fields of its identity."""
         return self._method(self.identity(**changes))
 
-    def trainer(
-        self, seed: int = 0, device: str = "cpu", backbone: Backbone | None = None, **options: Any
-    ) -> Trainer:
+    def trainer(self, seed: int = 0, device: str = "cpu", backbone: Backbone | None = None, **options: Any) -> Trainer:
         """A trainer on `backbone`, by default a new one, set up as in `run_cell` but not started; `options` are passed
         on to it."""
         backbone, method = backbone or self.backbone(), self.make(seed=seed)

@@ -124,7 +124,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.name, self.linear = name, linear
         self._live, self._frozen, self._rows = live, frozen, rows
-        self._scale = scale.view(-1, 1, 1)
+        self._scales = {scale.dtype: scale.view(-1, 1, 1)}
         self._dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,9 +135,15 @@ class PackedLinear(nn.Module):
         a, b = (None, None) if live is None else (v.to(x.dtype) for v in live)
         constants = (None, None) if self._frozen is None else tuple(v.to(x.dtype) for v in self._frozen)
         y: Tensor = _PackedUpdate.apply(  # type: ignore[no-untyped-call]
-            x, self.linear, a, b, *constants, self._scale.to(x.dtype), keep
+            x, self.linear, a, b, *constants, self._scale(x.dtype), keep
         )
         return y
+
+    def _scale(self, dtype: torch.dtype) -> Tensor:
+        """s of every slot, `[slots, 1, 1]`, converted once."""
+        if dtype not in self._scales:
+            self._scales[dtype] = next(iter(self._scales.values())).to(dtype)
+        return self._scales[dtype]
 
     def _vectors(self) -> tuple[Tensor, Tensor] | None:
         """A `[slots, rank, d_in]` and B `[slots, rank, d_out]` of what learns; None where nothing does."""

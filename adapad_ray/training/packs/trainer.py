@@ -28,7 +28,7 @@ from adapad_ray.training.trainer import Trainer
 
 Lanes = Sequence[tuple[int, Lane]]
 """Lanes of a step, each with its position among all of them."""
-LARGEST_DIFFERENCE = 0.2
+LARGEST_DIFFERENCE = 0.5
 """Relative difference of a slot's gradient from that of its lane alone. Rounding in bf16 makes a few percent; a model
 whose examples do not stand slot by slot makes another gradient."""
 
@@ -55,7 +55,7 @@ class PackedTrainer(Trainer):
     def __init__(self, *arguments: Any, slots_per_pass: int | Literal["auto"], **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._requested = slots_per_pass
-        self._most = None if slots_per_pass == "auto" else slots_per_pass
+        self.most_slots = None if slots_per_pass == "auto" else slots_per_pass
         """Most slots of a pass; None: not measured yet."""
         self._packs: list[LanePack] = []
         self._published: PublishedRow | None = None
@@ -158,9 +158,9 @@ class PackedTrainer(Trainer):
 
     def _slots(self, waiting: Lanes) -> int:
         """Most slots of a pass."""
-        if self._most is None:
-            self._most = self._measured(waiting[:2]) if torch.device(self.batches.device).type == "cuda" else 1
-        return self._most
+        if self.most_slots is None:
+            self.most_slots = self._measured(waiting[:2]) if torch.device(self.batches.device).type == "cuda" else 1
+        return self.most_slots
 
     def _measured(self, two: Lanes) -> int:
         """How many slots fit, from the memory that passes of one and two need on a batch of the longest examples."""
@@ -182,7 +182,7 @@ class PackedTrainer(Trainer):
 
     def _shrink(self, most: int) -> None:
         """Goes on with smaller packs."""
-        self._most = max(1, most)
+        self.most_slots = max(1, most)
         self._packs.clear()
         free_memory(str(self.batches.device))
 
