@@ -59,10 +59,11 @@ class PackedTrainer(Trainer):
         """Most slots of a pass; None: not measured yet."""
         self._packs: list[LanePack] = []
         self._published: PublishedRow | None = None
+        self._packable: dict[Lane, bool] = {}
         self._compared = False
 
     def _train_lanes(self, lanes: Lanes, batch: Batch, batch_size: int) -> Iterator[LanePass]:
-        waiting = [(position, lane) for position, lane in lanes if can_be_packed(self.adapted, lane)]
+        waiting = [(position, lane) for position, lane in lanes if self._can_be_packed(lane)]
         alone = [numbered for numbered in lanes if numbered not in waiting]
         while len(waiting) > 1 and (most := self._slots(waiting)) > 1:
             packs = -(-len(waiting) // most)
@@ -139,6 +140,11 @@ class PackedTrainer(Trainer):
 
     # The division into packs.
 
+    def _can_be_packed(self, lane: Lane) -> bool:
+        if lane not in self._packable:
+            self._packable[lane] = can_be_packed(self.adapted, lane)
+        return self._packable[lane]
+
     def _pack_of(self, numbered: Lanes) -> LanePack:
         """The pack of these lanes; a new one where they have been divided otherwise before."""
         lanes = tuple(lane for _, lane in numbered)
@@ -196,4 +202,5 @@ class PackedTrainer(Trainer):
     def _grow(self) -> None:
         if self.method.grows(self.step):
             self._packs.clear()
+            self._packable.clear()
         super()._grow()
