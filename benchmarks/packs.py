@@ -1,4 +1,4 @@
-"""Packs on this machine's CPU: what forcing them on costs, where products and not launches take the time.
+"""Packs on this machine's CPU, in CPU time: what forcing them on costs where products and not launches take the time.
 
 python -m benchmarks.packs [--shape MiniLM-L6] [--slots 2 8] [--threads 1] [--batch 16] [--tokens 64]
 """

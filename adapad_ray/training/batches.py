@@ -15,6 +15,9 @@ from adapad_ray.tasks import Split
 from adapad_ray.training.randomness import generator
 from adapad_ray.training.settings import TrainingSettings
 
+SHARED_BY_EXAMPLES = frozenset({"logits_to_keep"})
+"""Inputs without an axis of examples."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -111,13 +114,23 @@ def pad_to_multiple(
 
 
 def joined(batches: Sequence[Batch], pad_token_id: int, *, left: bool = False) -> Batch:
-    """The examples of several batches in one, padded to the width of the widest: those of a pack, slot by slot."""
+    """The examples of several batches in one, padded to the width of the widest: those of a pack, slot by slot.
+
+    Raises:
+        ValueError: an input that is one for all examples differs in shape between the batches.
+    """
     inputs = [batch.inputs for batch in batches]
     if "attention_mask" in inputs[0]:
         widths = [of_one["attention_mask"].shape[1] for of_one in inputs]
         extra = [max(widths) - width for width in widths]
         inputs = [_widened(of_one, n, pad_token_id, left=left) for of_one, n in zip(inputs, extra, strict=True)]
-    whole = {name: torch.cat([of_one[name] for of_one in inputs]) for name in inputs[0]}
+    for name in SHARED_BY_EXAMPLES & inputs[0].keys():
+        if len({of_one[name].shape for of_one in inputs}) > 1:
+            raise ValueError(f"{name} differs between batches that are to share a pass")
+    whole = {
+        name: value if name in SHARED_BY_EXAMPLES else torch.cat([of_one[name] for of_one in inputs])
+        for name, value in inputs[0].items()
+    }
     tokens, padded = sum(batch.size[0] for batch in batches), whole.get("attention_mask")
     size = tokens, sum(batch.size[1] for batch in batches) if padded is None else padded.numel()
     return Batch(whole, torch.cat([batch.labels for batch in batches]), size)

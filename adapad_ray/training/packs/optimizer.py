@@ -62,7 +62,7 @@ class PackOptimizer:
 
     @torch.no_grad()
     def step(self, losses: Tensor) -> Tensor:
-        """Steps every slot with the gradients in the pack's rows, and clears them; returns their norms `[slots]`.
+        """Clips the gradients in the pack's rows and steps every slot with them; returns their norms `[slots]`.
 
         A slot keeps its values from the first step on in which its loss or gradient is not finite.
 
@@ -85,7 +85,6 @@ class PackOptimizer:
         if self._decays is not None:
             rows.values.mul_(self._columns(1 - rates * self._decays.unsqueeze(1)))
         rows.values.sub_(size.mul_(self._exp_avg).div_(self._exp_avg_sq.sqrt().div_(root).add_(EPSILON)))
-        gradients.zero_()
         return norms
 
     def _columns(self, of_segments: Tensor) -> Tensor:

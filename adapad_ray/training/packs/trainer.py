@@ -80,19 +80,17 @@ class PackedTrainer(Trainer):
             else:
                 yield from self._update_pack(packed, waiting[:size], losses, batch.size)
                 waiting = waiting[size:]
-        yield from super()._train_lanes([*waiting, *alone], batch, batch_size)
+        if waiting or alone:
+            self.optimizer.clear_gradients()  # those of packs still stand there
+            yield from super()._train_lanes([*waiting, *alone], batch, batch_size)
 
     def _add_pack_gradients(self, packed: LanePack, batch: Batch, batch_size: int) -> Tensor:
         """One forward and backward pass of all slots; returns their losses `[slots]`."""
         pack = packed.pack
         pack.rows.link_gradients()
-        try:
-            losses = self._pack_pass(pack, batch, batch_size)
-            if not self._compared and len(packed.lanes) > 1:
-                self._compare(packed, batch, batch_size)
-        except (torch.OutOfMemoryError, NotPackableError):
-            pack.rows.gradients.zero_()
-            raise
+        losses = self._pack_pass(pack, batch, batch_size)
+        if not self._compared and len(packed.lanes) > 1:
+            self._compare(packed, batch, batch_size)
         return losses
 
     def _pack_pass(self, pack: Pack, batch: Batch, batch_size: int) -> Tensor:
@@ -180,7 +178,6 @@ class PackedTrainer(Trainer):
             except (torch.OutOfMemoryError, NotPackableError):
                 self._shrink(1)
                 return 1
-            packed.pack.rows.gradients.zero_()
             peaks.append(peak_memory(device))
         self._packs.clear()
         one, both = peaks
