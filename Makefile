@@ -7,7 +7,7 @@ SPEC ?= sweeps/quickstart.yaml
 # Tests and sweeps start many processes. Where this is set, each would compile the package's source again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: sweep test check pytest soak audit clean
+.PHONY: sweep test check pytest soak docs audit clean
 
 sweep: $(VENV)/.run
 	$(BIN)/adapad sweep $(SPEC)
@@ -35,6 +35,11 @@ $(VENV)/.test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
 	touch $(VENV)/.run $@
+
+# The site of docs/, README.md and the docstrings, in build/site.
+docs: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	$(BIN)/mkdocs build --strict
 
 # Checks the installed packages for known vulnerabilities; needs the network.
 audit: $(VENV)/.run

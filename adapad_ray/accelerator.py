@@ -46,6 +46,27 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def arithmetic(*, tf32: bool, deterministic: bool) -> Iterator[None]:
+    """Set how GPUs compute while the block runs; CPUs are not affected.
+
+    Args:
+        tf32: whether fp32 products use TF32, which keeps 10 bits of the mantissa instead of 23.
+        deterministic: whether torch chooses deterministic algorithms where it has them.
+    """
+    precision, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    chosen, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.use_deterministic_algorithms(deterministic or chosen, warn_only=deterministic or warns)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.use_deterministic_algorithms(chosen, warn_only=warns)
+
+
 def accelerator_name(device: str) -> str:
     """Return the name of a GPU, or the processor's architecture."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()

@@ -13,6 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 SCHEMA_VERSION = 1
 
 
+Precision = Literal["full", "tf32", "mixed"]
+"""Of the training; evaluation is in the backbone's dtype. `mixed`: products with frozen weights are in bf16. `tf32`:
+all products of a GPU are in TF32. `full`: all are in the backbone's dtype."""
+
+
 class Record(BaseModel):
     """Base class of the stored models: immutable, without unknown fields."""
 
@@ -42,8 +47,7 @@ class CellIdentity(Record):
     """Deployed adapter parameters; None for a method without a budget (`head_only`)."""
     seed: int
     dtype: str
-    precision: Literal["full", "mixed"] = "full"
-    """`mixed`: in training, the products with frozen weights are in bf16."""
+    precision: Precision = "full"
     threads: int
     packed: bool = False
     """Whether lanes share passes (see `adapters.packs`); another number of slots changes a result by rounding alone."""

@@ -13,3 +13,18 @@ def counted(number: float, noun: str, plural: str | None = None) -> str:
     """
     shown = f"{number:,.0f}" if number == round(number) else f"{number:g}"
     return f"{shown} {noun if shown == '1' else plural or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A time with two or three significant digits: `8.4 s`, `12 min`, `3.1 h`."""
+    for size, unit in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def clock(seconds: float) -> str:
+    """A time as a clock shows it: `3:07`, `1:02:45`."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -20,7 +20,8 @@ from adapad_ray.report.curves import Curves
 from adapad_ray.report.differences import conclusions, label_differences
 from adapad_ray.report.recommendation import FROZEN
 from adapad_ray.report.records import load_results
-from adapad_ray.report.style.drawing import GREY, LIGHT, PALETTE, STYLE, save_figure
+from adapad_ray.report.style.colours import GREY, LIGHT, PALETTE
+from adapad_ray.report.style.drawing import STYLE, save_figure
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.manifest import Manifest
 

@@ -7,7 +7,14 @@ import re
 import pytest
 import torch
 
-from adapad_ray.accelerator import NoAcceleratorError, accelerator_name, is_lost, peak_memory, require_accelerator
+from adapad_ray.accelerator import (
+    NoAcceleratorError,
+    accelerator_name,
+    arithmetic,
+    is_lost,
+    peak_memory,
+    require_accelerator,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,3 +41,16 @@ def test_a_cpu_is_named_by_its_architecture_and_its_memory_is_that_of_the_proces
 def test_a_process_that_was_given_a_gpu_which_torch_does_not_see_says_so() -> None:
     with pytest.raises(NoAcceleratorError, match=rf"torch {re.escape(torch.__version__)} \(.*\) sees no GPU on \S+"):
         require_accelerator()
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_what_a_gpu_computes_in_is_set_for_a_block_and_restored(tf32: bool) -> None:
+    def state() -> tuple[str, bool, bool]:
+        cudnn = torch.backends.cudnn.allow_tf32
+        return torch.get_float32_matmul_precision(), cudnn, torch.are_deterministic_algorithms_enabled()
+
+    before = state()
+    with pytest.raises(ZeroDivisionError), arithmetic(tf32=tf32, deterministic=True):
+        assert state() == ("high" if tf32 else "highest", tf32, True)
+        raise ZeroDivisionError
+    assert state() == before

@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 
 from adapad_ray.adapters.export import deployed_adapter, save_peft
 from adapad_ray.api.own_model import Borrowed, own_backbone
-from adapad_ray.api.request import Precision, Request, resolve
+from adapad_ray.api.request import AnyPrecision, Request, resolve
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import require_empty
 from adapad_ray.methods import METHODS, CellContext, Deployable, Method
@@ -47,7 +47,7 @@ def attach(
     head_modules: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
-    precision: Precision = "auto",
+    precision: AnyPrecision = "auto",
     loss: Loss | None = None,
     **training: Any,
 ) -> Attached:

@@ -12,11 +12,12 @@ from adapad_ray.frozen_linear.mixed import best_precision
 from adapad_ray.methods import METHODS, MethodConfig
 from adapad_ray.models import Backbone
 from adapad_ray.models.target_modules import target_modules as select
+from adapad_ray.results import Precision
 from adapad_ray.spelling import nearest
 from adapad_ray.validation import validated
 from adapad_ray.wording import counted
 
-Precision = Literal["auto", "full", "mixed"]
+AnyPrecision = Precision | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Request:
     budget: int | None
     """Adapter parameters; None for a method without a budget."""
     dtype: str
-    precision: Literal["full", "mixed"]
+    precision: Precision
     device: str
 
 
@@ -39,7 +40,7 @@ def resolve(
     *,
     target_modules: str | Sequence[str],
     settings: Mapping[str, Any] | None,
-    precision: Precision,
+    precision: AnyPrecision,
 ) -> Request:
     """Resolve a request.
 
@@ -52,8 +53,10 @@ def resolve(
     modules = select(backbone.model, target_modules if isinstance(target_modules, str) else list(target_modules))
     weight = next(backbone.model.parameters())
     dtype = str(weight.dtype).removeprefix("torch.")
-    if precision == "mixed" and dtype != "float32":
-        raise BadRequestError(f"precision mixed is for a model in float32, but this one is in {dtype}")
+    if precision in ("mixed", "tf32") and dtype != "float32":
+        raise BadRequestError(f"precision {precision} is for a model in float32, but this one is in {dtype}")
+    if precision == "tf32" and not weight.is_cuda:
+        raise BadRequestError(f"precision tf32 is for a model on a GPU, but this one is on {weight.device}")
     chosen = best_precision(dtype, on_gpu=weight.is_cuda) if precision == "auto" else precision
     return Request(config, modules, _budget(method, budget, modules, backbone), dtype, chosen, str(weight.device))
 

@@ -14,7 +14,7 @@ from torch import nn
 from adapad_ray.accelerator import cpu_threads
 from adapad_ray.api.data import read_task
 from adapad_ray.api.own_model import borrowed, own_backbone
-from adapad_ray.api.request import Precision, Request, resolve
+from adapad_ray.api.request import AnyPrecision, Request, resolve
 from adapad_ray.api.trained import TrainedAdapter
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS
@@ -44,7 +44,7 @@ def train(
     head_modules: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
-    precision: Precision = "auto",
+    precision: AnyPrecision = "auto",
     threads: int | None = None,
     folder: str | Path | None = None,
     on_progress: OnProgress | None = None,
@@ -72,7 +72,7 @@ def train(
         threads: of torch on the CPU; default: as many as it uses now.
         folder: where the result is kept: the same request again returns it, or continues from its checkpoint. Default:
             a temporary folder, deleted with the returned object.
-        on_progress: called with `step`, `steps` and `loss`.
+        on_progress: called with `step`, `steps` and `loss`, which is None before the first step.
         **training: as under `training` in a sweep's file: `epochs`, `batch_size`, `learning_rate`, `max_length`, …
 
     Raises:
@@ -106,7 +106,8 @@ def train(
     place = Path(temporary.name if folder is None else folder)  # type: ignore[union-attr]
     with cpu_threads(identity.threads), borrowed(backbone, identity.precision):
         result = _Cells(Workspace(backbone, data, request.device), place, on_progress).compute(identity, request)
-    return TrainedAdapter(result, place / result.id, backbone, data, (*data.warnings, *warnings), temporary)
+    suspicious = (*data.warnings, *warnings)
+    return TrainedAdapter(result, place / result.id, backbone, data, raw.source, suspicious, temporary)
 
 
 def _inputs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +19,13 @@ from numpy.typing import NDArray
 from adapad_ray.api.notebook import html
 from adapad_ray.api.own_model import require_bare
 from adapad_ray.api.prediction import Predictor
+from adapad_ray.deployment.completion import Training, complete_adapter
+from adapad_ray.deployment.model_card import CardFacts
 from adapad_ray.errors import BadRequestError
-from adapad_ray.files import require_empty
+from adapad_ray.files import filled
 from adapad_ray.models import Backbone
 from adapad_ray.results import CellResult, Point
-from adapad_ray.tasks import TaskData
+from adapad_ray.tasks import DataSource, Source, TaskData
 from adapad_ray.wording import counted
 
 
@@ -37,6 +40,8 @@ class TrainedAdapter:
     backbone: Backbone
     """The base model, as it was before the training."""
     data: TaskData
+    source: Source
+    """The task: its type and columns."""
     warnings: tuple[str, ...] = ()
     """What is suspicious about the data and the tokenizer."""
     temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -117,7 +122,9 @@ class TrainedAdapter:
         return self.predictor.logits(texts, pairs)
 
     def save(self, to: str | Path, *, prefix: int | None = None) -> Path:
-        """Copies the adapter in the PEFT format to the folder `to`.
+        """Copies the adapter in the PEFT format to the folder `to`, and completes it as `adapad export` does.
+
+        Warns where the base model cannot be read again by its name, so that tokenizer and class names are missing.
 
         Args:
             prefix: the smaller model with at most this many components per module, one of those in `points`.
@@ -128,9 +135,23 @@ class TrainedAdapter:
         to, point = Path(to), self._point(prefix)
         if point.adapter is None:
             raise BadRequestError(f"{self.result.identity.label} exports no adapter in the PEFT format")
-        require_empty(to)
-        shutil.copytree(self.folder / point.adapter, to, dirs_exist_ok=True)
+        with filled(to):
+            shutil.copytree(self.folder / point.adapter, to, dirs_exist_ok=True)
+            if isinstance(self.source, DataSource):
+                for message in complete_adapter(to, self._training(point, self.source)):
+                    warnings.warn(message, stacklevel=2)
         return to
+
+    def _training(self, point: Point, source: DataSource) -> Training:
+        card = CardFacts(
+            title=self.data.name,
+            metric=self.result.metric,
+            parameters=point.parameters,
+            head_parameters=point.head_parameters,
+            modules=len(point.ranks),
+            splits=self.data.sizes,
+        )
+        return Training(self.result, point, source, card)
 
     def _point(self, prefix: int | None) -> Point:
         for point in self.result.points:

@@ -5,15 +5,18 @@ The modules of the subcommands import torch, Ray and MLflow only when a subcomma
 
 from __future__ import annotations
 
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
+from adapad_ray.cli.clean import clean
 from adapad_ray.cli.compress import compress
 from adapad_ray.cli.evaluate import evaluate
 from adapad_ray.cli.export import export
+from adapad_ray.cli.init import init
 from adapad_ray.cli.list import list_entries
-from adapad_ray.cli.output.terminal import prepare_streams
+from adapad_ray.cli.output.terminal import prepare_streams, print_line
 from adapad_ray.cli.plan import plan
 from adapad_ray.cli.predict import predict
 from adapad_ray.cli.report import report
@@ -28,11 +31,27 @@ class _Command(typer.Typer):
 
 
 app = _Command(
-    help="How small can my adapter be, which method gets there, and where should its parameters go?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print_line(version("adapad-ray"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    wanted: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """How small can my adapter be, which method gets there, and where should its parameters go?"""
+
+
+app.command("init")(init)
 app.command("sweep")(sweep)
 app.command("submit")(submit)
 app.command("plan")(plan)
@@ -42,3 +61,4 @@ app.command("predict")(predict)
 app.command("evaluate")(evaluate)
 app.command("compress")(compress)
 app.command("list")(list_entries)
+app.command("clean")(clean)

@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
+from adapad_ray.cli.arguments import ToOption, user_path
 from adapad_ray.cli.exit_codes import DONE, command
 
 
 @command
 def compress(
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of a LoRA adapter in the PEFT format.")],
-    to: Annotated[Path, typer.Option(help="Folder to create.")],
+    adapter: Annotated[
+        Path,
+        typer.Argument(metavar="ADAPTER", parser=user_path, help="Folder of a LoRA adapter in the PEFT format."),
+    ],
+    to: ToOption,
     keep_ratio: Annotated[float | None, typer.Option(help="Share of all singular values to keep.")] = None,
     keep_energy: Annotated[float | None, typer.Option(help="Share of the updates' energy Σσ² to keep.")] = None,
     budget: Annotated[str | None, typer.Option(help="Adapter parameters, as 40k, or ranks, as '144 ranks'.")] = None,

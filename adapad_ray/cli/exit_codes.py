@@ -18,7 +18,7 @@ FAILED = 1
 """Some cells failed, the storage could not be written, or no worker could compute."""
 BAD_REQUEST = 2
 INTERRUPTED = 130
-"""As shells report SIGINT; after SIGTERM too."""
+"""As shells report SIGINT; also after SIGTERM, and when the time of the sweep is over."""
 
 P = ParamSpec("P")
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from adapad_ray.cli.arguments import FolderArgument
+from adapad_ray.cli.arguments import FolderArgument, ToOption
 from adapad_ray.cli.exit_codes import BAD_REQUEST, DONE, command
 from adapad_ray.errors import BadRequestError
 from adapad_ray.wording import counted
@@ -16,7 +15,7 @@ from adapad_ray.wording import counted
 @command
 def export(
     folder: FolderArgument,
-    to: Annotated[Path, typer.Option(help="Folder to create.")],
+    to: ToOption,
     recommended: Annotated[bool, typer.Option("--recommended", help="The adapter that the report recommends.")] = False,
     method: Annotated[str | None, typer.Option(help="Label of the method in the sweep's file, as in lora/qv.")] = None,
     budget: Annotated[str | None, typer.Option(help="Budget of the sweep: 10400, 10.4k, 0.5% or '36 ranks'.")] = None,

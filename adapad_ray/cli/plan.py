@@ -21,7 +21,7 @@ def plan(
     import dataclasses
     import json
 
-    from adapad_ray.cli.output.tables import estimate_tables
+    from adapad_ray.cli.output.tables import OPTIONAL_IN_PLAN, estimate_tables, fitted
     from adapad_ray.cli.output.terminal import terminal
     from adapad_ray.cost.estimate import estimate_sweep
     from adapad_ray.sweep.spec_file import load_spec
@@ -32,5 +32,5 @@ def plan(
         console.print_json(json.dumps(dataclasses.asdict(estimate)), ensure_ascii=True)  # in any encoding
         return DONE
     for part in estimate_tables(estimate):
-        console.print(part)
+        console.print(part if isinstance(part, str) else fitted(part, console, OPTIONAL_IN_PLAN))
     return DONE

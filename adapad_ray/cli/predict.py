@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from adapad_ray.cli.arguments import AdapterArgument, BaseModelOption, RowsArgument
+from adapad_ray.cli.arguments import AdapterArgument, BaseModelOption, RowsArgument, user_path
 from adapad_ray.cli.exit_codes import DONE, command
 
 
@@ -17,7 +17,12 @@ def predict(
     adapter: AdapterArgument,
     file: RowsArgument,
     to: Annotated[
-        Path | None, typer.Option(help="File to write: .csv, .tsv, .jsonl or .parquet. Default: CSV on stdout.")
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            parser=user_path,
+            help="File to write: .csv, .tsv, .jsonl or .parquet. Default: CSV on stdout.",
+        ),
     ] = None,
     model: BaseModelOption = None,
 ) -> int:

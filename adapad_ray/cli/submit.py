@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from adapad_ray.cli.arguments import OverridesArgument, SpecArgument
+from adapad_ray.cli.arguments import OverridesArgument, SpecArgument, user_path
 from adapad_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, command
 
 
@@ -20,7 +20,10 @@ def submit(
         typer.Option(help="The cluster's job server; default: RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265."),
     ] = None,
     shared: Annotated[
-        list[Path] | None, typer.Option(help="A folder that every node has under this path; can be repeated.")
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH", parser=user_path, help="A folder that every node has under this path; can be repeated."
+        ),
     ] = None,
     cpus: Annotated[
         float, typer.Option(min=0.0, help="CPUs for the entry point, in addition to those of cells.")

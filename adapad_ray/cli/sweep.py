@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from adapad_ray.cli.arguments import OverridesArgument, SpecArgument
-from adapad_ray.cli.exit_codes import DONE, FAILED, command
+from adapad_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, command
 
 
 @command
@@ -28,7 +28,9 @@ def sweep(
         from adapad_ray.cli.output.terminal import print_error
         from adapad_ray.report.page import PAGE
         from adapad_ray.sweep.executor import unused_gpus
+        from adapad_ray.sweep.observers import OutOfTimeError
         from adapad_ray.sweep.run import Sweep
+        from adapad_ray.tracking.links import PAGE as MLFLOW_PAGE
 
         unused = unused_gpus(spec)
         if unused is not None:
@@ -37,8 +39,15 @@ def sweep(
         launch = Sweep(spec, folder, [console])
         for warning in launch.warnings:
             print_error(f"warning: {warning}")
-        outcome = launch.run()
-    links = {"results": folder.location, **outcome.mlflow}
+        try:
+            outcome = launch.run()
+        except OutOfTimeError as error:
+            print_error(
+                f"{error}; finished cells are kept: run the same command again to continue, or "
+                f"`adapad report {folder.location}` to draw what there is"
+            )
+            return INTERRUPTED
+    links = {"results": folder.location, **outcome.mlflow, "MLflow links": folder.within(MLFLOW_PAGE)}
     if outcome.report is not None:
         console.report(outcome.report, folder.location)
         links = {"report": folder.within(PAGE), "figure": folder.within("curve.png")} | links

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+import torch
 
 from adapad_ray.cost.throughput import Throughput, expected_flops_per_token, tokens_per_step, training_throughput
 from adapad_ray.cost.worker_scaling import WorkersTime, expected_phases, expected_times
@@ -52,6 +55,16 @@ class RowEstimate:
 
 
 @dataclass(frozen=True)
+class Here:
+    """The sweep on this machine alone, with nothing else running."""
+
+    groups: int
+    """Cells that run side by side; 0 if one needs more than this machine has."""
+    seconds: float
+    """With one worker to a cell: cells of equal length side by side, or the longest if that takes longer."""
+
+
+@dataclass(frozen=True)
 class SweepEstimate:
     """The whole sweep before any cell has run."""
 
@@ -73,6 +86,7 @@ class SweepEstimate:
     throughput: Throughput
     link_gbps: float
     single_worker_seconds: float
+    here: Here
     tokens_are_words: bool = False
     """Whether texts are counted in words because there is no tokenizer."""
     rows_are_assumed: bool = False
@@ -137,11 +151,25 @@ def estimate(spec: SweepSpec, inputs: SweepInputs, plan: SweepPlan, link_gbps: f
         throughput=rates.throughput,
         link_gbps=link_gbps,
         single_worker_seconds=flops / rates.throughput.flops_per_second,
+        here=_here(spec, plan, rows, flops / rates.throughput.flops_per_second),
         tokens_are_words=inputs.tokens_are_words,
         rows_are_assumed=inputs.rows_are_assumed,
         sizes_are_packaged=inputs.sizes_are_packaged,
         warnings=inputs.warnings,
     )
+
+
+def _here(spec: SweepSpec, plan: SweepPlan, rows: list[RowEstimate], seconds: float) -> Here:
+    """How many cells this machine holds at once, and how long it takes, from the time that one after another takes."""
+    resources = spec.resources
+    room = [len(os.sched_getaffinity(0)) // (resources.workers * resources.cpus_per_worker)]
+    if resources.gpus_per_worker:
+        room.append(torch.cuda.device_count() // (resources.workers * resources.gpus_per_worker))
+    if resources.max_groups is not None:
+        room.append(resources.max_groups)
+    groups = int(min(*room, plan.cells))
+    longest = max((row.train_seconds for row in rows), default=0.0)
+    return Here(groups, max(seconds / max(1, groups), longest))
 
 
 def _rates(spec: SweepSpec, inputs: SweepInputs, link_gbps: float) -> _Rates:

@@ -46,7 +46,7 @@ class CardFacts:
     """What a card says beyond the adapter's record."""
 
     title: str
-    """Of the sweep."""
+    """Of the sweep, or of the task where there was none."""
     metric: str
     parameters: int
     head_parameters: int
@@ -87,8 +87,8 @@ def _opening(facts: CardFacts, record: Mapping[str, Any]) -> str:
     return (
         f"# {facts.title}: {record['method']}, {facts.parameters:,} parameters\n\n"
         f"An adapter for `{shown(record['model'])}` with {facts.parameters:,} parameters on {facts.modules} "
-        f"modules{head}. It was trained by {record['method']} in a budget sweep of "
-        f"adapad-ray, at a budget of {record['budget'] or 0:,} parameters and with seed {record['seed']}.\n\n"
+        f"modules{head}. It was trained by {record['method']} with adapad-ray, at a budget of "
+        f"{record['budget'] or 0:,} parameters and with seed {record['seed']}.\n\n"
         f"| of this adapter | |\n|---|---|\n{listed}"
     )
 

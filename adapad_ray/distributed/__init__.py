@@ -16,6 +16,7 @@ from adapad_ray.distributed.jobs import (
     PoolEvent,
     SetupContext,
 )
+from adapad_ray.distributed.ray_internals import dashboard_address
 from adapad_ray.distributed.worker_pool import WorkerPool
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "available_groups",
     "check_cluster",
     "connect",
+    "dashboard_address",
     "visible_gpus",
 ]

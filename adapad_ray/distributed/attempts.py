@@ -19,6 +19,8 @@ class Job:
     job_id: str
     payload: dict[str, Any]
     outcome: asyncio.Future[JobOutcome]
+    background: bool = False
+    """Whether the job waits until no other does."""
     attempts: int = 0
     """Attempts that a rank has started."""
     fruitless: int = 0

@@ -31,6 +31,10 @@ ROUNDS_SECONDS = 5.0
 """Workers other than rank 0, which do not see when a checkpoint is saved, store their rounds this often."""
 
 
+class TimeLimitError(RuntimeError):
+    """A cell takes longer than the sweep's file allows; its checkpoint is kept."""
+
+
 def open_workspace(context: SetupContext) -> Workspace:
     """Sets a worker up: takes the frozen backbone and the tokenised data from the object store.
 
@@ -51,10 +55,12 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
     not look for it, because two workers may see a shared folder differently; the queue ends their attempt.
 
     Args:
-        payload: `identity`, `folder` (path or URL), `base_model`, `checkpoint_seconds`, `checkpoint_rounds`, for
-            packed cells `slots_per_pass` and, for metrics, `sweep`.
+        payload: `identity`, `folder` (path or URL), `base_model`, `checkpoint_seconds`, `checkpoint_rounds`,
+            `max_minutes` (None without a limit) and, for metrics, `sweep`; optional: `validations`, and for packed
+            cells `slots_per_pass`.
 
     Raises:
+        TimeLimitError: the training takes longer than `max_minutes`.
         AttemptLostError: another worker of this cell is gone, or the storage cannot be reached; a new attempt may
             succeed.
     """
@@ -109,6 +115,7 @@ def _compute_in(
         process_title(f"adapad:cell-{context.job_id}:worker-{context.rank}"),
         memory_advice(identity),
     ):
+        times = payload.get("validations", 0)
         return run_cell(
             CellRequest(
                 context.job_id,
@@ -117,12 +124,16 @@ def _compute_in(
                 payload["base_model"],
                 parent,
                 policy,
+                times,
                 payload.get("slots_per_pass", "auto"),
             ),
             workspace,
             exchange=exchange,
             on_progress=_throttled(context) if first else None,
-            observer=_storing(metrics, folder, min(policy.seconds, 60.0 if first else ROUNDS_SECONDS)),
+            observer=_limited(
+                _storing(metrics, folder, min(policy.seconds, 60.0 if first else ROUNDS_SECONDS)),
+                payload.get("max_minutes"),
+            ),
         )
 
 
@@ -173,6 +184,23 @@ def _storing(observer: RoundObserver, folder: WorkingFolder, seconds: float) -> 
             with suppress(StorageError):  # tried again next time and at the end
                 folder.save()
             last, saved = now, newest
+
+    return observe
+
+
+def _limited(observer: RoundObserver, minutes: float | None) -> RoundObserver:
+    """Wraps `observer`; ends the training at the end of the first round after so many minutes."""
+    if minutes is None:
+        return observer
+    deadline = time.monotonic() + 60 * minutes
+
+    def observe(stats: RoundStats) -> None:
+        observer(stats)
+        if time.monotonic() > deadline:
+            raise TimeLimitError(
+                f"it has not ended after {minutes:g} minutes (max_minutes.cell), at step {stats.step}: allow more, "
+                "and it continues from its last checkpoint"
+            )
 
     return observe
 

@@ -89,8 +89,11 @@ class JobQueue:
         self._keeper.start(len(self._groups), queue, name)
         self._keeper.spawn(self._keep_groups(queue, name))
 
-    async def submit(self, job_id: str, payload: dict[str, Any]) -> None:
+    async def submit(self, job_id: str, payload: dict[str, Any], background: bool = False) -> None:
         """Put a job at the end of the queue. An id may be used again once its job has ended.
+
+        Args:
+            background: whether the job comes after those, also later ones, that are not in the background.
 
         Raises:
             ValueError: a job of this id has not ended yet.
@@ -100,9 +103,9 @@ class JobQueue:
             raise ValueError(f"job {job_id!r} is already in the queue or running")
         if self._stopping:
             raise PoolError("the pool is closed")
-        job = Job(job_id, payload, asyncio.get_running_loop().create_future())
+        job = Job(job_id, payload, asyncio.get_running_loop().create_future(), background)
         self._jobs[job_id] = job
-        self._pending.append(job)
+        self._pending.insert(len(self._pending) if background else self._not_in_background, job)
         await self._notify()
 
     async def submit_and_wait(self, job_id: str, payload: dict[str, Any]) -> JobOutcome:
@@ -274,7 +277,7 @@ class JobQueue:
             return
         outcome = attempt.outcome(self._max_attempts)
         if outcome is None:
-            self._pending.appendleft(job)
+            self._pending.insert(self._not_in_background if job.background else 0, job)
             return
         job.outcome.set_result(outcome)
         del self._jobs[job.job_id]
@@ -295,6 +298,11 @@ class JobQueue:
             await self._wait(lambda: self._stopping or self._keeper.may_start(self._needed), UPKEEP_SECONDS)
             self._keeper.start(self._needed, queue, name)
             self._keeper.end_idle(self._needed)
+
+    @property
+    def _not_in_background(self) -> int:
+        """Waiting jobs that come before those in the background."""
+        return sum(not job.background for job in self._pending)
 
     @property
     def _needed(self) -> int:

@@ -184,6 +184,15 @@ def gpus_of(client: Any, seconds: float) -> float:
     return float(sum(node.resources_total.get("GPU", 0.0) for node in alive.values()))
 
 
+def dashboard_address() -> str | None:
+    """Address of the dashboard of the cluster that this process is connected to; None if it has none.
+
+    `ray.init` tells it to its caller alone, and the caller may be another one.
+    """
+    address = ray._private.worker.get_dashboard_url()
+    return f"http://{address}" if address else None
+
+
 def silence_authentication() -> None:
     """Drop the long notice that Ray prints when it creates an authentication token."""
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)

@@ -95,14 +95,17 @@ class WorkerPool:
         """The queue actor, for other processes of the driver's job: `submit_and_wait.remote(job_id, payload)`."""
         return self._queue
 
-    def submit(self, job_id: str, payload: dict[str, Any]) -> None:
+    def submit(self, job_id: str, payload: dict[str, Any], *, background: bool = False) -> None:
         """Queue a job.
+
+        Args:
+            background: whether it waits until no other job does.
 
         Raises:
             ValueError: a job of this id has not ended yet.
             PoolError: the pool is closed or broken.
         """
-        self._call(self._queue.submit.remote(job_id, payload))
+        self._call(self._queue.submit.remote(job_id, payload, background))
 
     def poll(self, timeout: float = 1.0) -> list[PoolEvent]:
         """Return the events since the last call, waiting up to `timeout` seconds for one.

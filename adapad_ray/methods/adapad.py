@@ -43,6 +43,8 @@ from adapad_ray.wording import counted
 
 PROBE_SIZE = 16
 """Random directions in which the gradient of each frozen weight is measured (a project default)."""
+FEWEST_STEPS = 10
+"""Steps before growth by gradients, where they are at most a tenth of all: its scores need some batches."""
 
 
 class AdapadConfig(MethodConfig):
@@ -65,10 +67,11 @@ class AdapadConfig(MethodConfig):
     growth no choice."""
     growth_score: Literal["gradient", "reserve"] | None = None
     """What decides which modules grow. `gradient`: size and signal-to-noise ratio of the loss gradient of each frozen
-    weight, and its depth (`GradientScores`). `reserve`: importance and uncertainty of a component in training
+    weight, its depth and its size (`GradientScores`). `reserve`: importance and uncertainty of a component in training
     (`ReserveScores`), as in the paper. Default: gradient for plain components, reserve for family cp."""
-    growth_start: float = Field(default=0.1, ge=0, le=1)
-    """Share of the steps before the first growth: scores need a few steps to mean anything."""
+    growth_start: float | None = Field(default=None, ge=0, le=1)
+    """Share of the steps before the first growth: scores need a few steps to mean anything. Default: 0.1;
+    for `growth_score: gradient` 0.05, or what ten steps are, if that is more, up to 0.1."""
     growth_end: float | None = Field(default=None, ge=0, le=1)
     """Share of the steps after which the whole budget is assigned; the rest trains the final structure. Default:
     growth_start for `growth_score: gradient`, so that all components learn from then on, and 0.6 for `reserve`."""
@@ -100,11 +103,12 @@ class AdapadConfig(MethodConfig):
             raise ValueError("initial_rank 0 needs advance_learning: every component starts as a reserve")
         if self.growth_score == "gradient" and self.family != "plain":
             raise ValueError(f"growth_score gradient is for plain components: use reserve with family {self.family}")
-        if self.end_of_growth < self.growth_start:
-            raise ValueError(f"growth_end {self.growth_end} must not be before growth_start {self.growth_start}")
-        if self.joint_fraction + self.end_of_growth > 1 + 1e-9:
+        start, end = self.growth_shares(math.inf)
+        if end < start:
+            raise ValueError(f"growth_end {end} must not be before growth_start {start}")
+        if self.joint_fraction + end > 1 + 1e-9:
             raise ValueError(
-                f"joint_fraction {self.joint_fraction} and growth_end {self.end_of_growth} must not exceed 1 together: "
+                f"joint_fraction {self.joint_fraction} and growth_end {end} must not exceed 1 together: "
                 "joint training starts after growth"
             )
         if self.r_max is not None and self.r_max < self.initial_rank:
@@ -116,19 +120,22 @@ class AdapadConfig(MethodConfig):
         """Whether gradients of the frozen weights decide which modules grow."""
         return (self.growth_score or ("gradient" if self.family == "plain" else "reserve")) == "gradient"
 
-    @property
-    def end_of_growth(self) -> float:
-        """`growth_end` or its default."""
-        if self.growth_end is not None:
-            return self.growth_end
-        return self.growth_start if self.by_gradient else max(0.6, self.growth_start)
+    def growth_shares(self, total_steps: float) -> tuple[float, float]:
+        """Shares of the steps at which growth starts and ends: the fields or their defaults."""
+        start = self.growth_start
+        if start is None:
+            start = max(0.05, min(0.1, FEWEST_STEPS / total_steps)) if self.by_gradient else 0.1
+        end = self.growth_end
+        if end is None:
+            end = start if self.by_gradient else max(0.6, start)
+        return start, end
 
 
 class Adapad(GrowingMethod[AdapadConfig]):
     """Parallel deflation; prefixes of the discovered adapter are deployable too."""
 
     name = "adapad"
-    version = 2
+    version = 3
     summary = "parallel deflation: rank-1 components learn at once, ranks are discovered under the budget"
     Config = AdapadConfig
     structural = frozenset({"initial_rank", "r_max", "family", "splits"})
@@ -158,8 +165,9 @@ class Adapad(GrowingMethod[AdapadConfig]):
     def _growth_schedule(self) -> GrowthSchedule:
         total, period = self.context.total_steps, self.local_steps
         last = total // period * period  # a growth after the last round would leave the budget unspent
-        start = min(last, max(period, round(self.config.growth_start * total / period) * period))
-        end = min(last, max(start, round(self.config.end_of_growth * total / period) * period))
+        first, final = self.config.growth_shares(total)
+        start = min(last, max(period, round(first * total / period) * period))
+        end = min(last, max(start, round(final * total / period) * period))
         interval = self.config.growth_interval or max(1, (end - start) // max(8, 2 * self.r_max))
         return GrowthSchedule(start, end, math.ceil(interval / period) * period)
 
@@ -285,7 +293,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
             scores = self.scores.of_components(self.adapted)
             return decide_components(
                 [
-                    ComponentRequest(module, score, costs[module])
+                    ComponentRequest(module, score / costs[module], costs[module])
                     for module, of_module in scores.items()
                     for score in of_module[: self.limits[module] - ranks[module]]
                 ],
@@ -313,6 +321,10 @@ class Adapad(GrowingMethod[AdapadConfig]):
         has_tail = self.joint_start < self.context.total_steps
         head = count or self._first_head
         return Lane.joint(count, head=head) if has_tail else Lane.prefix(count, head=head)
+
+    def whole(self) -> Lane:
+        """As published: a component that is too young to be published does not act yet."""
+        return self._final_lane
 
     def deployables(self) -> list[Deployable]:
         smaller = [Deployable(Lane.prefix(k), prefix=k) for k in range(self.adapted.blocks - 1, 0, -1)]

@@ -142,6 +142,11 @@ class ScheduleHooks(Contract[ConfigT]):
         """The lanes that train in `step`; by default one in which everything learns."""
         return (Lane.joint(self.adapted.blocks),)
 
+    def whole(self) -> Lane:
+        """The model as it would be deployed if the training ended with this round: what validation during training
+        scores."""
+        return Lane.joint(self.adapted.blocks)
+
     def phase(self, step: int) -> tuple[int, int]:
         """First step and length of the phase that contains `step`. The learning-rate schedule runs once per phase; by
         default the whole training is one."""

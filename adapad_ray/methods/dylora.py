@@ -86,6 +86,9 @@ class Dylora(BudgetedMethod[DyloraConfig]):
         """With `single`, the component that has just learnt: later steps read it as a constant."""
         return (self.drawn[steps_done - 1],) if self.config.update == "single" else ()
 
+    def whole(self) -> Lane:
+        return Lane(index=1, frozen=0, live=tuple(range(1, self.rank + 1)), scale=1 / self.rank)
+
     def deployables(self) -> list[Deployable]:
         def lane(b: int) -> Lane:
             return Lane(index=1, frozen=b, scale=1 / b)

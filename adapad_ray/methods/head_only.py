@@ -27,5 +27,8 @@ class HeadOnly(Method[MethodConfig]):
     def lanes(self, step: int) -> Sequence[Lane]:
         return (Lane.prefix(0),)
 
+    def whole(self) -> Lane:
+        return Lane.prefix(0)
+
     def deployables(self) -> list[Deployable]:
         return [Deployable(Lane.prefix(0))]

@@ -84,6 +84,9 @@ class Sequential(BudgetedMethod[SequentialConfig]):
     def lanes(self, step: int) -> Sequence[Lane]:
         return (Lane.deflation(self.adapted.blocks),)
 
+    def whole(self) -> Lane:
+        return Lane.deflation(self.adapted.blocks)
+
     def end_round(self, steps_done: int, generator: torch.Generator) -> RoundReport:
         """Adds the next component, with a copy of its predecessor's head, when one is finished."""
         done = self.adapted.blocks

@@ -8,7 +8,7 @@ from adapad_ray.models.backbone import Backbone, backbone_parameters, linear_bac
 from adapad_ray.models.head import initialise_head
 from adapad_ray.models.images import ImageFormat, image_format
 from adapad_ray.models.skeleton import load_skeleton
-from adapad_ray.models.source import Pooling, keeps_sizes, list_models, resolve_model
+from adapad_ray.models.source import Pooling, keeps_sizes, list_models, resolve_model, unloadable_weights
 from adapad_ray.models.task_classes import CAUSAL, IMAGES, SEQUENCES
 from adapad_ray.models.task_models import LINEAR
 from adapad_ray.models.text_check import Reading, check_texts
@@ -35,4 +35,5 @@ __all__ = [
     "load_tokenizer",
     "resolve_model",
     "sketch_tokenizer",
+    "unloadable_weights",
 ]

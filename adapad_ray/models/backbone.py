@@ -14,7 +14,7 @@ from torch import nn
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.mixed import use_bf16_products
-from adapad_ray.models.checkpoint_files import weight_files
+from adapad_ray.models.checkpoint_files import missing_layers, weight_files
 from adapad_ray.models.head import find_head_modules, initialise_head
 from adapad_ray.models.reading import reading_model
 from adapad_ray.models.source import ModelSource, Pooling, read_config, resolve_model
@@ -51,6 +51,8 @@ class Backbone:
     """sha256 over pooling, configuration and pretrained weights."""
     parameters: int
     """Number of parameters of the backbone, head apart."""
+    warnings: tuple[str, ...] = ()
+    """What is suspicious about the checkpoint; one sentence each."""
 
     @property
     def pad_token_id(self) -> int:
@@ -90,7 +92,7 @@ def load_backbone(
     chosen = choose_pooling(resolved, pooling, num_labels, auto_class)
     files = None if resolved.folder is None else weight_files(resolved.folder, source)
     with reading_model(source), torch.random.fork_rng():
-        model, missing = _read_weights(source, resolved, num_labels, auto_class, chosen, torch_dtype)
+        model, missing, left_over = _read_weights(source, resolved, num_labels, auto_class, chosen, torch_dtype)
     if isinstance(getattr(model, "generation_config", None), transformers.GenerationConfig):
         # Settings of generation_config.json, such as a repetition penalty, would change greedy answers.
         model.generation_config = transformers.GenerationConfig()
@@ -105,7 +107,8 @@ def load_backbone(
     digest = _digest(resolved, files, chosen, model, head)
     if precision == "mixed":
         use_bf16_products(model, skip=head)
-    return Backbone(source, model, tokenizer, head, chosen, digest, backbone_parameters(model, head))
+    parameters, warnings = backbone_parameters(model, head), missing_layers(source, model, left_over)
+    return Backbone(source, model, tokenizer, head, chosen, digest, parameters, warnings)
 
 
 def linear_backbone(in_features: int, out_features: int, *, dtype: str = "float32", device: str = "cpu") -> Backbone:
@@ -137,8 +140,8 @@ def backbone_parameters(model: nn.Module, head_modules: Sequence[str] = ()) -> i
 
 def _read_weights(
     name: str, source: ModelSource, num_labels: int, auto_class: str, pooling: Pooling, dtype: torch.dtype
-) -> tuple[Any, set[str]]:
-    """Return the model with its head, and the names of the parameters that the checkpoint lacks."""
+) -> tuple[Any, set[str], set[str]]:
+    """Return the model with its head, the parameters that the checkpoint lacks, and those that only it has."""
     config = read_config(source)
     check_architecture(config, auto_class, name)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
@@ -146,11 +149,11 @@ def _read_weights(
     if (classifier := project_classifier(config, pooling, auto_class)) is not None:
         encoder, info = transformers.AutoModel.from_pretrained(source.path_or_name, **without_pooler(config), **options)
         model: Any = classifier(encoder, num_labels)
-        return model, {f"{model.base_model_prefix}.{key}" for key in _lacking(info)}
+        return model, {f"{model.base_model_prefix}.{key}" for key in _lacking(info)}, set(info["unexpected_keys"])
     if auto_class != CAUSAL:
         config.num_labels = num_labels
     model, info = getattr(transformers, auto_class).from_pretrained(source.path_or_name, **options)
-    return model, _lacking(info)
+    return model, _lacking(info), set(info["unexpected_keys"])
 
 
 def _lacking(info: Mapping[str, Any]) -> set[str]:

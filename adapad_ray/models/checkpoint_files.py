@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
+
+from torch import nn
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.safe_json import read_object
@@ -12,6 +16,8 @@ INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 _POINTER = b"version https://git-lfs.github.com/"
 """Beginning of the small file that Git LFS leaves in the place of one that it has not fetched."""
+_LAYER = re.compile(r"\.(\d+)(?=\.)")
+"""A layer's number in a parameter's name."""
 _LONGEST_POINTER = 1024
 """Bytes, by the specification of Git LFS."""
 
@@ -48,6 +54,40 @@ def _require(folder: Path, name: str, named_by: str | None, source: str) -> None
         raise BadRequestError(f"model folder {source!r} lacks {name!r}, which {named_by} names: copy it there")
     raise BadRequestError(
         f"model folder {source!r} has no {name}: pickled weights are not loaded, convert them with save_pretrained"
+    )
+
+
+def unloadable(folder: Path, source: str) -> tuple[str, ...]:
+    """Return, as a warning, why the weights of a model folder cannot be read; none where they can."""
+    try:
+        weight_files(folder, source)
+    except BadRequestError as error:
+        return (f"{error}; without them it can be planned, not trained",)
+    return ()
+
+
+def missing_layers(source: str, model: nn.Module, left_over: Iterable[str]) -> tuple[str, ...]:
+    """Return a warning for each stack of layers of which the checkpoint has more than its configuration says.
+
+    Args:
+        source: the model as the user named it.
+        left_over: names of the parameters of the checkpoint that the model has no place for.
+    """
+    highest: dict[str, int] = {}
+    for name in (name for name, _ in model.named_parameters()):
+        for found in _LAYER.finditer(name):
+            stack = name[: found.start()].rpartition(".")[2]
+            highest[stack] = max(highest.get(stack, 0), int(found[1]))
+    beyond: dict[str, int] = {}
+    for name in left_over:
+        for found in _LAYER.finditer(name):
+            stack = name[: found.start()].rpartition(".")[2]
+            if int(found[1]) > highest.get(stack, int(found[1])):
+                beyond[stack] = max(beyond.get(stack, 0), int(found[1]))
+    return tuple(
+        f"the weights of model {source!r} have {last + 1} layers in {stack!r}, its config.json says "
+        f"{highest[stack] + 1}: those after it are left out"
+        for stack, last in sorted(beyond.items())
     )
 
 

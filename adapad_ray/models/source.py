@@ -14,7 +14,14 @@ from transformers.quantizers import AutoHfQuantizer
 from adapad_ray.assets import ASSETS, fetch, find_asset, require_hub
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models.built_models import TINY_VIT, TINY_VIT_DESCRIPTION, converted, tiny_vit
-from adapad_ray.models.checkpoint_files import ADAPTER, beside_weights, only_an_adapter, reject_adapter, reject_pointers
+from adapad_ray.models.checkpoint_files import (
+    ADAPTER,
+    beside_weights,
+    only_an_adapter,
+    reject_adapter,
+    reject_pointers,
+    unloadable,
+)
 from adapad_ray.models.configs import find_config, list_configs
 from adapad_ray.models.reading import accepted_sources, quiet_transformers, reading_model
 from adapad_ray.models.task_models import LINEAR
@@ -97,6 +104,12 @@ def keeps_sizes(source: str) -> bool:
     """Return whether `resolve_for_planning` falls back on the sizes in `configs`."""
     kept = find_config(source)
     return kept is not None and Path(resolve_for_planning(source).path_or_name) == kept
+
+
+def unloadable_weights(source: str) -> tuple[str, ...]:
+    """Return, as a warning, why a user's model folder can be planned only; none for other models."""
+    folder = Path(os.path.expanduser(source))
+    return unloadable(folder, source) if (folder / "config.json").is_file() else ()
 
 
 def read_config(source: ModelSource) -> Any:

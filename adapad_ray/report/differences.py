@@ -294,7 +294,9 @@ def _common_plan(left: Sequence[LabelDifference]) -> str:
         text = f"{counted(max(finite), 'seed')} would detect a difference of {points(margin)} in {which}"
     if len(finite) < len(needed):
         items = left[0].estimate.items
-        rest = f"in {len(needed) - len(finite)} not even {MOST_SEEDS:,} seeds would detect {points(margin)}"
+        rest = f"not even {MOST_SEEDS:,} would detect {points(margin)} in {len(needed) - len(finite)}"
+        if not text:
+            rest = f"Not even {MOST_SEEDS:,} seeds would detect a difference of {points(margin)}"
         text += f"{'; ' if text else ''}{rest} with {counted(items, 'test item')}"
     return f"{text}."
 

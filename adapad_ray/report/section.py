@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from adapad_ray.report.plots.plot import Plot
 from adapad_ray.report.style.blocks import Block
 from adapad_ray.report.sweep_results import SweepResults
 
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of a section."""
+    """A figure of a section: static, and interactive on the page where it has a plot."""
 
     stem: str
     """Name of its files in the sweep's folder, without `.png` and `.svg`."""
     description: str
     """One sentence for screen readers."""
-    figure: Figure
+    figure: Figure | None
+    """None for a chart of the page alone."""
+    plot: Plot | None = None
 
 
 class Section(ABC):

@@ -17,6 +17,7 @@ from adapad_ray.distributed import (
     WorkerRequest,
     available_groups,
     connect,
+    dashboard_address,
     visible_gpus,
 )
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
@@ -41,10 +42,20 @@ class Executor(ABC):
 
     groups: int
     """Jobs that run side by side."""
+    dashboard: str | None = None
+    """Address of a page that shows the processes; None without one."""
 
     @abstractmethod
     def run_jobs(self, jobs: Mapping[str, dict[str, Any]], on_event: EventListener) -> None:
         """Computes jobs, by cell id, and returns when all have ended."""
+
+    @abstractmethod
+    def start_jobs(self, jobs: Mapping[str, dict[str, Any]], on_event: EventListener) -> None:
+        """Has jobs computed while nothing else waits for a group.
+
+        Their events go to the listener of the calls that follow, or to this one; a later `run_jobs` with some of them
+        waits for those and does not compute them again.
+        """
 
     @abstractmethod
     def run_tune_trials(
@@ -72,19 +83,38 @@ class RayExecutor(Executor):
     """Worker groups on Ray; trials run through Ray Tune."""
 
     def __init__(self, pool: WorkerPool, name: str) -> None:
-        self.groups = pool.groups
+        self.groups, self.dashboard = pool.groups, dashboard_address()
         self._pool, self._name = pool, name
+        self._started: set[str] = set()
+        """Jobs of `start_jobs` that have not ended."""
 
     def run_jobs(self, jobs: Mapping[str, dict[str, Any]], on_event: EventListener) -> None:
         """Puts all jobs into the pool's queue."""
         for cell_id, payload in jobs.items():
-            self._pool.submit(cell_id, payload)
+            if cell_id not in self._started:
+                self._pool.submit(cell_id, payload)
         remaining = set(jobs)
         while remaining:
             for event in self._pool.poll(timeout=1.0):
-                on_event(event)
+                self._passing(on_event)(event)
                 if isinstance(event, JobOutcome):
                     remaining.discard(event.job_id)
+
+    def start_jobs(self, jobs: Mapping[str, dict[str, Any]], on_event: EventListener) -> None:
+        """Puts the jobs into the background of the pool's queue."""
+        for cell_id, payload in jobs.items():
+            self._pool.submit(cell_id, payload, background=True)
+            self._started.add(cell_id)
+
+    def _passing(self, on_event: EventListener) -> EventListener:
+        """The listener, which also notes the ends of jobs of `start_jobs`."""
+
+        def listen(event: PoolEvent) -> None:
+            if isinstance(event, JobOutcome):
+                self._started.discard(event.job_id)
+            on_event(event)
+
+        return listen
 
     def run_tune_trials(
         self,
@@ -95,7 +125,8 @@ class RayExecutor(Executor):
         on_event: EventListener,
     ) -> None:
         """Runs one Ray Tune experiment for all studies."""
-        run_tune_trials(self._pool, cells, spaces, name=self._name, seed=seed, on_event=on_event, storage=storage)
+        listener = self._passing(on_event)
+        run_tune_trials(self._pool, cells, spaces, name=self._name, seed=seed, on_event=listener, storage=storage)
 
     def run_search_trials(
         self,

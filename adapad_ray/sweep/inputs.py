@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from adapad_ray.errors import BadRequestError, UnreachableError
-from adapad_ray.models import Backbone, backbone_parameters, keeps_sizes
+from adapad_ray.models import Backbone, backbone_parameters, keeps_sizes, unloadable_weights
+from adapad_ray.results import Precision
 from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import TYPES, DataLimits, RawTask, Source, TaskData, resolve_task
@@ -26,8 +27,7 @@ class SweepInputs:
     model_digest: str
     """sha256 of the weights; "not loaded" for a skeleton."""
     data: TaskData
-    precision: Literal["full", "mixed"] = "full"
-    """`mixed`: in training, the products with frozen weights are in bf16."""
+    precision: Precision = "full"
     tokens_are_words: bool = False
     """Whether lengths are counted in words, because the model's tokenizer is missing."""
     rows_are_assumed: bool = False
@@ -58,7 +58,8 @@ def load_inputs(spec: SweepSpec) -> LoadedInputs:
     reader = kind.reader(spec.model)
     data = kind.encode(raw, reader, limits)
     backbone = kind.backbone(spec.model, data, pooling=spec.pooling, dtype=spec.dtype, precision=precision)
-    warnings = (*data.warnings, *check_reading(spec.model, backbone.model, reader, raw, data, _multiple(spec)))
+    read = check_reading(spec.model, backbone.model, reader, raw, data, _multiple(spec))
+    warnings = (*data.warnings, *backbone.warnings, *read)
     inputs = SweepInputs(backbone.model, backbone.parameters, backbone.digest, data, precision, warnings=warnings)
     return LoadedInputs(inputs, backbone)
 
@@ -91,7 +92,11 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
         tokens_are_words=not own and raw is not None,
         rows_are_assumed=raw is None,
         sizes_are_packaged=keeps_sizes(spec.model),
-        warnings=(*data.warnings, *_check_sketch(spec, model, reader if own else None, raw, data)),
+        warnings=(
+            *data.warnings,
+            *unloadable_weights(spec.model),
+            *_check_sketch(spec, model, reader if own else None, raw, data),
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from adapad_ray.distributed import GroupRetired, JobProgress, PoolEvent
 from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep.executor import Executor
-from adapad_ray.sweep.observers import Observers, SweepObserver, SweepState
+from adapad_ray.sweep.observers import Observers, SweepObserver, SweepState, Work
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import Cell, PlannedCell, Wave, load_finished
 
@@ -24,18 +24,29 @@ class Launch:
         self._cells, self._folder = cells, folder
 
     def start_wave(self, wave: Wave) -> list[PlannedCell]:
-        """Adds a wave to the launch; returns its missing cells, each once.
+        """Adds a wave to the launch; returns its missing cells, each once, without those that have failed in it.
 
         Those that train longest come first, so that no group is left alone with one at the end.
         """
         state, known = self.state, len(self.state.results)
         new = {planned.id for planned in wave if not planned.counted} - state.cells.keys()
         missing = find_missing(wave, state, self._folder)
+        state.work.update({planned.id: self._work(planned.cell) for planned in missing})
         self.observers.notify(SweepObserver.wave_planned, wave, len(new))
         reused = list(state.results.values())[known:]
         if reused:
             self.observers.notify(SweepObserver.cells_reused, reused)
-        return sorted(missing, key=lambda planned: -self._cells.lane_steps(planned.cell))
+        missing = [planned for planned in missing if planned.id not in state.failures]
+        return sorted(missing, key=lambda planned: -state.work[planned.id].training)
+
+    def _work(self, cell: Cell) -> Work:
+        return Work(self._cells.lane_steps(cell), self._cells.evaluation_passes(cell.identity.stage))
+
+    def start_early(self, wave: Wave) -> None:
+        """Has the missing cells of a wave that comes later computed while groups would be idle."""
+        missing = self.start_wave(wave)
+        if missing:
+            self.executor.start_jobs({planned.id: self.job(planned.cell) for planned in missing}, self.on_event)
 
     def compute(self, missing: Sequence[PlannedCell]) -> None:
         """Computes cells; those that come first start first."""
@@ -52,6 +63,8 @@ class Launch:
             "checkpoint_seconds": self.spec.checkpoint.seconds,
             "checkpoint_rounds": self.spec.checkpoint.rounds,
             "slots_per_pass": self.spec.resources.slots_per_pass,
+            "validations": self.spec.validations,
+            "max_minutes": self.spec.max_minutes.cell,
         }
 
     def on_event(self, event: PoolEvent) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec
 
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.report.inputs import FailedCell, Gap
 from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder
+from adapad_ray.wording import counted
 
 if TYPE_CHECKING:  # the console is an observer too, and commands that only read a sweep start without Ray
     from adapad_ray.distributed import GroupRetired, JobProgress
@@ -23,6 +25,17 @@ if TYPE_CHECKING:  # the console is an observer too, and commands that only read
     from adapad_ray.tracking.tracker import Tracker
 
 P = ParamSpec("P")
+
+
+class Work(NamedTuple):
+    """What a cell computes, in forward and backward passes over one batch."""
+
+    training: float
+    evaluation: float
+    """Its forward passes count a third each. Prefixes of the final model are not included."""
+
+
+NO_WORK = Work(0.0, 0.0)
 
 
 @dataclass
@@ -37,6 +50,10 @@ class SweepState:
     """Cell id → why it has no result, as `<type of error>: <message>`."""
     computed: int = 0
     """Cells that this launch finished; it reuses the other results."""
+    work: dict[str, Work] = field(default_factory=dict)
+    """By id, of the cells that this launch computes."""
+    mean_work: Work = NO_WORK
+    """Of the cells of the curve as planned: all that is known of cells to come."""
 
 
 @dataclass
@@ -69,13 +86,14 @@ class SweepObserver:
     def data_read(self, sizes: Mapping[str, SplitSize]) -> None:
         """The data of a launch that has cells to compute: split → its rows; `computing_started` follows."""
 
-    def computing_started(self, state: SweepState, expected: int, groups: int) -> None:
+    def computing_started(self, state: SweepState, expected: int, groups: int, dashboard: str | None = None) -> None:
         """Worker groups are starting.
 
         Args:
             state: grows during the launch.
             expected: number of cells, as far as it is known.
             groups: cells that run side by side.
+            dashboard: address of a page that shows the processes; None without one.
         """
 
     def wave_planned(self, wave: Wave, additional: int) -> None:
@@ -157,6 +175,38 @@ class LockCheck(SweepObserver):
         self._lock.check()
 
 
+class OutOfTimeError(RuntimeError):
+    """The launch has computed for as long as its file allows; finished cells are kept."""
+
+
+class TimeLimit(SweepObserver):
+    """Ends the launch when it has computed for so many minutes."""
+
+    def __init__(self, minutes: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._minutes, self._now = minutes, now
+
+    def computing_started(self, state: SweepState, expected: int, groups: int, dashboard: str | None = None) -> None:
+        """Starts the clock."""
+        self._deadline, self._state = self._now() + 60 * self._minutes, state
+
+    def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
+        """Reads the clock."""
+        self._check()
+
+    def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
+        """Reads the clock."""
+        self._check()
+
+    def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
+        """Reads the clock."""
+        self._check()
+
+    def _check(self) -> None:
+        if self._now() > self._deadline:
+            computed = counted(self._state.computed, "cell")
+            raise OutOfTimeError(f"max_minutes.sweep ({self._minutes:g}) is over after {computed}")
+
+
 class StoreSync(SweepObserver):
     """Uploads what has changed in the local copy of a store; does nothing for a folder."""
 
@@ -188,7 +238,7 @@ class StoreSync(SweepObserver):
 
 
 class TrackerLog(SweepObserver):
-    """Logs cells and report to MLflow; the tracker logs nothing twice."""
+    """Logs cells, while they train and when they end, and the report to MLflow; the tracker logs nothing twice."""
 
     def __init__(self, tracker: Tracker, folder: WorkingFolder) -> None:
         self._tracker, self._folder = tracker, folder.path
@@ -197,6 +247,14 @@ class TrackerLog(SweepObserver):
         """Logs them, if the launch that computed them could not."""
         for result in results:
             self._log(result)
+
+    def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
+        """Starts the cell's run, and logs its loss."""
+        self._tracker.log_progress(cell.id, cell.identity, progress.data)
+
+    def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
+        """Ends the cell's run."""
+        self._tracker.end_cell(cell.id, reason)
 
     def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
         """Logs the cell."""
@@ -212,6 +270,7 @@ class TrackerLog(SweepObserver):
         if outcome.report is not None:
             digest = hashlib.sha256("".join(sorted(state.results)).encode()).hexdigest()
             self._tracker.log_report(outcome.report.table, outcome.report.files.values(), digest)
+        self._tracker.write_page(self._folder)
         self._tracker.close("FAILED" if outcome.failed else "FINISHED")
 
     def sweep_interrupted(self, reason: BaseException) -> None:

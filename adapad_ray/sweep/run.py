@@ -22,7 +22,9 @@ from adapad_ray.sweep.observers import (
     SweepObserver,
     SweepOutcome,
     SweepState,
+    TimeLimit,
     TrackerLog,
+    Work,
 )
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import Wave
@@ -73,10 +75,12 @@ class Sweep:
 
         Raises:
             BadRequestError: the request cannot be met, and nothing was started; or another launch has taken over.
+            OutOfTimeError: `max_minutes.sweep` is over.
             StorageError: the store of a URL cannot be reached; finished cells are kept.
         """
         with locked_folder(self.folder, self.spec) as lock:
             tracker = Tracker.open(self.spec.tracking, self.spec.name, self.spec.name)
+            tracker.log_adapters = self.spec.log_adapters
             observers = self._observers(lock, tracker)
             try:
                 stages = build_stages(self.cells, self.plan, self.folder.path)
@@ -92,6 +96,7 @@ class Sweep:
                 raise
 
     def _observers(self, lock: SweepLock, tracker: Tracker) -> Observers:
+        minutes = self.spec.max_minutes.sweep
         return Observers(
             [
                 LockCheck(lock),
@@ -99,6 +104,7 @@ class Sweep:
                 TrackerLog(tracker, self.folder),
                 *self._given_observers,
                 StoreSync(self.folder, lock),
+                *([] if minutes is None else [TimeLimit(minutes)]),
             ]
         )
 
@@ -113,12 +119,13 @@ class Sweep:
         return state, complete
 
     def _compute(self, stages: Sequence[Stage], observers: Observers) -> SweepState:
-        state = SweepState()
+        state = SweepState(mean_work=Work(self.plan.mean_lane_steps, self.cells.evaluation_passes("curve")))
         observers.notify(SweepObserver.data_read, self.cells.inputs.data.sizes)
         with self._open_executor(self.plan.cells) as executor:
             observers = observers.before(_ManifestLog(lambda: self._manifest(stages, state).save(self.folder.path)))
             launch = Launch(self.cells, self.folder, state, executor, observers)
-            observers.notify(SweepObserver.computing_started, state, self.plan.cells, executor.groups)
+            started = SweepObserver.computing_started
+            observers.notify(started, state, self.plan.cells, executor.groups, executor.dashboard)
             try:
                 for stage in stages:
                     stage.run(launch)

@@ -96,26 +96,41 @@ class CheckpointPeriod(_Section):
     """Also after this many rounds, if that comes first."""
 
 
+class TimeLimits(_Section):
+    """What ends when it takes too long; finished cells and checkpoints are kept."""
+
+    cell: float | None = Field(default=None, gt=0)
+    """Minutes of one cell in one launch; it counts as failed then, and the next launch continues it."""
+    sweep: float | None = Field(default=None, gt=0)
+    """Minutes of computing in one launch."""
+
+
 class SweepSpec(_Section):
     """One sweep: a cell for every (method, budget, seed), after an optional tune stage or beside a search."""
 
     name: str = Field(default="", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     """Default: the file's name."""
     model: str
+    """A packaged name (`adapad list models`), a Hub name, or a folder written by `save_pretrained`."""
     task: str | SerializeAsAny[Source]
+    """A name (`adapad list tasks`), or files and columns."""
     data_dir: str | None = None
     """Folder of a GLUE task's files, or of the files that `task` names."""
     pooling: str | None = None
     """`mean` or `own`; default: what the model declares."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
-    precision: Literal["auto", "full", "mixed"] = "auto"
-    """`mixed`: products with frozen weights are in bf16 in training, all else in fp32. `auto`: see `precision.py`."""
+    """Of the backbone's weights."""
+    precision: Literal["auto", "full", "tf32", "mixed"] = "auto"
+    """Of the training; evaluation is always in the `dtype`. `mixed`: products with frozen weights are in bf16, all else
+    in fp32. `tf32`: all products of a GPU are in TF32. `auto`: see `precision.py`."""
     target_modules: str | list[str] = "all-linear"
+    """Which linear layers are adapted: all, the ends of their names, or a regular expression."""
     methods: dict[str, MethodEntry] = Field(min_length=1)
     """Label → settings."""
     budgets: Budgets = Field(min_length=1)
     """Deployed adapter parameters, as `41472`, `10.4k`, `0.5%` (of the backbone's) or `144 ranks`."""
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default=[0, 1, 2], min_length=1)
+    """Every method is trained at every budget with every seed."""
     training: TrainingSettings = TrainingSettings()
     mode: Literal["curve", "search"] = "curve"
     """`curve`: every (method, budget, seed), after the tune stage. `search`: the Pareto front that Optuna finds, beside
@@ -127,13 +142,20 @@ class SweepSpec(_Section):
     resources: Resources = Resources()
     checkpoint: CheckpointPeriod = CheckpointPeriod()
     storage: str = DEFAULT_FOLDER
+    """Folder of the sweeps' folders, or its address, as `s3://…`."""
     tracking: str = DEFAULT_STORE
+    """MLflow's database or server."""
+    validations: int = Field(default=0, ge=0, le=1000)
+    """Times that every cell scores the validation split during training, besides at its end. It changes no result."""
+    log_adapters: bool = False
+    """Whether MLflow gets a copy of every adapter; the sweep's folder has them anyway."""
     delta: float = Field(default=0.01, gt=0, lt=1)
     """How much worse than the best, in units of the metric, a recommended model may be."""
     published: list[PublishedPoint] = []
     """Numbers from papers that the report shows next to the sweep's."""
     max_attempts: int = Field(default=3, ge=1)
     """Starts of one cell before it counts as failed because its workers keep dying."""
+    max_minutes: TimeLimits = TimeLimits()
 
     @field_validator("task", mode="before")
     @classmethod

@@ -39,7 +39,7 @@ class SweepMetrics(RegularReporter, SweepObserver):
         """Running cell → time of its last progress, in seconds of the monotonic clock."""
         self._attempts: dict[str, int] = {}
 
-    def computing_started(self, state: SweepState, expected: int, groups: int) -> None:
+    def computing_started(self, state: SweepState, expected: int, groups: int, dashboard: str | None = None) -> None:
         """Starts to report."""
         self._state = state
         self.report()

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -16,7 +16,7 @@ from adapad_ray.budget import ModuleShape
 from adapad_ray.methods import METHODS, Method
 from adapad_ray.models import Backbone, Pooling, initialise_head
 from adapad_ray.models.target_modules import target_modules
-from adapad_ray.results import CellIdentity, CellResult
+from adapad_ray.results import CellIdentity, CellResult, Precision
 from adapad_ray.testing.tiny import (
     COST_PER_RANK,
     TRAINING,
@@ -45,7 +45,7 @@ class MethodCase:
     """Settings that request a rank above a dimension (32 here), where the method has such settings."""
     pooling: Pooling = "mean"
     architecture: Architecture = "bert"
-    precision: Literal["full", "mixed"] = "full"
+    precision: Precision = "full"
     training: Mapping[str, Any] = field(default_factory=dict)
     """Training settings that differ from `TRAINING`."""
     slots_per_pass: int = 1

@@ -1,4 +1,4 @@
-"""Logs a finished cell as a run: parameters, metrics, series over steps and rounds, and the adapter."""
+"""Logs a cell as a run: start and losses while it trains, then metrics, series and, if asked, the adapter."""
 
 from __future__ import annotations
 
@@ -9,50 +9,95 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from adapad_ray.results import CellResult
+from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.tracking.names import CELL, mlflow_key
 from adapad_ray.tracking.runs import SweepRuns
+from adapad_ray.training.cell.validation import Validation, load_validations
 from adapad_ray.training.component_errors import COMPONENT_ERRORS
 from adapad_ray.training.record import RoundStats, lane_name
 from adapad_ray.training.round_log import load_rounds
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Run
 
+TRAIN_LOSS = "train_loss"
+"""Metric of a cell's run; its step counts from 0."""
 VALUE_LENGTH = 500
 """Longest value of a parameter or tag; the complete record is an artifact."""
 VALUES_PER_SERIES = 250
 """Most values of a series over rounds, about as many as a chart can show."""
 
 
-def log_cell(runs: SweepRuns, result: CellResult, folder: Path) -> None:
-    """Logs the cell in `folder` unless its run is finished; a run that was logged in part is completed.
+def log_progress(runs: SweepRuns, cell_id: str, identity: CellIdentity, progress: Mapping[str, Any]) -> None:
+    """Starts the run of a cell, or resumes it, and logs the loss of its last step and the validations so far.
+
+    A cell that trains again from an earlier step logs no step twice.
+
+    Args:
+        progress: as a worker reports it (`training.record.OnProgress`).
+    """
+    run = runs.cells.get(cell_id)
+    if run is None:
+        run = _create(runs, cell_id, identity)
+        runs.log(run.info.run_id, [], _params(identity))
+    elif run.info.status == "FINISHED":
+        return
+    elif run.info.status != "RUNNING":
+        runs.resume(run)
+    if progress.get("loss") is not None:
+        runs.log_once(run, TRAIN_LOSS, {progress["step"] - 1: progress["loss"]})
+    _log_validations(runs, run, progress.get("validations", ()))
+
+
+def _log_validations(runs: SweepRuns, run: Run, validations: Sequence[Validation]) -> None:
+    series: dict[str, dict[int, float]] = {}
+    for step, scores in validations:
+        for name, value in scores.items():
+            series.setdefault(f"validation/{name}", {})[step] = value
+    for name, values in series.items():
+        runs.log_once(run, mlflow_key(name), values)
+
+
+def log_cell(runs: SweepRuns, result: CellResult, folder: Path, *, adapter: bool = False) -> None:
+    """Logs the finished cell in `folder` unless its run is finished; a run that was logged in part is completed.
 
     All values have the run's start as timestamp, so MLflow does not store a value twice that is logged again.
+
+    Args:
+        adapter: whether MLflow gets a copy of the adapter.
     """
     run = runs.cells.get(result.id)
     if run is not None and run.info.status == "FINISHED":
         return
-    identity = result.identity
     if run is None:
-        budget = "" if identity.budget is None else f" {identity.budget:,}"
-        tags = {CELL: result.id, "stage": identity.stage, "label": identity.label, "method": identity.method}
-        run = runs.create(f"{identity.label}{budget} seed {identity.seed}", tags)
-        runs.cells[result.id] = run
+        run = _create(runs, result.id, result.identity)
     run_id, time = run.info.run_id, run.info.start_time
     metrics = [
         *_final_metrics(result, time),
-        *_step_metrics(result, time),
+        *_growth_metrics(result, time),
         *_prefix_metrics(result, time),
         *_round_metrics(load_rounds(folder), time),
         *_component_metrics(folder / COMPONENT_ERRORS, time),
     ]
+    params = _params(result.identity) | {"metric": _shortened(result.metric)}
+    if result.identity.budget is None:
+        params["budget"] = str(result.final.parameters)
     versions = {mlflow_key(f"version.{name}"): _shortened(version) for name, version in result.versions.items()}
-    runs.log(run_id, metrics, _params(result), versions)
+    runs.log(run_id, metrics, params, versions)
+    runs.log_once(run, TRAIN_LOSS, dict(enumerate(result.train_loss)))
+    _log_validations(runs, run, load_validations(folder))
     runs.client.log_dict(run_id, result.model_dump(mode="json"), "result.json")
-    if result.final.adapter is not None and (folder / result.final.adapter).is_dir():
+    if adapter and result.final.adapter is not None and (folder / result.final.adapter).is_dir():
         runs.client.log_artifacts(run_id, str(folder / result.final.adapter), "adapter")
     runs.finish(run)
+
+
+def _create(runs: SweepRuns, cell_id: str, identity: CellIdentity) -> Run:
+    budget = "" if identity.budget is None else f" {identity.budget:,}"
+    tags = {CELL: cell_id, "stage": identity.stage, "label": identity.label, "method": identity.method}
+    run = runs.create(f"{identity.label}{budget} seed {identity.seed}", tags)
+    runs.cells[cell_id] = run
+    return run
 
 
 def _final_metrics(result: CellResult, time: int) -> list[Metric]:
@@ -62,6 +107,7 @@ def _final_metrics(result: CellResult, time: int) -> list[Metric]:
     final, cost = result.final, result.cost
     values: dict[str, float] = {
         **{f"validation/{name}": value for name, value in final.validation.items()},
+        **({} if final.validation_loss is None else {"validation/loss": final.validation_loss}),
         **{f"test/{name}": value for name, value in final.test.items()},
         **{f"rank/{module}": float(rank) for module, rank in final.ranks.items()},
         "parameters": final.parameters,
@@ -75,12 +121,11 @@ def _final_metrics(result: CellResult, time: int) -> list[Metric]:
     return [Metric(mlflow_key(name), float(value), time, cost.steps) for name, value in values.items()]
 
 
-def _step_metrics(result: CellResult, time: int) -> list[Metric]:
-    """Training loss and growth over optimizer steps."""
+def _growth_metrics(result: CellResult, time: int) -> list[Metric]:
+    """Growth over optimizer steps."""
     from mlflow.entities import Metric
 
-    metrics = [Metric("train_loss", loss, time, step) for step, loss in enumerate(result.train_loss)]
-    metrics += [
+    metrics = [
         Metric(mlflow_key(f"rank/{event.module}"), float(event.rank), time, event.step)
         for event in result.growth
         if event.step < result.cost.steps
@@ -143,16 +188,15 @@ def _component_metrics(path: Path, time: int) -> list[Metric]:
     return [Metric(f"component_error/{row['component']}", row["error"], time, row["step"]) for row in rows]
 
 
-def _params(result: CellResult) -> dict[str, str]:
-    identity = result.identity
+def _params(identity: CellIdentity) -> dict[str, str]:
+    """What is known before the training; settings without a value are left out."""
     settings = {
         **identity.model_dump(exclude={"config", "training", "target_modules"}),
         **_flattened("config", identity.config),
         **_flattened("training", identity.training),
         "adapted_modules": len(identity.target_modules),
-        "metric": result.metric,
     }
-    return {mlflow_key(name): _shortened(value) for name, value in settings.items()}
+    return {mlflow_key(name): _shortened(value) for name, value in settings.items() if value is not None}
 
 
 def _flattened(prefix: str, settings: dict[str, Any]) -> dict[str, Any]:

@@ -31,10 +31,17 @@ class Deliveries:
         self._failed_at: float | None = None
         """When the store last failed, in seconds of the monotonic clock; None while it works."""
 
-    def send(self, write: Callable[[], None], *, now: bool = False) -> bool:
+    def send_unless_down(self, write: Callable[[], None]) -> bool:
+        """Writes something of passing interest; it is dropped while the store is down."""
+        return self._failed_at is None and self.send(write, keep=False)
+
+    def send(self, write: Callable[[], None], *, now: bool = False, keep: bool = True) -> bool:
         """Writes what waits and then `write`; returns whether everything was delivered.
 
         Shortly after a failure the store is not tried, unless `now`.
+
+        Args:
+            keep: whether `write` waits if it fails.
         """
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
@@ -58,6 +65,8 @@ class Deliveries:
                     reason_of(error),
                 )
             self._failed_at = monotonic()
+            if not keep:
+                self._waiting.remove(write)
             return False
         if was_down:
             logger.warning("MLflow's store %s is available again: everything was logged", self._store)

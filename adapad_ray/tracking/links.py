@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from adapad_ray.tracking.report_run import LoggedReport
-from adapad_ray.tracking.store import is_server, without_password
+from adapad_ray.tracking.store import is_server, sqlite_path, without_password
 
 RUNS_IN_LINK = 100
 """Most runs in one comparison."""
-LONGEST_LINK = 2000
-"""Longest address that is printed to a terminal, in characters."""
+PAGE = "mlflow.html"
+"""Name of the page of links in a sweep's folder."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,15 @@ class Links:
         """The command that serves a database; None for a server."""
         if is_server(self.uri):
             return None
-        return shlex.join(["mlflow", "ui", "--backend-store-uri", without_password(self.uri)])
+        return _serve(without_password(self.uri))
+
+    @property
+    def serve_command_here(self) -> str | None:
+        """The same for the current folder: short, if the database is in it."""
+        path = sqlite_path(self.uri)
+        if path is None or path.parent != Path.cwd():
+            return self.serve_command
+        return _serve(f"sqlite:///{quote(path.name)}")
 
     @property
     def experiment(self) -> str:
@@ -61,3 +71,17 @@ class Links:
     @property
     def _server(self) -> str:
         return without_password(self.uri).rstrip("/") if is_server(self.uri) else "http://127.0.0.1:5000"
+
+
+def _serve(store: str) -> str:
+    return shlex.join(["mlflow", "ui", "--backend-store-uri", store])
+
+
+def links_page(links: Mapping[str, str], serve_command: str | None) -> str:
+    """A page of HTML with links by their names, and the command without which they lead nowhere."""
+    serve = f"<p>The links work while this runs: <code>{escape(serve_command)}</code></p>\n" if serve_command else ""
+    items = "".join(f'<li><a href="{escape(link)}">{escape(name)}</a></li>\n' for name, link in links.items())
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>MLflow</title></head>\n'
+        f"<body><h1>This sweep in MLflow</h1>\n{serve}<ul>\n{items}</ul></body></html>\n"
+    )

@@ -17,6 +17,9 @@ SUPERSEDED = "superseded"
 PARENT = "mlflow.parentRunId"
 """MLflow's own tag that nests a run under another."""
 
+EXPERIMENT_KIND, TRAINING = "mlflow.experimentKind", "custom_model_development"
+"""MLflow's own tag of an experiment, and its value for models that are trained."""
+
 
 def mlflow_key(name: str) -> str:
     """The name with characters and path elements that MLflow rejects replaced by `_`, at most 250 characters long."""

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import atomic_path, require_writable, sqlite_url
 from adapad_ray.interrupts import within
-from adapad_ray.tracking.names import mlflow_key
+from adapad_ray.tracking.names import EXPERIMENT_KIND, TRAINING, mlflow_key
 from adapad_ray.tracking.reasons import FOREIGN, answered, reason_of
 
 if TYPE_CHECKING:
@@ -270,12 +270,15 @@ def _remove_misread_folder(uri: str) -> None:
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    """The experiment's id. Artifacts of a new experiment in SQLite go to `mlartifacts` beside the database."""
+    """The experiment's id. Artifacts of a new experiment in SQLite go to `mlartifacts` beside the database.
+
+    It opens on its runs: without its kind MLflow's page of an experiment opens on traces, of which there are none.
+    """
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         path = sqlite_path(uri)
         location = None if path is None else (path.parent / "mlartifacts" / mlflow_key(name).replace("/", "_")).as_uri()
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location, tags={EXPERIMENT_KIND: TRAINING}))
     if experiment.lifecycle_stage == "deleted":
         raise BadRequestError(
             f"MLflow's experiment {name!r} was deleted: run `mlflow experiments restore --experiment-id "
@@ -283,4 +286,6 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
         )
     if not experiment.experiment_id:  # MLflow's client takes any JSON for an experiment
         raise ValueError(FOREIGN)
+    if EXPERIMENT_KIND not in experiment.tags:
+        client.set_experiment_tag(experiment.experiment_id, EXPERIMENT_KIND, TRAINING)
     return str(experiment.experiment_id)

@@ -12,7 +12,8 @@ from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.results import GrowthEvent
 
 OnProgress = Callable[[dict[str, Any]], None]
-"""Called with `step`, `steps` and `loss` at the end of every round."""
+"""Called at the start and at the end of every round with `step`, `steps`, `resumed` (the step at which this attempt
+began) and `loss` (of the last step; None at the start, and where one worker does not know it)."""
 Probe = Callable[[TrainableModel, Sequence[int]], list[float]]
 """Measures the live values of the published blocks; one number per active block, block 1 first."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from adapad_ray.adapters.trainable_model import TrainableModel
@@ -20,6 +22,13 @@ class Stopwatch:
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self._zero
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out the time of the block."""
+        began = time.perf_counter()
+        yield
+        self._zero += time.perf_counter() - began
 
 
 class RoundMeter:

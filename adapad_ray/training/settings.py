@@ -45,6 +45,8 @@ class TrainingSettings(BaseModel):
     gradient_checkpointing: bool = False
     """Whether layers keep only their inputs and compute the rest again in the backward pass: much less memory for about
     a third more time. The FLOPs of a cell do not include the second pass."""
+    deterministic: bool = False
+    """Whether GPUs use deterministic algorithms where torch has them, which may be slower. CPUs always do."""
     evaluation_batch_size: int = Field(default=64, ge=1, le=_MOST)
     max_train_examples: int | None = Field(default=None, ge=1, le=2**53)
     max_validation_examples: int | None = Field(default=None, ge=1, le=2**53)

@@ -107,7 +107,10 @@ class Trainer:
                 self._end_round(checkpointer if self.workers.leads else None)
                 if on_progress is not None and self.step % self.method.local_steps == 0:
                     self.record.seconds = stopwatch.seconds
-                    on_progress({"step": self.step, "steps": self.total_steps, "loss": loss, "resumed": first})
+                    known = loss if self.workers.complete else None
+                    with stopwatch.paused():
+                        on_progress({"step": self.step, "steps": self.total_steps, "loss": known, "resumed": first})
+                    self._meter.restart_clock()
             elif self.step == end:
                 self._read_passes({})
                 if self.workers.complete:

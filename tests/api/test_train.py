@@ -7,11 +7,14 @@ import pandas as pd
 import peft
 import pytest
 import torch
+import transformers
 from api_models import bert
 from datasets import ClassLabel, Dataset, DatasetDict
 from safetensors.torch import load_file
 
 import adapad_ray as ar
+from adapad_ray.accelerator import cpu_threads
+from adapad_ray.deployment.prediction import load_exported
 from adapad_ray.errors import BadRequestError
 from adapad_ray.sweep.inputs import load_inputs
 from adapad_ray.sweep.planning.cell_factory import CellFactory
@@ -70,6 +73,26 @@ def test_predict_reads_the_folder_again(trained, model, tokenizer, frame, tmp_pa
     assert ar.predict(folder, texts, model=model, tokenizer=tokenizer, max_length=32) == ours
 
 
+def test_the_saved_folder_is_complete(tiny_model, frame, tmp_path):
+    """The command line reads it, and the tokenizer, the names of the classes and a model card are in it."""
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=3)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    trained = ar.train(base, tokenizer, frame, "lora", "12 ranks", **FAST)
+    folder, texts = trained.save(tmp_path / "mine"), frame["review"][:5].tolist()
+    answers = load_exported(folder).predict(pd.DataFrame({"review": texts}))
+    assert answers["prediction"].tolist() == trained.predict(texts)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    assert tuple(config.id2label.values()) == trained.data.class_names
+    assert transformers.AutoTokenizer.from_pretrained(folder)(texts[0])["input_ids"]
+    assert f"{trained.parameters:,} parameters" in (folder / "README.md").read_text()
+
+
+def test_what_a_saved_folder_lacks_is_said(trained, tmp_path):
+    """This model was never saved, so its class is all that it could be found by."""
+    with pytest.warns(UserWarning, match="tokenizer and class names are missing, because the base model"):
+        trained.save(tmp_path / "mine")
+
+
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapad.json"])
 def test_predict_names_the_file_that_an_adapter_lacks(name, trained, tmp_path):
     (trained.save(tmp_path / "mine") / name).unlink()
@@ -107,10 +130,11 @@ def test_a_model_by_name_trains_the_cell_of_a_sweep(tiny_model, reviews, tmp_pat
     )
     loaded = load_inputs(spec)
     cell = CellFactory(spec, loaded.inputs).cell("curve", "adapad", RANK_1, seed=0)
-    sweeps = run_cell(
-        CellRequest(cell.id, cell.identity, tmp_path / "sweeps", spec.model),
-        Workspace(loaded.backbone, loaded.inputs.data),
-    )
+    with cpu_threads(cell.identity.threads):
+        sweeps = run_cell(
+            CellRequest(cell.id, cell.identity, tmp_path / "sweeps", spec.model),
+            Workspace(loaded.backbone, loaded.inputs.data),
+        )
     ours = ar.train(
         str(tiny_model),
         dataset=pd.read_csv(reviews),
@@ -190,6 +214,7 @@ def test_rows_in_memory_become_the_task_of_the_same_rows_in_a_file(reviews, fram
         ({"max_length": 100}, "max_length is 100"),
         ({"dataset": None}, "there is no dataset"),
         ({"tokenizer": None}, "without its tokenizer"),
+        ({"precision": "tf32"}, "precision tf32 is for a model on a GPU, but this one is on cpu"),
         (
             {"precision": "mixed", "half": True},
             "precision mixed is for a model in float32, but this one is in bfloat16",

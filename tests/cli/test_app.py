@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
@@ -19,7 +20,7 @@ def test_the_command_imports_no_slow_library_before_a_subcommand_runs():
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("name", ["sweep", "submit", "plan", "report", "export", "compress", "list"])
+@pytest.mark.parametrize("name", ["init", "sweep", "submit", "plan", "report", "export", "compress", "list", "clean"])
 def test_a_subcommand_has_a_help_text(name):
     result = CliRunner().invoke(app, [name, "--help"])
     assert result.exit_code == 0
@@ -27,3 +28,14 @@ def test_a_subcommand_has_a_help_text(name):
     assert command.callback is not None and command.callback.__doc__
     first = command.callback.__doc__.split(".")[0]
     assert first.split()[0] in result.output
+
+
+def test_the_version_is_that_of_the_package():
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0 and result.output == f"{version('adapad-ray')}\n"
+
+
+def test_a_shell_completes_the_names_of_subcommands():
+    environment = {"_ADAPAD_COMPLETE": "complete_bash", "COMP_WORDS": "adapad ev", "COMP_CWORD": "1"}
+    result = CliRunner().invoke(app, [], env=environment, prog_name="adapad")
+    assert result.output.split() == ["evaluate"]

@@ -8,7 +8,7 @@ from adapad_ray.cli.output.console import Console
 from adapad_ray.distributed import GroupRetired
 from adapad_ray.report.inputs import Gap, ReportInputs
 from adapad_ray.report.page import build_report
-from adapad_ray.sweep.observers import SweepOutcome
+from adapad_ray.sweep.observers import SweepOutcome, SweepState
 from adapad_ray.tasks import SplitSize
 from tests.report.factory import SweepFactory
 
@@ -71,3 +71,27 @@ def test_a_group_that_cannot_be_used_is_named_with_its_reason():
     assert printed(lambda console: console.group_retired(retired)) == (
         "worker group 2 is not used any more: set-up failed: NoAcceleratorError: torch sees no GPU on node-7\n"
     )
+
+
+def test_the_dashboard_has_its_address_or_the_way_to_get_it():
+    assert "Ray's dashboard  http://127.0.0.1:8265\n" in printed(
+        lambda console: console.computing_started(SweepState(), 4, 2, "http://127.0.0.1:8265")
+    )
+    assert "pip install 'ray[default]'" in printed(lambda console: console.computing_started(SweepState(), 4, 2))
+
+
+def test_files_and_addresses_are_short_and_lead_where_they_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    report = tmp_path / "runs" / "report.html"
+    report.parent.mkdir()
+    report.touch()
+    out = io.StringIO()
+    console = Console(rich.console.Console(file=out, width=80, force_terminal=True, color_system="standard"))
+    console.links(
+        {"report": str(report), "MLflow": "mlflow ui", "bucket": "s3://b/runs", "runs": "http://127.0.0.1/#/1"}
+    )
+    console.computing_ended()
+    lines = out.getvalue().splitlines()
+    assert f";{report.as_uri()}\x1b\\runs/report.html\x1b" in lines[0]
+    assert lines[1:3] == ["MLflow  mlflow ui", "bucket  s3://b/runs"]
+    assert ";http://127.0.0.1/#/1\x1b\\http://127.0.0.1/#/1" in lines[3]

@@ -49,6 +49,13 @@ def test_the_adapter_is_copied(cell, budget, tmp_path):
     assert copied.keys() == trained.keys() and all(copied[name].equal(trained[name]) for name in trained)
 
 
+def test_the_home_folder_is_found_where_the_shell_does_not_write_it_out(cell, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    arguments = [str(cell.parents[1]), "--method", "lora", "--budget", str(BUDGET), "--to=~/out"]
+    assert CliRunner().invoke(app, ["export", *arguments]).exit_code == 0
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

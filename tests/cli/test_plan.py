@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import yaml
@@ -90,3 +91,14 @@ def test_a_share_of_data_that_are_given_is_rejected(spec_file, reviews):
     result = plan(spec_file, f"task.test={reviews}", "task.shares={test: 0.1}")
     assert result.exit_code == 2
     assert "task.shares.test is set, but test data of task" in result.output
+
+
+def test_the_first_line_says_what_this_machine_takes(spec_file):
+    cores = len(os.sched_getaffinity(0))
+    whole = plan(spec_file, f"resources.cpus_per_worker={cores}", "seeds=[0]").output
+    assert whole.startswith("This machine: about ") and "one cell at a time" in whole.partition("\n")[0]
+    assert plan(spec_file, f"resources.cpus_per_worker={cores + 1}").output.startswith("This machine has no room")
+    halves = json.loads(plan(spec_file, f"resources.cpus_per_worker={cores / 2}", "--json").output)
+    longest = max(row["train_seconds"] for row in halves["rows"])
+    assert halves["here"]["groups"] == 2
+    assert halves["here"]["seconds"] == pytest.approx(max(longest, halves["single_worker_seconds"] / 2))

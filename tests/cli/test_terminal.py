@@ -86,12 +86,13 @@ def test_a_stream_that_the_shell_has_closed_gives_its_number_to_no_file():
 def test_a_terminal_without_cursor_control_gets_lines_instead_of_a_bar(tmp_path, monkeypatch):
     from adapad_ray.cli.output.console import Console
     from adapad_ray.sweep.observers import SweepState
+    from adapad_ray.sweep.planning.cells import Cell
 
     monkeypatch.setenv("TERM", "dumb")
     shown = io.StringIO()
     console = Console(rich.console.Console(file=shown, force_terminal=True, width=120))
     result = SweepFactory(tmp_path).cell("lora", 1000, 0, 0.8)
     console.computing_started(SweepState(), 1, 1)
-    console.cell_finished(None, result, 1)
+    console.cell_finished(Cell(result.identity), result, 1)
     console.computing_ended()
     assert "lora 1,000 seed 0: validation accuracy" in shown.getvalue() and "\x1b[" not in shown.getvalue()

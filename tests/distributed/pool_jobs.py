@@ -32,7 +32,7 @@ def run(state: dict[str, Any], payload: dict[str, Any], context: JobContext) -> 
         (Path(folder) / context.job_id).touch()
         while len(list(Path(folder).iterdir())) < jobs:
             time.sleep(0.02)
-    if "pid_file" in payload:
+    if "pid_file" in payload and context.attempt == 1:  # a later attempt may be quicker than the reader of the file
         Path(payload["pid_file"]).write_text(str(os.getpid()))
     time.sleep(payload.get("sleep", 0.0))
     if payload.get("die_on_attempt", 0) >= context.attempt:

@@ -68,6 +68,18 @@ def test_workers_without_a_common_folder_write_what_one_writes(pair, alone, tmp_
     assert not (store / "checkpoint" / "checkpoint.safetensors").exists()
 
 
+def test_a_cell_that_takes_too_long_fails_and_the_next_launch_continues_it(pair, alone, tmp_path):
+    case, folder = CASES["synchronous"], tmp_path / "cell"
+    limited = payload(case, folder, checkpoint_rounds=1, max_minutes=1e-6)
+    error = run_jobs(pair, {"limited": limited})["limited"].error
+    assert error.type == "TimeLimitError"
+    assert error.message.startswith("it has not ended after 1e-06 minutes (max_minutes.cell), at step 2: allow more")
+    assert (folder / "checkpoint" / "checkpoint.safetensors").exists()
+    assert run_jobs(pair, {"more": payload(case, folder, max_minutes=10)})["more"].status == "done"
+    assert len(load_rounds(folder)[0]) == len(load_rounds(alone / "synchronous")[0]), "the first round is not repeated"
+    assert_same_cell(folder, alone / "synchronous")
+
+
 def assert_same_cell(got: Path, expected: Path) -> None:
     fields = {"points", "train_loss", "growth", "budget_remainder"}
     assert result_in(got).model_dump(include=fields) == result_in(expected).model_dump(include=fields)

@@ -28,6 +28,17 @@ def test_jobs_go_out_in_the_order_of_submission():
     run(scene)
 
 
+def test_jobs_in_the_background_wait_for_later_ones():
+    async def scene(queue, crew):
+        for name, background in (("c", True), ("a", False), ("d", True), ("b", False)):
+            await queue.submit(name, {}, background)
+        assert await crew.work(queue) == ("a", 1)
+        assert await crew.work(queue, lost=True, error=JobError("WorkersLost", "")) == ("b", 1)
+        assert [await crew.work(queue) for _ in range(3)] == [("b", 2), ("c", 1), ("d", 1)]
+
+    run(scene)
+
+
 def test_an_outcome_is_sent_again_until_it_is_acknowledged():
     async def scene(queue, crew):
         await queue.submit("a", {})

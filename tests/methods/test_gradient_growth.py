@@ -95,7 +95,16 @@ def test_of_equal_gradients_the_earlier_layer_scores_more():
             layers[name].reserve.b.grad = sketch.clone()
         scores.update(trainer.adapted)
     of = scores.of_components(trainer.adapted)
-    assert of[early] == pytest.approx([2 * score for score in of[late]])
+    assert of[early] == pytest.approx([2**2 * score for score in of[late]])
+
+
+def test_of_equal_scores_the_smaller_components_come_first(monkeypatch):
+    trainer = trained(COST_PER_RANK // 2, 5)
+    method = trainer.method
+    monkeypatch.setattr(method.scores, "of_components", lambda adapted: {name: [1.0] for name in adapted.layers})
+    grown = {event.module for event in method.end_round(method.schedule.start, torch.Generator()).grown}
+    left_out = method.costs.keys() - grown
+    assert left_out and max(method.costs[name] for name in grown) <= min(method.costs[name] for name in left_out)
 
 
 def test_a_later_growth_measures_what_the_components_have_left():
@@ -132,7 +141,13 @@ def test_a_component_that_does_not_fit_is_passed_over():
 
 def test_family_cp_grows_by_reserves():
     assert not AdapadConfig(family="cp").by_gradient
-    assert AdapadConfig().end_of_growth == AdapadConfig().growth_start
-    assert AdapadConfig(family="cp").end_of_growth == 0.6
+    assert AdapadConfig(family="cp").growth_shares(1000) == (0.1, 0.6)
     with pytest.raises(ValidationError, match="growth_score gradient is for plain components"):
         AdapadConfig(family="cp", growth_score="gradient")
+
+
+def test_growth_by_gradients_is_early_but_not_before_ten_steps_unless_they_are_few():
+    config = AdapadConfig()
+    assert config.growth_shares(1000) == (0.05, 0.05)
+    assert config.growth_shares(160) == (10 / 160, 10 / 160)
+    assert config.growth_shares(20) == (0.1, 0.1)

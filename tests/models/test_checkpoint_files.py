@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.models import CAUSAL, load_backbone, load_skeleton, load_tokenizer
+from adapad_ray.models import CAUSAL, load_backbone, load_skeleton, load_tokenizer, unloadable_weights
 from tests.architectures import DECODER, ENCODER
 from tests.models.tiny_configs import words
 
@@ -89,6 +89,23 @@ def test_a_language_model_of_another_shape_is_refused(tmp_path):
     change(folder / "config.json", vocab_size=500)
     with pytest.raises(BadRequestError, match=r"do not go with its config\.json"):
         load_backbone(str(folder), 2, auto_class=CAUSAL)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "own"])
+def test_layers_that_the_configuration_leaves_out_are_named(folder, pooling):
+    assert load_backbone(str(folder), 2, pooling=pooling).warnings == ()
+    layers = ENCODER["num_hidden_layers"]
+    change(folder / "config.json", num_hidden_layers=layers - 1)
+    (warning,) = load_backbone(str(folder), 2, pooling=pooling).warnings
+    assert f"have {layers} layers in 'layer', its config.json says {layers - 1}: those after it are left" in warning
+
+
+def test_a_folder_without_weights_that_can_be_read_can_only_be_planned(folder):
+    assert unloadable_weights(str(folder)) == () == unloadable_weights("minilm-l6")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (warning,) = unloadable_weights(str(folder))
+    assert "has no model.safetensors: pickled weights are not loaded" in warning
+    assert warning.endswith("it can be planned, not trained")
 
 
 def test_weights_in_other_files_are_not_read(folder):

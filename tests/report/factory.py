@@ -8,6 +8,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from adapad_ray.results import CellIdentity, CellResult, Cost, GrowthEvent, Point
+from adapad_ray.training.record import RoundStats
+from adapad_ray.training.round_log import RoundLog
 
 MODULES = tuple(
     f"bert.encoder.layer.{layer}.{module}"
@@ -140,6 +142,14 @@ class SweepFactory:
         save_file(tensors, folder / "predictions.safetensors")
         (folder / "result.json").write_text(result.model_dump_json())
         return result
+
+    def rounds(self, cell: CellResult, losses: dict[int, list[float]]) -> None:
+        """Writes rounds of ten steps; `losses` are those of every lane."""
+        log = RoundLog(self.folder / "cells" / cell.id, rank=0)
+        for number, values in enumerate(zip(*losses.values(), strict=True), start=1):
+            by_lane = dict(zip(losses, values, strict=True))
+            log(RoundStats(number, 10 * number, by_lane, {}, 1152, 0, 100, 1.0, 0.0, 0.0, 0, 0))
+        log.close()
 
     def sweep(self, seeds: int = 3) -> list[CellResult]:
         """Three labels over four budgets with a frozen reference: a curve that saturates."""

@@ -1,8 +1,11 @@
 """The page needs no network, escapes what users wrote, and names what is missing."""
 
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files as resources
 
 import pandas as pd
 import pytest
@@ -76,13 +79,35 @@ def test_every_file_is_written(report, folder):
 def test_the_page_needs_no_network(html):
     elements = Elements(html)
     assert all(address.startswith(("#", "data:image/png;base64,")) for address in elements.addresses)
-    assert not {"script", "link", "img", "iframe", "object"} & set(elements.tags)
-    assert not re.search(r"https?://|@import|url\((?!#)", html)
+    assert not {"link", "img", "iframe", "object"} & set(elements.tags)
+    vega = (resources("adapad_ray.report") / "web" / "vega.min.js").read_text()
+    assert not re.search(r"https?://|@import|url\((?!#)", html.replace(vega, ""))
     assert "prefers-color-scheme" in html
 
 
+def test_the_policy_of_the_page_allows_its_own_two_scripts_and_no_request(html):
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)[1].replace("&#39;", "'")
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert len(digests) == 2 and all(f"'sha256-{digest}'" in policy for digest in digests)
+    assert policy.count("sha256-") == 2 and "default-src 'none'" in policy and "connect-src" not in policy
+
+
 def test_hostile_labels_are_escaped(html):
-    assert "<script" not in html and "&lt;script&gt;" in html
+    assert re.findall(r"<script[^>]*>", html) == ['<script type="application/json">'] * 4 + ["<script>"] * 2
+    assert "alert(&#34;" in html and r"\u003cscript\u003ealert(" in html
+
+
+def test_the_data_of_the_curve_are_those_of_its_file_and_table(html, report):
+    (content,) = re.findall(r'<figure class="plot" id="curve">.*?json">(.*?)</script>', html, re.DOTALL)
+    drawn = pd.DataFrame(json.loads(content)["data"]["points"])
+    written = pd.read_csv(report.files["curve.csv"])
+    names = [name for name in written if name in drawn]
+    assert set(written) == set(names)
+    pd.testing.assert_frame_equal(drawn[names], written, check_dtype=False, rtol=1e-5)
+    table = re.search(r"<h2>The curve</h2>.*?<tbody>(.*?)</tbody>", html, re.DOTALL)[1]
+    shown = [re.findall(r"<td[^>]*>(.*?)</td>", row)[3] for row in table.strip().splitlines()]
+    assert shown == [f"{value:.3f}" for value in written["test_mean"]]
 
 
 def test_the_page_has_what_a_reader_needs(html):

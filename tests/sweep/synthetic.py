@@ -48,6 +48,8 @@ class SyntheticExecutor(Executor):
         error: Callable[[CellIdentity], JobError | None] = lambda identity: None,
     ) -> None:
         self._score, self._passes, self._error = score, passes, error
+        self.started: dict[str, Any] = {}
+        """Jobs of `start_jobs`, which are computed when they are waited for."""
         self.computed: list[CellIdentity] = []
         """Identities of finished cells, in order."""
 
@@ -59,6 +61,9 @@ class SyntheticExecutor(Executor):
     def run_jobs(self, jobs, on_event) -> None:
         for cell_id, job in jobs.items():
             self._run(cell_id, job, on_event)
+
+    def start_jobs(self, jobs, on_event) -> None:
+        self.started |= jobs
 
     def run_tune_trials(self, cells, spaces, seed, storage, on_event) -> None:
         for cell in cells:

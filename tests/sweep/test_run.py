@@ -14,7 +14,15 @@ from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep import run
 from adapad_ray.sweep.manifest import Manifest
-from adapad_ray.sweep.observers import LockCheck, Observers, StoreSync, SweepObserver, TrackerLog
+from adapad_ray.sweep.observers import (
+    LockCheck,
+    Observers,
+    OutOfTimeError,
+    StoreSync,
+    SweepObserver,
+    TimeLimit,
+    TrackerLog,
+)
 from adapad_ray.sweep.run import Sweep
 from adapad_ray.sweep.spec_file import parse_spec
 
@@ -33,10 +41,20 @@ class Tracker:
     def __init__(self) -> None:
         self.how_to_look = {"MLflow": "http://mlflow"}
         self.cells: Counter[str] = Counter()
+        self.started: set[str] = set()
+        self.failed: list[str] = []
         self.ends: list[tuple[str, ...]] = []
 
     def log_cell(self, result, folder) -> None:
         self.cells[result.id] += 1
+
+    def log_progress(self, cell_id, identity, progress) -> None:
+        self.started.add(cell_id)
+
+    def end_cell(self, cell_id, reason) -> None:
+        self.failed.append(cell_id)
+
+    def write_page(self, folder) -> None: ...
 
     def close(self, *end: str) -> None:
         self.ends.append(end)
@@ -97,18 +115,18 @@ def test_hooks_are_called_in_the_order_of_a_launch(launch):
     steps = [hook for hook, previous in zip(recorder.hooks, [None, *recorder.hooks], strict=False) if hook != previous]
     cells = ["cell_progress", "cell_finished"]
     tuned, curve = 2 * TUNE["trials"], 2 * (1 + 2)
+    of_one_label = cells * TUNE["trials"]  # its curve is planned as soon as it is tuned
     assert steps == [
         "data_read",
         "computing_started",
-        "wave_planned", *cells * tuned,
-        "wave_planned",
+        "wave_planned", *of_one_label, "wave_planned", *of_one_label, "wave_planned",
         "winners_found", *cells * curve,
         "wave_planned",
         "computing_ended",
         "report_started",
         "sweep_ended",
     ]  # fmt: skip
-    ((state, expected, groups),) = recorder.arguments("computing_started")
+    ((state, expected, groups, _),) = recorder.arguments("computing_started")
     assert (expected, groups) == (tuned + curve, 2)
     assert len(state.results) == outcome.computed == expected
     ((winners, edges),) = recorder.arguments("winners_found")
@@ -117,6 +135,33 @@ def test_hooks_are_called_in_the_order_of_a_launch(launch):
     assert f"lora: the best learning_rate, {best:g}, is the largest of those tried; higher ones may be better" in edges
     assert {i.training["learning_rate"] for i in executor.computed if i.stage == "curve"} == {best}
     assert outcome.mlflow == {"MLflow": "http://mlflow"}
+
+
+def test_the_curve_of_a_label_starts_when_the_label_is_tuned(launch):
+    """But not that of a label which follows the compute of another, or is cut from a parent."""
+    started_before = []
+
+    def record(identity):
+        if identity.stage == "tune":
+            started_before.append(
+                {(job["identity"]["stage"], job["identity"]["label"]) for job in executor.started.values()}
+            )
+
+    executor = SyntheticExecutor(error=record)
+    methods = {"lora": {}, "para": {"parent_rank": 4}, "lora/matched": {"compute_as": "adapad"}, "adapad": {}}
+    outcome, _ = launch(executor, methods=methods, tune=TUNE)
+    assert started_before[0] == set()
+    assert set().union(*started_before) == {("curve", "lora"), ("curve", "head_only"), ("curve", "adapad")}
+    assert len(executor.computed) == len({i.model_dump_json() for i in executor.computed}), "none is computed twice"
+    assert outcome.failed == []
+
+
+def test_a_cell_that_failed_early_is_not_computed_again(launch):
+    executor = SyntheticExecutor(error=lambda i: DIVERGED if i.stage == "curve" and i.label == "lora" else None)
+    executor.start_jobs = executor.run_jobs
+    outcome, recorder = launch(executor, tune=TUNE, reference=False)
+    failures = [cell.id for cell, _, _ in recorder.arguments("cell_failed")]
+    assert len(failures) == len(set(failures)) == len(outcome.failed) == 2 * 2
 
 
 def test_cells_that_train_longest_come_first(launch):
@@ -163,6 +208,27 @@ def test_a_launch_that_ends_early_closes_everything_and_the_next_computes_the_di
     assert len({identity.model_dump_json() for identity in both}) == len(both) == 2 * 3 + 2 * 3
 
 
+def test_a_launch_ends_when_its_time_is_over_and_the_next_continues(launch, tracker):
+    minutes = 0
+
+    def a_cell_takes_a_minute(identity):
+        nonlocal minutes
+        minutes += 1
+
+    first = SyntheticExecutor(error=a_cell_takes_a_minute)
+    limit = TimeLimit(2.5, now=lambda: 60.0 * minutes)
+    with pytest.raises(OutOfTimeError, match=r"^max_minutes.sweep \(2.5\) is over after 3 cells$") as caught:
+        launch(first, [limit], tune=TUNE)
+    assert caught.value.recorder.hooks[-2:] == ["computing_ended", "sweep_interrupted"]
+    outcome, _ = launch(SyntheticExecutor(), tune=TUNE, max_minutes={"sweep": 60})
+    assert (outcome.reused, outcome.failed) == (3, [])
+
+
+def test_the_file_says_how_long_a_launch_may_compute(launch):
+    with pytest.raises(OutOfTimeError):
+        launch(SyntheticExecutor(), max_minutes={"sweep": 1e-9})
+
+
 def test_leaders_are_computed_before_the_labels_that_follow_their_compute(launch):
     executor = SyntheticExecutor(passes=lambda identity: 3 if identity.method == "adapad" else 1)
     methods = {"lora/matched": {"compute_as": "adapad"}, "adapad": {"initial_rank": 0}}
@@ -191,6 +257,7 @@ def test_a_failed_parent_leaves_its_children_out_and_says_so(launch, folder, tra
     assert Manifest.load(folder).failed == [failed]
     assert [additional for _, additional in recorder.arguments("wave_planned")].count(1) == 1, "the parent"
     assert tracker.ends == [("FAILED",)]
+    assert len(tracker.failed) == 1 and set(tracker.cells) == tracker.started - set(tracker.failed)
 
 
 def test_parents_come_before_their_children_and_are_computed_once(launch):

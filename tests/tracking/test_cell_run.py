@@ -6,7 +6,7 @@ from mlflow import MlflowClient
 from adapad_ray.report.curves import Curves
 from adapad_ray.results import WorkerCost
 from adapad_ray.tracking.cell_run import VALUES_PER_SERIES
-from adapad_ray.tracking.names import CELL, PARENT, SWEEP
+from adapad_ray.tracking.names import CELL, PARENT, REASON, SWEEP
 from adapad_ray.tracking.tracker import Tracker
 from adapad_ray.training.record import RoundStats
 from adapad_ray.training.round_log import RoundLog
@@ -33,7 +33,84 @@ def test_a_cell_becomes_one_child_run(factory, uri):
     client = MlflowClient(tracking_uri=uri)
     losses = client.get_metric_history(child.info.run_id, "train_loss")
     assert [m.value for m in sorted(losses, key=lambda m: m.step)] == list(result.train_loss)
-    assert {a.path for a in client.list_artifacts(child.info.run_id)} == {"adapter", "result.json"}
+    assert {a.path for a in client.list_artifacts(child.info.run_id)} == {"result.json"}
+
+
+def test_a_copy_of_the_adapter_is_logged_if_asked_for(factory, uri):
+    result = factory.cell("adapad", 165_888, 3, 0.8, adapter=True)
+    tracker = Tracker.open(uri, "demo", "demo")
+    tracker.log_adapters = True
+    tracker.log_cell(result, folder_of(factory, result))
+    (child,) = [run for run in runs(uri) if CELL in run.data.tags]
+    artifacts = MlflowClient(tracking_uri=uri).list_artifacts(child.info.run_id)
+    assert {artifact.path for artifact in artifacts} == {"adapter", "result.json"}
+
+
+def test_a_cell_without_a_budget_has_its_parameters_as_budget(factory, uri):
+    result = factory.cell("head_only", None, 0, 0.7)
+    tracker = Tracker.open(uri, "demo", "demo")
+    tracker.log_cell(result, folder_of(factory, result))
+    (child,) = [run for run in runs(uri) if CELL in run.data.tags]
+    assert child.data.params["budget"] == "0" and "None" not in child.data.params.values()
+
+
+def test_a_cell_has_its_run_and_losses_while_it_trains_and_no_loss_twice(factory, uri):
+    result = factory.cell("lora", 41_472, 0, 0.8)
+    tracker = Tracker.open(uri, "demo", "demo")
+    tracker.log_progress(result.id, result.identity, {"step": 0, "steps": 100, "loss": None})
+    (child,) = [run for run in runs(uri) if CELL in run.data.tags]
+    assert child.info.status == "RUNNING" and child.data.params["training.learning_rate"] == "0.002"
+    progress(tracker, result, 10)
+    tracker.close("KILLED", "KeyboardInterrupt")
+    (child,) = [run for run in runs(uri) if CELL in run.data.tags]
+    assert child.info.status == "KILLED" and child.data.tags[REASON] == "KeyboardInterrupt"
+
+    second = Tracker.open(uri, "demo", "demo")  # resumes at step 6, and reaches step 10 with another loss
+    progress(second, result, 6)
+    progress(second, result, 10, loss=9.0)
+    (child,) = [run for run in runs(uri) if CELL in run.data.tags]
+    assert child.info.status == "RUNNING" and REASON not in child.data.tags
+    second.log_cell(result, folder_of(factory, result))
+    second.close()
+    (child,) = [run for run in runs(uri) if CELL in run.data.tags]
+    assert child.info.status == "FINISHED" and child.info.end_time > child.info.start_time
+    losses = series(uri, result)["train_loss"]
+    assert losses == list(enumerate(result.train_loss))
+    assert series(uri, result)["validation/accuracy"][:2] == [(5, 0.05), (10, 0.1)]
+
+
+def test_a_cell_that_fails_has_a_failed_run_and_the_next_launch_goes_on_in_it(factory, uri):
+    result = factory.cell("lora", 41_472, 0, 0.8)
+    first = Tracker.open(uri, "demo", "demo")
+    progress(first, result, 10)
+    first.end_cell(result.id, "DivergedError: lane 1, step 3: the loss is nan")
+    first.close("FAILED")
+    (child,) = [run for run in runs(uri) if CELL in run.data.tags]
+    assert child.info.status == "FAILED" and child.data.tags[REASON].startswith("DivergedError: lane 1")
+    second = Tracker.open(uri, "demo", "demo")
+    progress(second, result, 20)
+    second.log_cell(result, folder_of(factory, result))
+    (child,) = [run for run in runs(uri) if CELL in run.data.tags]
+    assert child.info.status == "FINISHED" and REASON not in child.data.tags
+
+
+def test_progress_takes_a_tenth_of_the_drivers_time_at_most(factory, uri, monkeypatch):
+    result = factory.cell("lora", 41_472, 0, 0.8)
+    tracker = Tracker.open(uri, "demo", "demo")
+    clock = iter([100.0, 101.0, 101.0, 104.0, 110.5, 110.6, 110.6])
+    monkeypatch.setattr("adapad_ray.tracking.tracker.monotonic", lambda: next(clock))
+    monkeypatch.setattr(tracker.deliveries, "send_unless_down", lambda write: True)
+    report = {"step": 1, "steps": 100, "loss": 0.5}
+    logged = [tracker.log_progress(result.id, result.identity, report) for _ in range(3)]
+    assert logged == [True, False, True], "one second's work at 100 s leaves nine free"
+
+
+def progress(tracker, result, step, loss=None):
+    """The cell has trained `step` steps."""
+    tracker.loss_seconds = tracker._next_progress = 0.0
+    loss = result.train_loss[step - 1] if loss is None else loss
+    scored = [(at, {"accuracy": at / 100}) for at in range(5, step + 1, 5)]
+    tracker.log_progress(result.id, result.identity, {"step": step, "loss": loss, "validations": scored})
 
 
 def record_rounds(folder, rank, count, lanes):

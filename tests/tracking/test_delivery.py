@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from adapad_ray.report.curves import Curves
 from adapad_ray.tracking.names import CELL
 from adapad_ray.tracking.tracker import Tracker
-from tests.tracking.helpers import Server, folder_of, runs
+from tests.tracking.helpers import Server, folder_of, runs, series
 
 
 def test_a_failing_store_costs_one_warning_and_does_not_stop_the_sweep(factory, uri, caplog, monkeypatch):
@@ -33,12 +33,35 @@ def test_a_failing_store_costs_one_warning_and_does_not_stop_the_sweep(factory, 
     assert {run.info.status for run in runs(uri)} == {"FINISHED"}
 
 
+def test_progress_that_cannot_be_logged_is_dropped_and_the_finished_cell_has_it_all(factory, uri, caplog, monkeypatch):
+    result = factory.cell("lora", 41_472, 0, 0.8)
+    tracker = Tracker.open(uri, "demo", "demo")
+    tracker.loss_seconds = tracker.deliveries.retry_seconds = 0.0
+    log_batch = tracker.runs.client.log_batch
+
+    def away(*_args, **_kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(tracker.runs.client, "log_batch", away)
+    for step in (10, 20, 30):
+        progress = {"step": step, "loss": result.train_loss[step - 1]}
+        assert not tracker.log_progress(result.id, result.identity, progress)
+    assert len(caplog.records) == 1
+    monkeypatch.setattr(tracker.runs.client, "log_batch", log_batch)
+    assert tracker.log_cell(result, folder_of(factory, result))
+    tracker.close()
+    assert series(uri, result)["train_loss"] == list(enumerate(result.train_loss))
+    (child,) = [run for run in runs(uri) if CELL in run.data.tags]
+    assert child.info.status == "FINISHED" and child.data.params["seed"] == "0"
+
+
 def test_an_interrupt_waits_for_the_current_write(factory, uri, monkeypatch):
     result = factory.cell("lora", 41_472, 0, 0.8)
     tracker = Tracker.open(uri, "demo", "demo")
     write = tracker.runs.client.log_batch
 
     def interrupted_write(*arguments):
+        monkeypatch.setattr(tracker.runs.client, "log_batch", write)  # a second interrupt would not wait
         signal.raise_signal(signal.SIGINT)
         write(*arguments)
 
@@ -65,6 +88,7 @@ def server(tmp_path, uri):
 def test_what_a_server_missed_is_logged_once_when_it_is_back(factory, server, uri, caplog):
     results = [factory.cell("lora", 41_472, seed, 0.8, adapter=True) for seed in range(4)]
     tracker = Tracker.open(server.uri, "demo", "demo")
+    tracker.log_adapters = True
     assert tracker.log_cell(results[0], folder_of(factory, results[0]))
     tracker.deliveries.retry_seconds = 3600.0  # the server may take long to start
     server.kill()

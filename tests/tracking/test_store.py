@@ -201,7 +201,10 @@ def test_a_database_in_a_folder_of_any_name(uri, tmp_path, monkeypatch):
     tracker = Tracker.open("sqlite:///mlflow.db", "demo", "demo")
     run = tracker.runs.parent_id
     tracker.runs.client.log_text(run, "content", "note.txt")
+    assert shlex.split(tracker.how_to_look["MLflow"])[-1] == "sqlite:///mlflow.db"
+    monkeypatch.chdir(tmp_path)
     assert shlex.split(tracker.how_to_look["MLflow"])[-1] == tracker.uri
+    monkeypatch.chdir(folder)
     tracker.close()
     assert {entry.name for entry in tmp_path.iterdir()} == {folder.name}
     assert {entry.name for entry in folder.iterdir()} == {"mlflow.db", "mlartifacts"}

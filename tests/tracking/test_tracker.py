@@ -62,6 +62,7 @@ def test_artifacts_go_beside_the_database_and_nothing_is_printed(factory, tmp_pa
     result = factory.cell("lora", 41_472, 0, 0.8, adapter=True)
     uri = f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
     tracker = Tracker.open(uri, "demo", "demo")
+    tracker.log_adapters = True
     tracker.log_cell(result, folder_of(factory, result))
     tracker.close()
     assert list((tmp_path / "store" / "mlartifacts").rglob("adapter_config.json"))

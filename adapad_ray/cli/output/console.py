@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import rich.console
 from rich.box import SIMPLE_HEAD
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.style import Style
 from rich.table import Table
+from rich.text import Text
 
+from adapad_ray.cli.output.live import LiveLines
+from adapad_ray.cli.output.tables import fitted
 from adapad_ray.cli.output.terminal import terminal
 from adapad_ray.report.curves import PointKey
 from adapad_ray.report.inputs import FailedCell, Gap
 from adapad_ray.report.recommendation import recommended_command
-from adapad_ray.results import CellIdentity, CellResult
+from adapad_ray.results import CellResult
 from adapad_ray.sweep.observers import SweepObserver, SweepOutcome, SweepState
 from adapad_ray.tasks import SplitSize, sizes_in_words
-from adapad_ray.wording import counted
+from adapad_ray.wording import counted, duration
 
 if TYPE_CHECKING:
     from adapad_ray.distributed import GroupRetired, JobProgress
@@ -31,15 +35,15 @@ if TYPE_CHECKING:
 
 
 class Console(SweepObserver):
-    """Shows a launch: a progress bar on a terminal, one line per finished cell elsewhere."""
+    """Shows a launch: one line per finished cell and, on a terminal, the live lines below them."""
 
     def __init__(self, console: rich.console.Console | None = None) -> None:
         self._rich = console or terminal()
-        self._has_bar = self._rich.is_terminal and not self._rich.is_dumb_terminal
-        self._bar: Progress | None = None
-        self._best: tuple[float, str] | None = None
-        self._running: dict[str, str] = {}
-        """Name of a running cell → share of its steps."""
+        self._live: Live | None = None
+        self._lines: LiveLines | None = None
+        self._best: float | None = None
+        self._points: dict[str, Mapping[str, Any]] = {}
+        """Cell id → its settings that differ from the file's, before the curve."""
 
     def nothing_to_compute(self, cells: int) -> None:
         """Prints one line."""
@@ -49,75 +53,64 @@ class Console(SweepObserver):
         """Prints the rows of every split and class in one line."""
         self._print(f"Data: {sizes_in_words(sizes)}.")
 
-    def computing_started(self, state: SweepState, expected: int, groups: int) -> None:
-        """Shows the bar: cells done, time left, the running cells, the best so far."""
+    def computing_started(self, state: SweepState, expected: int, groups: int, dashboard: str | None = None) -> None:
+        """Shows the live lines, if the output is a terminal."""
         self._print(f"{counted(expected, 'cell')}, {groups} running side by side.")
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[status]}"),
-        )
-        self._bar = Progress(*columns, console=self._rich, disable=not self._has_bar, speed_estimate_period=600)
-        self._task = self._bar.add_task("starting", total=expected, status="")
-        self._bar.start()
+        self.links({"Ray's dashboard": dashboard or "none: it needs pip install 'ray[default]'"})
+        self._lines = LiveLines(state, expected)
+        if self._rich.is_terminal and not self._rich.is_dumb_terminal:
+            self._live = Live(self._lines, console=self._rich, transient=True)
+            self._live.start()
 
     def computing_ended(self) -> None:
-        """Ends the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Removes the live lines."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def wave_planned(self, wave: Wave, additional: int) -> None:
-        """Lengthens the bar."""
+        """Adds cells to the expected number."""
+        self._points.update({planned.id: planned.point for planned in wave if planned.stage != "curve"})
         self._lengthen(additional)
 
     def trial_failed(self, label: str, number: int, reason: str) -> None:
-        """Prints the reason, and shortens the bar."""
+        """Prints the reason; the expected number falls by one."""
         self._print(f"search {label} trial {number} failed: {reason}")
         self._lengthen(-1)
 
     def cells_reused(self, results: Sequence[CellResult]) -> None:
-        """Prints their number, and advances the bar."""
+        """Prints their number."""
         self._print(f"{counted(len(results), 'cell')} finished already.")
-        self._advance(len(results))
+        self._live_lines.ended += len(results)
 
     def winners_found(self, winners: Winners, edges: Sequence[str]) -> None:
         """Prints the chosen hyperparameters of each label, and which lie at an edge."""
         for (label, budget), point in winners.items():
-            chosen = ", ".join(
-                f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in point.items()
-            )
             at = "" if budget is None else f" at {budget:,}"
-            self._print(f"tuned {label}{at}: {chosen}")
+            self._print(f"tuned {label}{at}: {_settings(point)}")
         for edge in edges:
             self._print(f"tuned {edge}; widen tune.space")
 
     def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
         """Shows the share of its steps."""
-        self._running[_name(cell.identity)] = f"{100 * progress.data['step'] // progress.data['steps']}%"
-        self._refresh(cell.identity.stage)
+        data, stage = progress.data, cell.identity.stage
+        self._live_lines.progress(cell.id, self._name(cell), stage, data["step"], data["steps"], data.get("resumed", 0))
 
     def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
-        """Advances the bar; prints the validation metric where there is no bar."""
-        value = result.final.validation[result.metric]
-        if result.identity.stage != "parent" and (self._best is None or value > self._best[0]):
-            self._best = value, f"{result.identity.label} at {result.final.parameters:,}"
-        self._running.pop(_name(result.identity), None)
-        self._advance(1)
-        self._refresh(result.identity.stage)
-        if not self._has_bar:
-            seconds = result.cost.train_seconds + result.cost.evaluation_seconds
-            self._print(f"{_name(result.identity)}: validation {result.metric} {value:.3f}, {seconds:.0f} s")
+        """Prints its validation metric and its time."""
+        identity, value = result.identity, result.final.validation[result.metric]
+        lines = self._live_lines
+        lines.end(cell.id)
+        if identity.stage != "parent" and (self._best is None or value > self._best):
+            self._best = value
+            lines.best = f"best validation {result.metric} {value:.3f}: {identity.label} at {result.final.parameters:,}"
+        seconds = duration(result.cost.train_seconds + result.cost.evaluation_seconds)
+        self._print(f"{identity.stage} {self._name(cell)}: validation {result.metric} {value:.3f}, {seconds}")
 
     def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
         """Prints the reason."""
-        self._running.pop(_name(cell.identity), None)
-        self._print(f"{_name(cell.identity)} failed: {reason}")
-        self._advance(1)
+        self._live_lines.end(cell.id)
+        self._print(f"{cell.identity.stage} {self._name(cell)} failed: {reason}")
 
     def group_retired(self, retired: GroupRetired) -> None:
         """Prints the reason."""
@@ -152,16 +145,19 @@ class Console(SweepObserver):
             self._print(f"{gap.label}{at} cannot exist: {gap.reason}")
 
     def links(self, links: Mapping[str, str | Path]) -> None:
-        """Prints where to look, one line each."""
+        """Prints where to look, one line each; a terminal that can opens addresses and files by a click."""
         width = max(map(len, links), default=0) + 2
         for name, link in links.items():
-            self._rich.print(f"{name:<{width}}{link}", markup=False, highlight=False, soft_wrap=True)
+            target = _target(str(link))
+            style = Style(link=target) if target else Style()
+            line = Text(f"{name:<{width}}").append(_as_typed(str(link)), style)
+            self._rich.print(line, soft_wrap=True)
 
     def _curve(self, table: pd.DataFrame, metric: str, recommended: PointKey) -> None:
         """The final models and the recommended one, which is marked; the number of prefixes."""
         view = Table(title=f"{metric} on the test split, mean and 95 % interval", title_justify="left", box=SIMPLE_HEAD)
         for heading in ("method", "budget", "parameters", "mean", "interval", "rank mean / max", "seeds", "train s"):
-            view.add_column(heading, justify="left" if heading == "method" else "right")
+            view.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
         finals = int((table["kind"] == "final").sum())
         for row in table.to_dict("records"):
             key = PointKey._make(None if pd.isna(row[name]) else row[name] for name in PointKey._fields)
@@ -179,7 +175,7 @@ class Console(SweepObserver):
                 f"{row['train_seconds']:.0f}",
                 style="bold" if key == recommended else None,
             )
-        self._rich.print(view)
+        self._rich.print(fitted(view, self._rich, ("train s", "rank mean / max", "seeds", "budget")))
         self._print("→ marks the recommended row.")
         if prefixes := len(table) - finals:
             self._print(f"curve.csv and the figure also hold {counted(prefixes, 'prefix point')}.")
@@ -189,20 +185,18 @@ class Console(SweepObserver):
         self._rich.print(text, markup=False, highlight=False)
 
     def _lengthen(self, cells: int) -> None:
-        if self._bar is not None:
-            total = self._bar.tasks[self._task].total or 0
-            self._bar.update(self._task, total=total + cells)
+        self._live_lines.total += cells
 
-    def _advance(self, cells: int) -> None:
-        if self._bar is not None:
-            self._bar.advance(self._task, cells)
+    def _name(self, cell: Cell) -> str:
+        """Its label and budget, and the settings of a trial or else the seed."""
+        identity = cell.identity
+        budget = "" if identity.budget is None else f" {identity.budget:,}"
+        return f"{identity.label}{budget} {_settings(self._points.get(cell.id, {})) or f'seed {identity.seed}'}"
 
-    def _refresh(self, stage: str) -> None:
-        if self._bar is None:
-            return
-        running = ", ".join(f"{name} {share}" for name, share in list(self._running.items())[-2:])
-        best = f"best validation {self._best[0]:.3f} ({self._best[1]})" if self._best else ""
-        self._bar.update(self._task, description=stage, status=f"{running}  {best}")
+    @property
+    def _live_lines(self) -> LiveLines:
+        assert self._lines is not None, "computing_started comes before all events of cells"
+        return self._lines
 
 
 def _failures(failed: Sequence[FailedCell]) -> Table:
@@ -222,6 +216,14 @@ def _as_typed(location: str) -> str:
     return location
 
 
-def _name(identity: CellIdentity) -> str:
-    budget = "" if identity.budget is None else f" {identity.budget:,}"
-    return f"{identity.stage} {identity.label}{budget} seed {identity.seed}"
+def _target(link: str) -> str | None:
+    """What a click opens: an address of the web or a file; None for commands and other URLs."""
+    if link.startswith(("http://", "https://")):
+        return link
+    return Path(link).as_uri() if Path(link).is_absolute() and Path(link).exists() else None
+
+
+def _settings(point: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in point.items()
+    )

@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from adapad_ray.adapters.compression import CompressionReport, ModuleReport
@@ -14,12 +16,15 @@ from adapad_ray.cost.estimate import SweepEstimate
 from adapad_ray.cost.worker_scaling import WORKERS
 from adapad_ray.sweep.export import AvailablePoint
 from adapad_ray.tasks import sizes_in_words
-from adapad_ray.wording import counted
+from adapad_ray.wording import counted, duration
+
+OPTIONAL_IN_PLAN = ("W = 64", "W = 32", "W = 16", "W = 8", "remainder", "in training", "TFLOP", "steps")
+"""Columns that a narrow terminal does not show, the first first."""
 
 
 def estimate_tables(estimate: SweepEstimate) -> list[Table | str]:
     """Everything that `adapad plan` prints, from top to bottom."""
-    parts: list[Table | str] = [_cells_table(estimate)]
+    parts: list[Table | str] = [machine_takes(estimate), _cells_table(estimate)]
     if estimate.gaps:
         parts.append(_gaps_table(estimate))
     if any(row.workers for row in estimate.rows):
@@ -31,9 +36,19 @@ def estimate_tables(estimate: SweepEstimate) -> list[Table | str]:
     return [*parts, *_notes(estimate)]
 
 
+def machine_takes(estimate: SweepEstimate) -> str:
+    """What a sweep takes on this machine."""
+    here = estimate.here
+    if not here.groups:
+        return "This machine has no room for a cell: see `resources`, and the times of clusters below."
+    side_by_side = "one cell at a time" if here.groups == 1 else f"{here.groups} cells at a time"
+    bound = "at least " if estimate.tokens_are_words or not estimate.throughput.measured else ""
+    return f"This machine: {bound}about {duration(here.seconds)}, {side_by_side}, if nothing else runs."
+
+
 def _cells_table(estimate: SweepEstimate) -> Table:
     headings = ("method", "budget", "parameters", "remainder", "in training", "ranks", "lanes", "steps", "TFLOP")
-    table = _table(headings, title=f"{estimate.name}: {estimate.model}")
+    table = _table(headings, title=f"{estimate.name}: {estimate.model}", no_wrap=True)
     for row in estimate.rows:
         at_most = "≤ " if row.ranks is None else ""
         table.add_row(
@@ -65,7 +80,7 @@ def _workers_table(estimate: SweepEstimate) -> Table:
     table = _table(headings, title="Training time of one cell with W workers", no_wrap=True)
     for row in estimate.rows:
         if row.workers:
-            times = [_duration(time.seconds) for time in row.workers]
+            times = [duration(time.seconds) for time in row.workers]
             table.add_row(row.label, _count(row.budget), f"{row.passes:.1f} (≤ {row.lanes})", *times)
     return table
 
@@ -99,7 +114,7 @@ def _notes(estimate: SweepEstimate) -> list[Table | str]:
             f"{counted(cells['search'], 'trial')} to search, at most {counted(cells['front'], 'cell')} to train their "
             f"front again and {cells['curve']} of the curve"
         )
-    time = _duration(estimate.single_worker_seconds)
+    time = duration(estimate.single_worker_seconds)
     return [*notes, f"{counts}; about {time} with one worker, at {estimate.throughput.basis}."]
 
 
@@ -174,6 +189,16 @@ def _table(headings: Sequence[str], *, title: str | None = None, no_wrap: bool =
     return table
 
 
+def fitted(table: Table, console: Console, optional: Sequence[str]) -> Table:
+    """The table without those optional columns, the first first, for which the terminal is too narrow."""
+    unbounded = console.options.update(max_width=10_000)
+    for heading in optional:
+        if Measurement.get(console, unbounded, table).maximum <= console.width:
+            break
+        table.columns = [column for column in table.columns if column.header != heading]
+    return table
+
+
 def _range(ranks: Sequence[int]) -> str:
     low, high = min(ranks), max(ranks)
     return str(low) if low == high else f"{low}–{high}, mean {sum(ranks) / len(ranks):.1f}"
@@ -181,11 +206,3 @@ def _range(ranks: Sequence[int]) -> str:
 
 def _count(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
-
-
-def _duration(seconds: float) -> str:
-    """Two or three significant digits: 8.4 s, 12 min, 3.1 h."""
-    for size, unit in ((3600.0, "h"), (60.0, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"

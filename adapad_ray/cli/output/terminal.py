@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _WIDTH = 120
 """Columns for output that goes to a file or a pipe: enough for the widest table."""
 _PLAIN = {"–": "-", "—": "-", "−": "-", "…": "...", "’": "'", "×": "x", "±": "+/-", "≤": "<=", "≥": ">=", "→": "->"}
+_PLAIN |= {"━": "=", "─": "-", "·": "|"}  # of the live lines
 """What a stream shows whose encoding lacks these characters; all others become `?`."""
 _ERRORS = "adapad.plain"
 """Name under which `_in_plain_characters` is registered with Python's codecs."""

@@ -142,7 +142,7 @@ class ReserveScores(SmoothedScores):
 class GradientScores:
     """Scores of components that do not exist yet, from the loss gradient G of each frozen weight over n batches.
 
-        M = d · ‖Ḡ‖ · SNR        SNR = ‖Ḡ‖² / (Var(G) / n)        score of the module's next component j = M σ_j / σ_1
+        M = d² · ‖Ḡ‖ · SNR        SNR = ‖Ḡ‖² / (Var(G) / n)        score of the module's next component j = M σ_j / σ_1
 
     Ḡ is the mean over the batches, Var(G) the summed variance of its entries, and σ are its singular values; all are
     measured on sketches (see `ProbeBlock`). A large gradient alone is common near the loss, where batches disagree
@@ -193,7 +193,7 @@ class GradientScores:
         variance = max(self._squares[name] / n - square, 0.0) * n / (n - 1)
         if square == 0 or variance == 0:
             return [0.0] * len(total)
-        module = self.depths.get(name, 1.0) * math.sqrt(square) / scaling * square / (variance / n)
+        module = self.depths.get(name, 1.0) ** 2 * math.sqrt(square) / scaling * square / (variance / n)
         return [float(score) for score in module * singular / singular[0]]
 
     def forget(self, module: str) -> None:

@@ -7,7 +7,6 @@ from adapad_ray.report.sections.curve import Curve
 from adapad_ray.report.sections.curve_table import CurveTable
 from adapad_ray.report.sections.data import Data
 from adapad_ray.report.sections.differences import Differences
-from adapad_ray.report.sections.growth import Growth
 from adapad_ray.report.sections.hardware import Hardware
 from adapad_ray.report.sections.missing import Missing
 from adapad_ray.report.sections.published import Published
@@ -15,6 +14,7 @@ from adapad_ray.report.sections.ranks import Ranks
 from adapad_ray.report.sections.search import Searches
 from adapad_ray.report.sections.settings import Settings
 from adapad_ray.report.sections.summary import Summary
+from adapad_ray.report.sections.training import Training
 from adapad_ray.report.sections.tuning import Tuning
 
 SECTIONS: tuple[type[Section], ...] = (
@@ -25,7 +25,7 @@ SECTIONS: tuple[type[Section], ...] = (
     Published,
     Searches,
     Ranks,
-    Growth,
+    Training,
     Convergence,
     Missing,
     Hardware,

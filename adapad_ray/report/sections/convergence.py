@@ -23,7 +23,7 @@ from adapad_ray.report.convergence import (
 )
 from adapad_ray.report.section import Chart, Section
 from adapad_ray.report.style.blocks import Block, Bullets, Table, Text, note
-from adapad_ray.report.style.drawing import GREY, LIGHT, PALETTE
+from adapad_ray.report.style.colours import GREY, LIGHT, PALETTE
 from adapad_ray.report.style.formatting import MISSING, count, one_decimal, share
 from adapad_ray.report.sweep_results import SweepResults
 

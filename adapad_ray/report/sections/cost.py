@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from adapad_ray.report.section import Section
+from adapad_ray.report.plots.cost import cost_plot
+from adapad_ray.report.plots.curve import adapted_labels
+from adapad_ray.report.section import Chart, Section
 from adapad_ray.report.style.blocks import Block, Table, Text, note
 from adapad_ray.report.style.formatting import count, quantity, size
 from adapad_ray.report.sweep_results import Row, SweepResults
@@ -25,11 +27,20 @@ class Costs(Section):
     """One row per stage and label."""
     workers: list[list[Text | int]]
     """One row per label and worker, of cells with several workers."""
+    labels: list[str]
+    """All labels of the curve: those with a budget have the curve's colours."""
+    metric: str
 
     @classmethod
     def compute(cls, sweep: SweepResults) -> Self:
         finals = [row for row in sweep.rows if row["kind"] == "final"]
-        return cls(finals, _totals(sweep.results), _workers(sweep.results))
+        adapted = adapted_labels(sweep.table)
+        labels = [*adapted, *sorted({row["label"] for row in finals} - set(adapted))]
+        return cls(finals, _totals(sweep.results), _workers(sweep.results), labels, sweep.metric)
+
+    def figures(self) -> Iterator[Chart]:
+        plot = cost_plot(self.models, self.labels, self.metric)
+        yield Chart("cost", "Test metric against the cost of training, per method", None, plot)
 
     def words(self) -> Iterator[Block]:
         yield Table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any, NamedTuple, Self
 
@@ -14,10 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from adapad_ray.report.curves import Curves
+from adapad_ray.report.plots.curve import curve_plot, curve_points
+from adapad_ray.report.plots.plot import Plot
 from adapad_ray.report.published import PublishedPoint, comparable, of_task
 from adapad_ray.report.recommendation import FROZEN, Recommendation
 from adapad_ray.report.section import Chart, Section
-from adapad_ray.report.style.drawing import GREY, GRID, INK, MARKERS, PALETTE
+from adapad_ray.report.style.colours import GREY, GRID, INK, PALETTE
+from adapad_ray.report.style.drawing import MARKERS
 from adapad_ray.report.style.formatting import metric_name, short_count
 from adapad_ray.report.sweep_results import SweepResults
 
@@ -33,20 +37,39 @@ class Curve(Section):
     recommendation: Recommendation | None = None
     published: Sequence[PublishedPoint] = ()
     """Points with a parameter count and the curve's metric."""
+    further: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Other metrics than the deciding one, on the test split: mean over seeds of every row."""
 
     @classmethod
     def compute(cls, sweep: SweepResults) -> Self:
         published = of_task(sweep.inputs.published, sweep.results[0].identity.task)
         return cls(
-            sweep.table, sweep.metric, sweep.inputs.title, sweep.recommendation, comparable(published, sweep.metric)
+            sweep.table,
+            sweep.metric,
+            sweep.inputs.title,
+            sweep.recommendation,
+            comparable(published, sweep.metric),
+            _further_metrics(sweep.curves),
         )
 
     def figures(self) -> Iterator[Chart]:
         description = "Test metric against deployed parameters, per method"
-        yield Chart("curve", description, curve_figure(self))
+        yield Chart("curve", description, curve_figure(self), self._plot())
+
+    def _plot(self) -> Plot:
+        chosen = None if self.recommendation is None else self.recommendation.point
+        table = self.table.assign(**{f"{name}_mean": values for name, values in self.further.items()})
+        return curve_plot(curve_points(table, chosen), self.metric, list(self.further), self.published)
 
     def files(self) -> Mapping[str, str]:
         return {"curve.csv": self.table.to_csv(index=False)}
+
+
+def _further_metrics(curves: Curves) -> dict[str, list[float]]:
+    """Means over seeds of the test metrics that every point records beside the deciding one: `test f1` → values."""
+    points = [[point.test for _, point in group] for group in curves.points.values()]
+    names = set.intersection(*(set(test) for group in points for test in group)) - {curves.metric}
+    return {f"test {n}": [float(np.mean([test[n] for test in group])) for group in points] for n in sorted(names)}
 
 
 class _LineEnd(NamedTuple):

@@ -12,7 +12,7 @@ from adapad_ray.report.curves import PointKey
 from adapad_ray.report.recommendation import Recommendation
 from adapad_ray.report.section import Section
 from adapad_ray.report.style.blocks import Block, Table, Text, mark, muted, note
-from adapad_ray.report.style.formatting import count, metric_name, quantity, share
+from adapad_ray.report.style.formatting import count, metric_name, share
 from adapad_ray.report.sweep_results import Row, SweepResults
 
 
@@ -43,8 +43,6 @@ class CurveTable(Section):
             "std over\nseeds (test)": lambda row: share(row["test_std"]),
             "mean\nrank": lambda row: f"{row['mean_rank']:.2f}",
             "max\nrank": lambda row: row["max_rank"],
-            "train\nseconds": lambda row: quantity(row["train_seconds"]),
-            "train\nFLOPs": lambda row: quantity(row["train_flops"]),
             "seeds": lambda row: row["n_seeds"],
             "front": lambda row: mark(row["on_front"]),
         }
@@ -53,12 +51,11 @@ class CurveTable(Section):
             [[cell(row) for cell in columns.values()] for row in self.rows],
             highlighted=frozenset(i for i, key in enumerate(keys) if key == chosen.point),
         )
+        head = count(self.rows[-1]["head_parameters"])
         yield note(
-            "The recommended row is highlighted. A prefix needs no training of its own; its seconds and FLOPs are "
-            "those of the model it was cut from. Those of a post-hoc method are the training that all its budgets "
-            f"share. ● marks the Pareto front of test {self.metric} against deployed parameters. The budget excludes "
-            f"the task head ({count(self.rows[-1]['head_parameters'])} parameters). Nominal ranks of different "
-            "methods or module lists are not comparable; parameter counts are."
+            f"The recommended row is highlighted. ● marks the Pareto front of test {self.metric} against deployed "
+            f"parameters. The budget excludes the task head ({head} parameters). Nominal ranks of different methods or "
+            "module lists are not comparable; parameter counts are."
         )
 
 

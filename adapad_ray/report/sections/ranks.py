@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -12,8 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from adapad_ray.report.plots.ranks import RankMap, rank_maps, ranks_plot
 from adapad_ray.report.section import Chart, Section
-from adapad_ray.report.style.drawing import GREY, INK, LIGHT
+from adapad_ray.report.style.colours import GREY, INK, LIGHT
 from adapad_ray.report.sweep_results import SweepResults
 from adapad_ray.results import CellResult
 
@@ -31,30 +31,9 @@ class Ranks(Section):
         return cls(sweep.curves.results)
 
     def figures(self) -> Iterator[Chart]:
-        yield Chart("ranks", "Rank per module type and layer", rank_figure(self.cells))
-
-
-@dataclass(frozen=True)
-class RankMap:
-    """The ranks of one label at one budget."""
-
-    label: str
-    budget: int
-    layers: list[str]
-    """Layer numbers; `–` for modules outside of layers."""
-    types: list[str]
-    """Module types, in the order of the model."""
-    ranks: np.ndarray
-    """Mean over seeds, `[types, layers]`; NaN where the model has no such module."""
-
-
-def rank_maps(cells: Sequence[CellResult]) -> list[RankMap]:
-    """The rank maps of all labels and budgets; methods without budget or adapted modules have none."""
-    groups: dict[tuple[str, int], list[CellResult]] = {}
-    for cell in cells:
-        if cell.identity.budget is not None and cell.identity.target_modules:
-            groups.setdefault((cell.identity.label, cell.identity.budget), []).append(cell)
-    return [_rank_map(label, budget, group) for (label, budget), group in sorted(groups.items())]
+        maps = rank_maps(self.cells)
+        plot = ranks_plot(maps) if maps else None
+        yield Chart("ranks", "Rank per module type and layer", rank_figure(self.cells), plot)
 
 
 def rank_figure(cells: Sequence[CellResult]) -> Figure:
@@ -79,25 +58,6 @@ def rank_figure(cells: Sequence[CellResult]) -> Figure:
         _draw(axes, panel, with_types=column == 0)
     figure.suptitle("Rank per module and layer (mean over seeds)", x=0.01, ha="left", fontweight="bold", fontsize=12)
     return figure
-
-
-def layer_and_type(path: str) -> tuple[int | None, str]:
-    """Splits a module path: `bert.encoder.layer.3.attention.self.query` → (3, `attention.self.query`)."""
-    match = re.fullmatch(r"(?:.*?\.)??(\d+)\.(.+)", path)
-    return (int(match[1]), match[2]) if match else (None, path)
-
-
-def _rank_map(label: str, budget: int, cells: Sequence[CellResult]) -> RankMap:
-    modules = cells[0].identity.target_modules
-    split = [layer_and_type(module) for module in modules]
-    layers = sorted({layer for layer, _ in split if layer is not None})
-    names = [str(layer) for layer in layers] + ["–"] * any(layer is None for layer, _ in split)
-    types = list(dict.fromkeys(module_type for _, module_type in split))
-    ranks = np.full((len(types), len(names)), math.nan)
-    for module, (layer, module_type) in zip(modules, split, strict=True):
-        column = len(layers) if layer is None else layers.index(layer)
-        ranks[types.index(module_type), column] = np.mean([cell.final.ranks.get(module, 0) for cell in cells])
-    return RankMap(label, budget, names, types, ranks)
 
 
 def _positions(labels: Sequence[str], columns: int) -> list[tuple[int, int]]:

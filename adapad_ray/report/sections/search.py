@@ -15,7 +15,7 @@ from adapad_ray.report.curves import Curves
 from adapad_ray.report.searches import Search, trials_table
 from adapad_ray.report.section import Chart, Section
 from adapad_ray.report.style.blocks import Block, Bullets, Paragraph, Table, mark, note
-from adapad_ray.report.style.drawing import GREY, GRID, PALETTE
+from adapad_ray.report.style.colours import GREY, GRID, PALETTE
 from adapad_ray.report.style.formatting import count, metric_name, setting, share
 from adapad_ray.report.sweep_results import SweepResults
 from adapad_ray.wording import counted

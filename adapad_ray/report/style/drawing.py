@@ -12,11 +12,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from adapad_ray.files import atomic_path
+from adapad_ray.report.style.colours import GREY, INK
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D00", "#303030", "#7A4DA0", "#56B4E9")
-"""Okabe and Ito's colour-blind-safe colours, the pale ones darkened for lines on white."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
-INK, GREY, LIGHT, GRID = "#202124", "#5f6368", "#c7cacd", "#eceff1"
 STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.spines.top": False,

@@ -33,7 +33,10 @@ def quantity(value: float) -> str:
 
 def size(value: float) -> str:
     """Bytes with three significant digits: 4e8 → `400 MB`."""
-    return MISSING if math.isnan(value) else f"{quantity(value)}B"
+    if math.isnan(value):
+        return MISSING
+    text = quantity(value)
+    return f"{text}B" if " " in text else f"{text} B"
 
 
 def setting(value: Any) -> str:

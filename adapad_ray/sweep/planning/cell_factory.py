@@ -77,6 +77,13 @@ class CellFactory:
         method = self.method(cell.identity)
         return method.training_steps * method.plan().lanes
 
+    def evaluation_passes(self, stage: str) -> float:
+        """The forward passes of a cell's evaluation, in forward and backward passes of a training batch."""
+        splits = self.inputs.data.splits
+        rows = sum(len(split) for name, split in splits.items() if name == "validation" or name.startswith("test"))
+        rows = rows if stage == "curve" else len(splits["validation"])
+        return rows / self.spec.training.batch_size / 3.0
+
     def parent(self, cell: Cell) -> Cell | None:
         """The cell whose adapter a post-hoc cell cuts; None for cells that train."""
         if cell.identity.parent is None:

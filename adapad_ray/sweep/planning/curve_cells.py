@@ -30,6 +30,12 @@ class CurveCells:
         for labels in leaders_first(self._spec):
             yield from parents_first(self._cells, self._wave(labels, winners, results), results)
 
+    def independent(self, label: str, winners: Winners) -> Wave:
+        """The cells of one label that need no other cell: none with `compute_as`, or with a parent."""
+        if self._spec.compute_as(label) is not None:
+            return []
+        return [planned for planned in self._wave([label], winners, {}) if planned.cell.identity.parent is None]
+
     def _wave(self, labels: list[str], winners: Winners | None, results: Results) -> Wave:
         wave: Wave = []
         for seed in self._spec.seeds:  # outermost, so that early results cover all methods

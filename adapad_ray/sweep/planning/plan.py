@@ -26,6 +26,12 @@ class SweepPlan:
     searched: dict[str, list[Row]] = field(default_factory=dict)
     """For `mode: search`: some rows from each label's search space, to estimate the cost of a trial."""
 
+    @property
+    def mean_lane_steps(self) -> float:
+        """Forward and backward passes of a cell of the curve at most, as a mean over the rows."""
+        passes = [row.method.training_steps * row.plan.lanes for row in self.rows]
+        return sum(passes) / max(1, len(passes))
+
 
 def plan_sweep(cells: CellFactory) -> SweepPlan:
     """Plans the whole sweep.

@@ -59,9 +59,13 @@ class TuneCells:
         """
         winners: dict[WinnerKey, Mapping[str, Any]] = {}
         for label in self._spec.labels():
-            best = {key: best_of(tried) for key, tried in self._tried(label, results).items()}
-            winners |= self._interpolated(label, best) if self._stage.budget == ENDS else best
+            winners |= self.winners_of(label, results)
         return winners
+
+    def winners_of(self, label: str, results: Results) -> Winners:
+        """Those of one label."""
+        best = {key: best_of(tried) for key, tried in self._tried(label, results).items()}
+        return self._interpolated(label, best) if self._stage.budget == ENDS else best
 
     def edges(self, results: Results) -> list[str]:
         """A sentence for every setting whose best value is the smallest or the largest of those tried."""

@@ -24,5 +24,5 @@ def build_stages(cells: CellFactory, plan: SweepPlan, folder: Path) -> list[Stag
         return [search, Curve(curve), Front(search)]
     if spec.tune is not None:
         tune_cells = TuneCells(cells, plan, spec.tune)
-        return [Tune(spec, tune_cells, folder), Curve(curve, tune_cells)]
+        return [Tune(spec, tune_cells, curve, folder), Curve(curve, tune_cells)]
     return [Curve(curve)]

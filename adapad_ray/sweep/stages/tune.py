@@ -9,12 +9,14 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
+from adapad_ray.distributed import JobOutcome, PoolEvent
 from adapad_ray.search.searchers import TuneCell
 from adapad_ray.search.space import parse_space
 from adapad_ray.search.studies import align_study, open_storage
 from adapad_ray.sweep.launch import Launch
 from adapad_ray.sweep.observers import SweepState
 from adapad_ray.sweep.planning.cells import PlannedCell, Results, Wave
+from adapad_ray.sweep.planning.curve_cells import CurveCells
 from adapad_ray.sweep.planning.tune_cells import TuneCells
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.sweep.stages.base import Stage
@@ -23,12 +25,14 @@ from adapad_ray.sweep.stages.base import Stage
 class Tune(Stage):
     """Trains every label at the same number of points, and keeps an Optuna study of them.
 
-    The studies are a view of the finished cells and can be rebuilt at any time.
+    The curve of a label starts as soon as the label is tuned, in groups that would otherwise be idle. The studies are a
+    view of the finished cells and can be rebuilt at any time.
     """
 
-    def __init__(self, spec: SweepSpec, cells: TuneCells, folder: Path) -> None:
+    def __init__(self, spec: SweepSpec, cells: TuneCells, curve: CurveCells, folder: Path) -> None:
         assert spec.tune is not None
-        self._spec, self._cells, self._folder, self._seed = spec, cells, folder, spec.tune.seed
+        self._spec, self._cells, self._curve, self._folder = spec, cells, curve, folder
+        self._seed = spec.tune.seed
 
     def waves(self, results: Results) -> Iterator[Wave]:
         """Leaders before the labels that follow their compute, parents before the cells that cut them."""
@@ -46,8 +50,19 @@ class Tune(Stage):
             {study(p): self._spec.tune_space(p.cell.identity.label) for p in missing},
             self._seed,
             self._storage,
-            launch.on_event,
+            lambda event: self._on_event(launch, event),
         )
+
+    def _on_event(self, launch: Launch, event: PoolEvent) -> None:
+        """Records an event; where it ends the tuning of a label, starts the curve of that label."""
+        launch.on_event(event)
+        if not isinstance(event, JobOutcome):
+            return
+        state, ended = launch.state, launch.state.cells[event.job_id].identity
+        tuned = self._cells.of_label(ended.label, state.results)
+        if ended.stage == "tune" and all(p.id in state.results or p.id in state.failures for p in tuned):
+            winners = self._cells.winners_of(ended.label, state.results)
+            launch.start_early(self._curve.independent(ended.label, winners))
 
     def finish(self, state: SweepState) -> None:
         """Brings the studies in line with the cells, which may have been computed by a killed launch."""

@@ -22,12 +22,9 @@ def read_json(content: str, columns: Columns) -> pd.DataFrame:
     Raises:
         FileError: a row is no object, or has a key twice; or a column is in no row.
     """
-    rows = _array(content) if content.lstrip().startswith("[") else _lines(content)
     values: dict[str, list[Any]] = {name: [] for name in named(columns)}
     keys: dict[str, None] = {}
-    for place, row in rows:
-        if not isinstance(row, dict):
-            raise FileError(f"holds {str(row)[:40]!r} in {place}: a row is an object, as {{'text': …, 'label': …}}")
+    for row in _rows(content):
         if not row.keys() <= keys.keys():
             keys |= dict.fromkeys(row)
         for name, column in values.items():
@@ -39,6 +36,22 @@ def read_json(content: str, columns: Columns) -> pd.DataFrame:
     table = table_of(values)
     warn(table, *doubtful_names(columns, keys))
     return table
+
+
+def json_keys(content: str) -> list[str]:
+    """The keys of all rows of a file, in the order in which they come.
+
+    Raises:
+        FileError: a row is no object, or has a key twice.
+    """
+    return list(dict.fromkeys(key for row in _rows(content) for key in row))
+
+
+def _rows(content: str) -> Iterator[dict[str, Any]]:
+    for place, row in _array(content) if content.lstrip().startswith("[") else _lines(content):
+        if not isinstance(row, dict):
+            raise FileError(f"holds {str(row)[:40]!r} in {place}: a row is an object, as {{'text': …, 'label': …}}")
+        yield row
 
 
 def _lines(content: str) -> Iterator[tuple[str, Any]]:

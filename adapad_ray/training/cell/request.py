@@ -23,5 +23,7 @@ class CellRequest:
     parent: Path | None = None
     """For a post-hoc method: the folder of the finished cell whose adapter it cuts."""
     checkpoints: CheckpointPolicy = field(default_factory=CheckpointPolicy)
+    validations: int = 0
+    """Times that the validation split is scored during training."""
     slots_per_pass: int | Literal["auto"] = "auto"
     """Most lanes of one pass, where the identity says that lanes share passes."""

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from adapad_ray.accelerator import accelerator_name, peak_memory, reset_peak_memory
+from adapad_ray.accelerator import accelerator_name, arithmetic, peak_memory, reset_peak_memory
 from adapad_ray.adapters.load import load_adapter
 from adapad_ray.files import write_text
 from adapad_ray.methods.base import Method
@@ -24,6 +24,7 @@ from adapad_ray.training.batches import Batches
 from adapad_ray.training.cell.deployment import Deployment
 from adapad_ray.training.cell.method import make_method, workers_for
 from adapad_ray.training.cell.request import CellRequest
+from adapad_ray.training.cell.validation import Validator
 from adapad_ray.training.cell.workspace import Workspace
 from adapad_ray.training.checkpoint import Checkpoint, Checkpointer
 from adapad_ray.training.component_errors import COMPONENT_ERRORS, component_probe, write_component_errors
@@ -73,15 +74,24 @@ def run_cell(
         checkpointer = Checkpointer(request.folder / CHECKPOINT, request.checkpoints)
         _start_or_resume(trainer, checkpointer.folder)
         log.rewind(trainer.estimates.newest, workers.count)
+        if request.validations and workers.complete:
+            validator = Validator(request, workspace, method)
+            validator.rewind(trainer.step)
+            on_progress = validator.reporting(on_progress)
+        if on_progress is not None and trainer.total_steps:
+            on_progress({"step": trainer.step, "steps": trainer.total_steps, "loss": None, "resumed": trainer.step})
         started = time.perf_counter()
-        trainer.run(checkpointer, on_progress=on_progress)
+        deterministic = trainer.settings.deterministic
+        with arithmetic(tf32=identity.precision == "tf32", deterministic=deterministic):
+            trainer.run(checkpointer, on_progress=on_progress)
         worker_costs = workers.collect(trainer.estimates.newest + 1, Share({}, log.cost))
         if not workers.leads:
             return None
 
         trained = time.perf_counter()
         deployment = Deployment(request, workspace, method.adapted)
-        points = deployment.points(method.deployables())
+        with arithmetic(tf32=False, deterministic=deterministic):
+            points = deployment.points(method.deployables())
         evaluated = time.perf_counter()
 
     seconds = _Seconds(start=started - called, evaluation=evaluated - trained)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from adapad_ray.report.sections.ranks import layer_and_type, rank_figure, rank_maps
+from adapad_ray.report.plots.ranks import layer_and_type, rank_maps
+from adapad_ray.report.sections.ranks import rank_figure
 from tests.report.factory import MODULES, SweepFactory
 
 

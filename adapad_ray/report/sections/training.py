@@ -1,4 +1,4 @@
-"""Growth of the parameter count during training, for methods that discover their ranks."""
+"""How training went: growth of the parameter count, and losses of every lane."""
 
 from __future__ import annotations
 
@@ -7,30 +7,41 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Self
 
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from adapad_ray.report.plots.training import growth_plot, lane_losses, losses_plot
 from adapad_ray.report.section import Chart, Section
-from adapad_ray.report.style.drawing import PALETTE
+from adapad_ray.report.style.colours import PALETTE
 from adapad_ray.report.style.formatting import short_count
 from adapad_ray.report.sweep_results import SweepResults
 from adapad_ray.results import CellResult
 
 
 @dataclass(frozen=True)
-class Growth(Section):
-    """Parameters in use over optimizer steps."""
+class Training(Section):
+    """Parameters in use and losses over optimizer steps."""
 
-    cells: Sequence[CellResult]
+    heading = "How training went"
+
+    grown: Sequence[CellResult]
     """The cells of the curve whose ranks grew."""
+    losses: pd.DataFrame
+    """Of `lane_losses`."""
 
     @classmethod
     def compute(cls, sweep: SweepResults) -> Self | None:
-        cells = [result for result in sweep.curves.results if result.growth]
-        return cls(cells) if cells else None
+        cells = sweep.curves.results
+        grown, losses = [cell for cell in cells if cell.growth], lane_losses(cells, sweep.folder)
+        return cls(grown, losses) if grown or len(losses) else None
 
     def figures(self) -> Iterator[Chart]:
-        yield Chart("growth", "Parameters in use over optimizer steps", growth_figure(self.cells))
+        if self.grown:
+            description = "Parameters in use over optimizer steps"
+            yield Chart("growth", description, growth_figure(self.grown), growth_plot(self.grown))
+        if len(self.losses):
+            yield Chart("losses", "Training loss of every lane over optimizer steps", None, losses_plot(self.losses))
 
 
 def growth_figure(cells: Sequence[CellResult]) -> Figure:

@@ -1,0 +1,37 @@
+"""`adapad init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adapad_ray.cli.exit_codes import DONE, command
+from adapad_ray.errors import BadRequestError
+
+
+@command
+def init(
+    data: Annotated[str, typer.Argument(metavar="FILE", help="Your data: CSV, TSV, JSON Lines or Parquet.")],
+    model: Annotated[str, typer.Option(help="A packaged name, a Hub name or a folder.")] = "minilm-l6",
+    text: Annotated[str | None, typer.Option(help="The column of texts; default: guessed.")] = None,
+    label: Annotated[str | None, typer.Option(help="The column of labels; default: guessed.")] = None,
+    to: Annotated[Path | None, typer.Option(help="The file to write; default: the data's name with .yaml.")] = None,
+) -> int:
+    """Write a first sweep file for your data, with comments. Trains nothing."""
+    target = to or Path(f"{Path(data).stem}.yaml")
+    if target.exists():
+        raise BadRequestError(f"{target} exists: delete it, or choose another name with --to")
+    from adapad_ray.cli.output.tables import machine_takes
+    from adapad_ray.cli.output.terminal import print_line
+    from adapad_ray.draft import draft_spec
+    from adapad_ray.files import write_text
+
+    draft = draft_spec(data, model, str(target), text=text, label=label)
+    write_text(target, draft.content)
+    columns = draft.columns
+    print_line(f"{target}: {columns.type} of column {columns.label!r} from the texts of column {columns.text!r}")
+    print_line(machine_takes(draft.estimate))
+    print_line(f"Read it, then run: adapad sweep {target}")
+    return DONE

@@ -1,0 +1,34 @@
+"""The names of all columns of a local file, for those who do not know them yet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from adapad_ray.tasks.data.files import decode
+from adapad_ray.tasks.data.json_rows import json_keys
+from adapad_ray.tasks.data.tables import FileError
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a CSV, TSV, JSON, JSON Lines or Parquet file.
+
+    Raises:
+        FileError: it is empty, or not what its name says.
+        OSError: it cannot be opened.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            return list(pyarrow.parquet.read_schema(path).names)
+        except pyarrow.ArrowException as error:
+            raise FileError(f"could not be read as Parquet ({str(error).splitlines()[0].rstrip('.')})") from error
+    content = decode(path.read_bytes())
+    if suffix in (".json", ".jsonl"):
+        return json_keys(content)
+    lines = csv.reader(io.StringIO(content, newline=""), delimiter="\t" if suffix == ".tsv" else ",")
+    return next((fields for fields in lines if fields), [])

@@ -1,0 +1,1 @@
+"""What sweeps leave on a machine: `adapad clean`."""
