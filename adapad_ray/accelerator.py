@@ -78,6 +78,13 @@ def limit_memory(device: str, share: float) -> None:
         torch.cuda.set_per_process_memory_fraction(share)
 
 
+def memory_within_reach(device: str) -> int:
+    """Return the bytes of a GPU's memory that this process has or could get."""
+    free, total = torch.cuda.mem_get_info(device)
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return min(free + torch.cuda.memory_reserved(device), int(share * total))
+
+
 def free_memory(device: str) -> None:
     """Return the memory that torch has cached to the device."""
     if device.startswith("cuda"):

@@ -49,6 +49,8 @@ class CellIdentity(Record):
     dtype: str
     precision: Precision = "full"
     threads: int
+    packed: bool = False
+    """Whether lanes share passes (see `adapters.packs`); another number of slots changes a result by rounding alone."""
     parent: str | None = None
     """Id of the cell whose adapter a post-hoc method cuts."""
 

@@ -117,6 +117,10 @@ class AdaptedLinear(nn.Module):
         if lane.reserve and self.reserve is not None:
             yield self.reserve
 
+    def acts_in(self, lane: Lane) -> bool:
+        """Whether this module differs from the frozen layer in `lane`; where it does not, it draws no dropout."""
+        return bool(self.active()[: lane.frozen]) or any(True for _ in self.live(lane))
+
     def named_blocks(self, reserve: str) -> dict[str, Block]:
         """Return the active blocks by their number, and the reserve, if there is one, as `reserve`."""
         named = {str(k): block for k, block in enumerate(self.active(), start=1)}

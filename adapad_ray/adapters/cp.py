@@ -13,7 +13,7 @@ rank has 4096.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -57,8 +57,15 @@ class CpBlock(Block):
         )
 
     def vectors(self) -> tuple[Tensor, Tensor]:
-        out_1, out_2, in_1, in_2 = (F.normalize(mode, dim=-1) for mode in self.modes)
-        return _kronecker(in_1, in_2), self.scale.unsqueeze(-1) * _kronecker(out_1, out_2)
+        return _vectors(self.scale, list(self.modes))
+
+    @property
+    def kind(self) -> Hashable:
+        return self.split
+
+    @staticmethod
+    def stacked_vectors(parameters: Mapping[str, Tensor], constants: Tensor | None) -> tuple[Tensor, Tensor]:
+        return _vectors(parameters["scale"], [parameters[f"modes.{i}"] for i in range(len(MODES))])
 
     def compact(self, a: Tensor, b: Tensor) -> Mapping[str, Tensor]:
         """Return the scale λ `[n]` and the four modes `[n, size]` as unit vectors, recovered from `a` and `b`."""
@@ -127,6 +134,12 @@ class Cp(Family):
 
     def block(self, shape: ModuleShape, size: int, generator: torch.Generator) -> CpBlock:
         return CpBlock(shape, size, self.split(shape), generator)
+
+
+def _vectors(scale: Tensor, modes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """a `[…, n, d_in]` and b `[…, n, d_out]` from the scales `[…, n]` and the four modes `[…, n, size]`."""
+    out_1, out_2, in_1, in_2 = (F.normalize(mode, dim=-1) for mode in modes)
+    return _kronecker(in_1, in_2), scale.unsqueeze(-1) * _kronecker(out_1, out_2)
 
 
 def _kronecker(u: Tensor, v: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,27 @@ class Block(nn.Module, ABC):
         """Return the published `(a [rank, d_in], b [rank, d_out])` of the components that would be deployed."""
         return self.published()
 
+    @property
+    def kind(self) -> Hashable | None:
+        """What blocks of this class must have in common to stand in one stack, where their parameters differ in the
+        number of rows alone; None: this block cannot."""
+        return None
+
+    def row_constants(self) -> Tensor | None:
+        """Return the constants of each component, `[n, …]`, that `stacked_vectors` needs; None where it needs none."""
+        return None
+
+    @staticmethod
+    def stacked_vectors(parameters: Mapping[str, Tensor], constants: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same as `vectors` for blocks in a stack: `(a [slots, n, d_in], b [slots, n, d_out])`.
+
+        Args:
+            parameters: name → `[slots, n, …]`, differentiable; rows of zeros fill up to the largest n and must give
+                vectors, and gradients, of zeros.
+            constants: the `row_constants` of all blocks, `[slots, n, …]`.
+        """
+        raise NotImplementedError
+
     def compact(self, a: Tensor, b: Tensor) -> Mapping[str, Tensor]:
         """Return the family's own form of this block's deployed vectors `a [rank, d_in]`, `b [rank, d_out]`, by name.
 
@@ -109,6 +130,14 @@ class PlainBlock(Block):
 
     def vectors(self) -> tuple[Tensor, Tensor]:
         return self.a, self.b
+
+    @property
+    def kind(self) -> Hashable:
+        return "plain"
+
+    @staticmethod
+    def stacked_vectors(parameters: Mapping[str, Tensor], constants: Tensor | None) -> tuple[Tensor, Tensor]:
+        return parameters["a"], parameters["b"]
 
 
 class ProbeBlock(Block):

@@ -56,7 +56,8 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
 
     Args:
         payload: `identity`, `folder` (path or URL), `base_model`, `checkpoint_seconds`, `checkpoint_rounds`,
-            `max_minutes` (None without a limit) and, for metrics, `sweep`; optional: `validations`.
+            `max_minutes` (None without a limit) and, for metrics, `sweep`; optional: `validations`, and for packed
+            cells `slots_per_pass`.
 
     Raises:
         TimeLimitError: the training takes longer than `max_minutes`.
@@ -116,7 +117,16 @@ def _compute_in(
     ):
         times = payload.get("validations", 0)
         return run_cell(
-            CellRequest(context.job_id, identity, folder.path, payload["base_model"], parent, policy, times),
+            CellRequest(
+                context.job_id,
+                identity,
+                folder.path,
+                payload["base_model"],
+                parent,
+                policy,
+                times,
+                payload.get("slots_per_pass", "auto"),
+            ),
             workspace,
             exchange=exchange,
             on_progress=_throttled(context) if first else None,

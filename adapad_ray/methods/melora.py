@@ -8,7 +8,7 @@ as a LoRA of rank r. The exported LoRA factors include the zeros and are exact; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from pydantic import Field
@@ -44,6 +44,23 @@ class MiniBlock(Block):
     def vectors(self) -> tuple[Tensor, Tensor]:
         a, b = self.a.chunk(self.minis), self.b.chunk(self.minis)
         return torch.block_diag(*a), torch.block_diag(*b)  # type: ignore[no-untyped-call]
+
+    @property
+    def kind(self) -> Hashable:
+        return self.minis
+
+    def row_constants(self) -> Tensor:
+        """`[n·r, n]`: 1 for the mini LoRA of each row."""
+        return torch.eye(self.minis, dtype=self.a.dtype, device=self.a.device).repeat_interleave(
+            self.size // self.minis, dim=0
+        )
+
+    @staticmethod
+    def stacked_vectors(parameters: Mapping[str, Tensor], constants: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert constants is not None
+        own = constants.unsqueeze(-1)
+        a, b = ((own * parameters[name].unsqueeze(-2)).flatten(-2) for name in ("a", "b"))
+        return a, b
 
     def compact(self, a: Tensor, b: Tensor) -> Mapping[str, Tensor]:
         """`a` `[n·r, d_in/n]` and `b` `[n·r, d_out/n]`: row i·r + j is component j of mini LoRA i."""

@@ -62,6 +62,7 @@ class Launch:
             "base_model": self.spec.model,
             "checkpoint_seconds": self.spec.checkpoint.seconds,
             "checkpoint_rounds": self.spec.checkpoint.rounds,
+            "slots_per_pass": self.spec.resources.slots_per_pass,
             "validations": self.spec.validations,
             "max_minutes": self.spec.max_minutes.cell,
         }

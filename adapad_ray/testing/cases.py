@@ -28,6 +28,7 @@ from adapad_ray.testing.tiny import (
 )
 from adapad_ray.training.batches import Batches
 from adapad_ray.training.cell import CellRequest, Workspace, make_method, parent_identity, run_cell
+from adapad_ray.training.packs import PackedTrainer
 from adapad_ray.training.randomness import derive_seed
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.trainer import Trainer
@@ -47,9 +48,12 @@ class MethodCase:
     precision: Precision = "full"
     training: Mapping[str, Any] = field(default_factory=dict)
     """Training settings that differ from `TRAINING`."""
+    slots_per_pass: int = 1
+    """Above 1: lanes share passes."""
 
     def __str__(self) -> str:
         settings = [f"{key}={value}" for key, value in {**self.config, **self.training}.items()]
+        settings += [f"{self.slots_per_pass} slots"] * (self.slots_per_pass > 1)
         return " ".join([self.method, str(self.budget), self.tiny_model, *settings])
 
     @property
@@ -90,6 +94,7 @@ class MethodCase:
             "dtype": "float32",
             "precision": self.precision,
             "threads": torch.get_num_threads(),
+            "packed": self.slots_per_pass > 1,
         }
         return CellIdentity(**{**fields, **changes})
 
@@ -97,9 +102,10 @@ class MethodCase:
         """The method of this case; `changes` replace fields of its identity."""
         return self._method(self.identity(**changes))
 
-    def trainer(self, seed: int = 0, device: str = "cpu", **options: Any) -> Trainer:
-        """A trainer on a new backbone, set up as in `run_cell` but not started; `options` are passed on to it."""
-        backbone, method = self.backbone(), self.make(seed=seed)
+    def trainer(self, seed: int = 0, device: str = "cpu", backbone: Backbone | None = None, **options: Any) -> Trainer:
+        """A trainer on `backbone`, by default a new one, set up as in `run_cell` but not started; `options` are passed
+        on to it."""
+        backbone, method = backbone or self.backbone(), self.make(seed=seed)
         parent = self.parent(self.identity(seed))
         if parent is not None:
             method.inherit(load_adapter(parent / "adapter"))
@@ -108,13 +114,17 @@ class MethodCase:
         method.adapt(backbone.model, backbone.head_modules)
         settings = TrainingSettings(**{**TRAINING, **self.training})
         batches = Batches(tiny_task().splits["train"], settings, seed=seed, pad_token_id=0, device=device)
-        return Trainer(method, batches, settings, total_steps=method.training_steps, **options)
+        options["total_steps"] = method.training_steps
+        if self.slots_per_pass > 1:
+            return PackedTrainer(method, batches, settings, slots_per_pass=self.slots_per_pass, **options)
+        return Trainer(method, batches, settings, **options)
 
     def run(self, folder: Path, workspace: Workspace | None = None, seed: int = 0, **changes: Any) -> CellResult:
         """Computes this case's cell in `folder`."""
         workspace, identity = workspace or self.workspace(), self.identity(seed, **changes)
         parent = self.parent(identity)
-        result = run_cell(CellRequest("cell", identity, folder, "tiny", parent), workspace)
+        request = CellRequest("cell", identity, folder, "tiny", parent, slots_per_pass=self.slots_per_pass)
+        result = run_cell(request, workspace)
         assert result is not None
         return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,9 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from adapad_ray.tasks import Split
 from adapad_ray.training.randomness import generator
 from adapad_ray.training.settings import TrainingSettings
+
+SHARED_BY_EXAMPLES = frozenset({"logits_to_keep"})
+"""Inputs without an axis of examples."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,10 @@ class Batches:
         size = self.data.size_of(batch)
         return Batch({key: self._moved(value) for key, value in batch.items()}, self._moved(labels), size)
 
+    def widest(self) -> Batch:
+        """A batch of the longest examples, which needs the most memory."""
+        return self.load(np.argsort(self.data.lengths, kind="stable")[-self.settings.batch_size :])
+
     def _moved(self, value: Tensor) -> Tensor:
         if torch.device(self.device).type == "cuda":  # other devices read ordinary memory
             value = value.pin_memory()
@@ -102,6 +110,34 @@ def pad_to_multiple(
     if "attention_mask" not in batch:
         return batch
     extra = -batch["attention_mask"].shape[1] % multiple
+    return _widened(batch, extra, pad_token_id, left=left)
+
+
+def joined(batches: Sequence[Batch], pad_token_id: int, *, left: bool = False) -> Batch:
+    """The examples of several batches in one, padded to the width of the widest: those of a pack, slot by slot.
+
+    Raises:
+        ValueError: an input that is one for all examples differs in shape between the batches.
+    """
+    inputs = [batch.inputs for batch in batches]
+    if "attention_mask" in inputs[0]:
+        widths = [of_one["attention_mask"].shape[1] for of_one in inputs]
+        extra = [max(widths) - width for width in widths]
+        inputs = [_widened(of_one, n, pad_token_id, left=left) for of_one, n in zip(inputs, extra, strict=True)]
+    for name in SHARED_BY_EXAMPLES & inputs[0].keys():
+        if len({of_one[name].shape for of_one in inputs}) > 1:
+            raise ValueError(f"{name} differs between batches that are to share a pass")
+    whole = {
+        name: value if name in SHARED_BY_EXAMPLES else torch.cat([of_one[name] for of_one in inputs])
+        for name, value in inputs[0].items()
+    }
+    tokens, padded = sum(batch.size[0] for batch in batches), whole.get("attention_mask")
+    size = tokens, sum(batch.size[1] for batch in batches) if padded is None else padded.numel()
+    return Batch(whole, torch.cat([batch.labels for batch in batches]), size)
+
+
+def _widened(batch: dict[str, Tensor], extra: int, pad_token_id: int, *, left: bool) -> dict[str, Tensor]:
+    """The batch with `extra` more tokens of padding."""
     if not extra:
         return batch
     sides = (extra, 0) if left else (0, extra)

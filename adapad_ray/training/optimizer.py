@@ -75,6 +75,25 @@ class ComponentOptimizer:
             late = group["birth"] > first and warmup > 0
             group["lr"] = rate * min(1.0, (step - group["birth"] + 1) / warmup) if late else rate
 
+    @property
+    def rates(self) -> dict[int, float]:
+        """Birth → learning rate of this step, for the births of all parameters."""
+        return {} if self._inner is None else {group["birth"]: group["lr"] for group in self._inner.param_groups}
+
+    def birth(self, parameter: nn.Parameter) -> int:
+        """The optimizer step at which a parameter was born."""
+        return self._births[parameter]
+
+    @torch.no_grad()
+    def keep_state_in(self, parameter: nn.Parameter, **places: Tensor) -> None:
+        """Moves AdamW's state of a parameter into `places` (`step`, `exp_avg`, `exp_avg_sq`): who changes them from now
+        on changes the state. A parameter without a state gets one that has seen no step."""
+        assert self._inner is not None
+        before = self._inner.state.get(parameter)
+        for key, place in places.items():
+            place.fill_(0) if before is None else place.copy_(before[key])
+        self._inner.state[parameter] = places
+
     def step(self, learning: Iterable[nn.Parameter]) -> None:
         """Steps `learning`; gradients of all other parameters are discarded."""
         if self._inner is None:  # no parameter has been born yet: nothing learns before growth

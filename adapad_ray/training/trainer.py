@@ -9,7 +9,7 @@ makes the host wait until the device has computed it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -125,13 +125,22 @@ class Trainer:
         self.optimizer.begin_step(self.step, self.method.phase(self.step))
         rows = self.batches.rows(self.step)
         batch = self.batches.load(self.workers.rows(rows))
+        lanes = [
+            (position, lane)
+            for position, lane in enumerate(self.method.lanes(self.step))
+            if self._trains(lane.index, self.step)
+        ]
         with recomputed_layers(self.adapted.model, self.settings.gradient_checkpointing):
-            for position, lane in enumerate(self.method.lanes(self.step)):
-                if self._trains(lane.index, self.step):
-                    self._passes.add(self._train_lane(position, lane, batch, len(rows)))
+            for done in self._train_lanes(lanes, batch, len(rows)):
+                self._passes.add(done)
         self._counts.losses[self.step] = {}
         self.record.peak_parameters = max(self.record.peak_parameters, self.adapted.adapter_parameters())
         self.step += 1
+
+    def _train_lanes(self, lanes: Sequence[tuple[int, Lane]], batch: Batch, batch_size: int) -> Iterator[LanePass]:
+        """Trains lanes, each with its position among those of the step, one after another."""
+        for position, lane in lanes:
+            yield self._train_lane(position, lane, batch, batch_size)
 
     def _train_lane(self, position: int, lane: Lane, batch: Batch, batch_size: int) -> LanePass:
         """Forward pass, loss, backward pass, clipping and update of the lane at `position` among those of the step."""

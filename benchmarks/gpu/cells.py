@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +15,7 @@ from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.training.batches import Batches
 from adapad_ray.training.cell import CellRequest, Workspace, make_method, parent_identity, run_cell
+from adapad_ray.training.packs import PackedTrainer
 from adapad_ray.training.randomness import derive_seed
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.trainer import Trainer
@@ -60,14 +61,17 @@ def run(cell: CellIdentity, workspace: Workspace, folder: Path) -> CellResult:
     return result
 
 
-def trainer(cell: CellIdentity, workspace: Workspace) -> Trainer:
+def trainer(cell: CellIdentity, workspace: Workspace, slots_per_pass: int | Literal["auto"] = 1) -> Trainer:
     """A trainer, set up as in `run_cell` but not started; it leaves the backbone adapted."""
     backbone, data, method = workspace.backbone, workspace.data, _method(cell, workspace)
     initialise_head(backbone.model, backbone.head_modules, derive_seed(cell.seed, "head"))
     method.adapt(backbone.model, backbone.head_modules)
     settings = TrainingSettings(**cell.training)
     batches = Batches(data.splits["train"], settings, seed=0, pad_token_id=0, device=workspace.device)
-    return Trainer(method, batches, settings, total_steps=method.training_steps, loss=data.loss)
+    options: dict[str, Any] = {"total_steps": method.training_steps, "loss": data.loss}
+    if slots_per_pass == 1:
+        return Trainer(method, batches, settings, **options)
+    return PackedTrainer(method, batches, settings, slots_per_pass=slots_per_pass, **options)
 
 
 def trains_itself(cell: CellIdentity, workspace: Workspace) -> bool:

@@ -1,5 +1,8 @@
 """Invariant D1: however many workers share the lanes, exact mode gives bitwise the same adapter, ranks and losses."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from threads import train_together
@@ -27,6 +30,14 @@ CASES = [
 def test_the_number_of_workers_changes_nothing(case, workers):
     for trainer in train_together(case, workers):
         assert_same_training(trainer, uninterrupted(case))
+
+
+def test_workers_that_pack_their_lanes_give_the_same_up_to_rounding():
+    alone, trainers = uninterrupted(CASES[2]), train_together(replace(CASES[2], slots_per_pass=4), 2)
+    assert any(trainer._packs for trainer in trainers)
+    for trainer in trainers:
+        np.testing.assert_allclose(trainer.record.losses, alone.record.losses, rtol=0, atol=1e-4)
+        assert trainer.adapted.ranks == alone.adapted.ranks
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -40,6 +40,22 @@ class TestAdapadFromNoComponent(MethodConformance):
         return request.param
 
 
+class TestAdapadInPacks(MethodConformance):
+    @pytest.fixture(
+        params=[
+            MethodCase(
+                "adapad",
+                3 * COST_PER_RANK,
+                {"local_steps": 2, "growth_score": "reserve", "growth_interval": 4, "dropout": 0.1},
+                slots_per_pass=3,
+            ),
+        ],
+        ids=str,
+    )
+    def case(self, request):
+        return request.param
+
+
 class TestHeadOnly(MethodConformance):
     @pytest.fixture(params=[MethodCase("head_only", budget=None)], ids=str)
     def case(self, request):

@@ -312,9 +312,26 @@ def test_more_budgets_need_no_more_parents_and_other_settings_need_others(planne
 
 def test_the_id_of_a_cell_is_the_hash_of_its_identity_without_names(planner):
     cell = waves(planner())[2][0].cell
-    content = cell.identity.model_dump(mode="json", exclude={"model", "task", "label"})
+    content = cell.identity.model_dump(mode="json", exclude={"model", "task", "label", "packed"})
     expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     assert cell.id == expected
+
+
+def test_only_methods_of_several_lanes_share_passes_and_get_ids_of_their_own(planner):
+    methods = {"lora": {}, "adapad": {}}
+    alone, packed, on_gpu, half = (
+        {planned.cell.identity.label: planned.cell for planned in waves(planner(methods=methods, **changes))[2]}
+        for changes in (
+            {},
+            {"resources": {"slots_per_pass": 4}},
+            {"resources": {"slots_per_pass": "auto"}},
+            {"resources": {"slots_per_pass": 4}, "dtype": "float16"},
+        )
+    )
+    assert packed["lora"].id == alone["lora"].id
+    assert packed["adapad"].identity.packed and packed["adapad"].id != alone["adapad"].id
+    assert on_gpu["adapad"].id == alone["adapad"].id, "auto is 1 without a GPU"
+    assert not half["adapad"].identity.packed
 
 
 def test_a_cell_is_made_once_and_hashed_once(planner, monkeypatch):

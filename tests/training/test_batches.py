@@ -6,7 +6,7 @@ import torch
 
 from adapad_ray.tasks.encoding.prompts import prompted
 from adapad_ray.testing import MethodCase, tiny_task, uninterrupted
-from adapad_ray.training.batches import epoch_batches, pad_to_multiple
+from adapad_ray.training.batches import Batches, epoch_batches, joined, pad_to_multiple
 from adapad_ray.training.settings import TrainingSettings
 
 
@@ -71,3 +71,33 @@ def test_training_on_wider_batches_is_the_same_up_to_rounding():
     np.testing.assert_allclose(a.record.losses, b.record.losses, rtol=1e-4)
     assert b.record.work.padded_tokens % 8 == 0 and b.record.work.padded_tokens > a.record.work.padded_tokens
     assert b.record.work.tokens == a.record.work.tokens
+
+
+def test_joined_batches_stand_one_below_another_at_the_width_of_the_widest():
+    batches = Batches(tiny_task().splits["train"], TrainingSettings(batch_size=4), seed=0, pad_token_id=0)
+    first, second = (batches.load(np.array(rows)) for rows in ([0, 1], [2, 3, 4]))
+    whole = joined([first, second], pad_token_id=0)
+    width = max(batch.inputs["input_ids"].shape[1] for batch in (first, second))
+    assert whole.inputs["input_ids"].shape == (5, width) and whole.labels.tolist() == [0, 1, 0, 1, 0]
+    assert whole.size == (first.size[0] + second.size[0], 5 * width)
+    for batch, rows in ((first, slice(0, 2)), (second, slice(2, 5))):
+        own = batch.inputs["attention_mask"].bool()
+        assert whole.inputs["attention_mask"][rows].sum() == own.sum()
+        assert torch.equal(whole.inputs["input_ids"][rows][:, : own.shape[1]][own], batch.inputs["input_ids"][own])
+
+
+def test_what_prompts_share_stays_one_for_all_examples():
+    split = prompted([[5, 6, 7], [5, 6, 7, 8, 9]], [1, 2], np.zeros(2, dtype=np.int64))
+    batches = Batches(split, TrainingSettings(batch_size=2), seed=0, pad_token_id=0)
+    one, short = batches.load(np.arange(2)), batches.load(np.array([0]))
+    whole = joined([one, one], pad_token_id=0, left=True)
+    assert torch.equal(whole.inputs["logits_to_keep"], one.inputs["logits_to_keep"])
+    assert torch.equal(whole.inputs["input_ids"], one.inputs["input_ids"].repeat(2, 1))
+    with pytest.raises(ValueError, match="logits_to_keep"):
+        joined([one, short], pad_token_id=0, left=True)
+
+
+def test_the_widest_batch_holds_the_longest_texts():
+    data = tiny_task().splits["train"]
+    widest = Batches(data, TrainingSettings(batch_size=4), seed=0, pad_token_id=0).widest()
+    assert widest.size[0] == np.sort(data.lengths)[-4:].sum()

@@ -41,6 +41,12 @@ BUDGETS = [
         decision=1,
     ),
     Budget(MethodCase("adapad", 2 * COST_PER_RANK, {"local_steps": 3, "joint_fraction": 0.2}), end=2, decision=2),
+    Budget(  # the first pack is compared with a lane alone
+        MethodCase("adapad", 4 * COST_PER_RANK, {"local_steps": 3, "growth_start": 0.4}, slots_per_pass=3),
+        end=2,
+        decision=2,
+        step=1,
+    ),
     Budget(MethodCase("sequential"), end=2),
     Budget(MethodCase("dylora", 4 * COST_PER_RANK)),
     Budget(MethodCase("dylora", 4 * COST_PER_RANK, {"update": "single"}), end=2),

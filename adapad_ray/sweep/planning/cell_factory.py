@@ -13,6 +13,7 @@ from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity
 from adapad_ray.sweep.inputs import SweepInputs
 from adapad_ray.sweep.planning.cells import Cell
+from adapad_ray.sweep.planning.packing import shares_passes
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.training.cell import make_method, parent_identity
 
@@ -117,6 +118,7 @@ class CellFactory:
             dtype=spec.dtype,
             precision=self.inputs.precision,
             threads=max(1, int(spec.resources.cpus_per_worker)),
+            packed=shares_passes(spec, METHODS[method], training),
         )
         parent = self._parent(identity)
         return Cell(identity if parent is None else identity.model_copy(update={"parent": parent.id}))

@@ -33,6 +33,8 @@ class Cell:
     def id(self) -> str:
         """Hash of everything that determines the result."""
         content = self.identity.model_dump(mode="json", exclude=NAMES)
+        if not self.identity.packed:  # ids from before there were packs stay valid
+            del content["packed"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from adapad_ray.results import CellIdentity
 from adapad_ray.training.checkpoint import CheckpointPolicy
@@ -24,3 +25,5 @@ class CellRequest:
     checkpoints: CheckpointPolicy = field(default_factory=CheckpointPolicy)
     validations: int = 0
     """Times that the validation split is scored during training."""
+    slots_per_pass: int | Literal["auto"] = "auto"
+    """Most lanes of one pass, where the identity says that lanes share passes."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from adapad_ray.training.cell.validation import Validator
 from adapad_ray.training.cell.workspace import Workspace
 from adapad_ray.training.checkpoint import Checkpoint, Checkpointer
 from adapad_ray.training.component_errors import COMPONENT_ERRORS, component_probe, write_component_errors
+from adapad_ray.training.packs import PackedTrainer
 from adapad_ray.training.randomness import derive_seed
 from adapad_ray.training.record import OnProgress, RoundObserver, RoundStats
 from adapad_ray.training.round_log import RoundLog
@@ -150,7 +152,10 @@ def _trainer(
     backbone, data = workspace.backbone, workspace.data
     settings, seed = TrainingSettings(**request.identity.training), request.identity.seed
     nothing_to_train = plan.trains_head_only and not backbone.head_modules
-    return Trainer(
+    kind: Any = Trainer
+    if request.identity.packed:
+        kind = partial(PackedTrainer, slots_per_pass=request.slots_per_pass)
+    trainer: Trainer = kind(
         method,
         Batches(
             data.splits["train"],
@@ -166,6 +171,7 @@ def _trainer(
         probe=None if data.components is None else component_probe(data.components),
         observer=observer,
     )
+    return trainer
 
 
 def _start_or_resume(trainer: Trainer, folder: Path) -> None:

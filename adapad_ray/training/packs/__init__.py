@@ -1,0 +1,6 @@
+"""The training of several slots in one pass; see `adapters.packs` for the pass itself."""
+
+from adapad_ray.training.packs.optimizer import PackOptimizer
+from adapad_ray.training.packs.trainer import PackedTrainer
+
+__all__ = ["PackOptimizer", "PackedTrainer"]

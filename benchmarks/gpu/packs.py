@@ -1,0 +1,113 @@
+"""Packs: S LoRA cells in one pass against one after another, and AdaPaD's lanes in one pass against a step of LoRA.
+
+Median of single steps, after two that are not counted; memory is the peak of what follows it in the row. `gain` is the
+time of S cells one after another over that of the pack. bf16 is `precision: mixed`. All cells see the same texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+
+from adapad_ray.adapters.packs import Pack, Slot
+from adapad_ray.training.batches import joined
+from adapad_ray.training.cell import Workspace
+from adapad_ray.training.packs import PackOptimizer
+from benchmarks.gpu import cells
+from benchmarks.gpu.scale import DEVICE, Scale, backbone, random_task
+from benchmarks.gpu.step_times import seconds_of
+
+PRECISIONS: Mapping[str, Literal["full", "mixed"]] = {"fp32": "full", "bf16": "mixed"}
+SLOTS = 8
+
+
+def measure(scale: Scale, model: str | None) -> Iterator[dict[str, Any]]:
+    """One row per shape and precision."""
+    for shape in scale.shapes:
+        for precision in PRECISIONS:
+            row: dict[str, Any] = {"model": shape, "precision": precision}
+            try:
+                row |= figures(shape, precision, scale, SLOTS if scale.rank >= SLOTS else scale.rank)
+            except Exception as error:  # noqa: BLE001 - one shape must not hide the others
+                row["error"] = f"{type(error).__name__}: {error}"[:300]
+            if DEVICE == "cuda":
+                torch.cuda.empty_cache()
+            yield row
+
+
+def figures(shape: str, precision: str, scale: Scale, slots: int) -> dict[str, Any]:
+    """Step times of one shape with so many slots."""
+    workspace = Workspace(backbone(shape, precision=PRECISIONS[precision]), random_task(scale), DEVICE)
+    with _trainer("lora", workspace, scale) as lora:
+        one = seconds_of(lora.train_step, scale)
+    packed = seconds_of(_packed_cells(workspace, scale, slots), scale)
+    found = {
+        "slots": slots,
+        "LoRA": _ms(one),
+        "LoRA, packed": _ms(packed) + _peak(),
+        "gain": f"{slots * one / packed:.2f}",
+    }
+    lanes = {"initial_rank": slots, "r_max": slots}
+    with _trainer("adapad", workspace, scale, lanes) as trainer:
+        found["AdaPaD"] = _ms(seconds_of(trainer.train_step, scale))
+    with _trainer("adapad", workspace, scale, lanes, slots_per_pass=slots) as trainer:
+        seconds = seconds_of(trainer.train_step, scale)
+        found |= {"AdaPaD, packed": _ms(seconds) + _peak(), "of LoRA's step": f"{seconds / one:.2f}"}
+    if DEVICE == "cuda":
+        with _trainer("adapad", workspace, scale, lanes, slots_per_pass="auto") as trainer:
+            trainer.train_step()
+            found["auto"] = trainer.most_slots
+    return found
+
+
+@contextmanager
+def _trainer(
+    method: str,
+    workspace: Workspace,
+    scale: Scale,
+    config: Mapping[str, Any] | None = None,
+    slots_per_pass: int | Literal["auto"] = 1,
+) -> Iterator[Any]:
+    """A started trainer; the backbone is given back."""
+    cell = cells.identity(method, workspace, scale, config, epochs=100)
+    trainer = cells.trainer(cell, workspace, slots_per_pass)
+    try:
+        trainer.start()
+        yield trainer
+    finally:
+        trainer.adapted.detach()
+
+
+def _packed_cells(workspace: Workspace, scale: Scale, slots: int) -> Callable[[], None]:
+    """A step of so many LoRA cells in one pass."""
+    trainers = []
+    for _ in range(slots):
+        with _trainer("lora", workspace, scale) as trainer:
+            trainers.append(trainer)
+    pack = Pack([Slot(t.adapted, *t.method.lanes(0)) for t in trainers])
+    optimizer = PackOptimizer(pack, [t.optimizer for t in trainers])
+    steps = iter(range(1 << 30))
+    loss = workspace.data.loss
+
+    def step() -> None:
+        number = next(steps)
+        for trainer in trainers:
+            trainer.optimizer.begin_step(number)
+        batch = joined([t.batches.load(t.batches.rows(number)) for t in trainers], pad_token_id=0)
+        with pack.passing(len(batch.labels)):
+            losses = pack.losses(loss(pack.model(**batch.inputs), batch.labels), len(batch.labels) // slots)
+            losses.sum().backward()
+        optimizer.step(losses.detach())
+
+    return step
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.1f} ms"
+
+
+def _peak() -> str:
+    return f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB" if DEVICE == "cuda" else ""
