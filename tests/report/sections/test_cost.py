@@ -16,7 +16,7 @@ def test_a_deployed_model_has_memory_and_size_on_disk(tmp_path):
     factory = SweepFactory(tmp_path, items=50)
     factory.cell("lora", 41_472, 0, 0.8, adapter=True)
     html = page(tmp_path)
-    assert "<th>on disk</th>" in html and "<td>400 MB</td><td>2B</td>" in html
+    assert "<th>on disk</th>" in html and "<td>400 MB</td><td>2 B</td>" in html
 
 
 def test_idle_time_is_shown_where_cells_had_several_workers(tmp_path):
