@@ -69,7 +69,7 @@ def _picture(url: str, path: Path, scratch: str) -> None:
         options.add_argument(flag)
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     try:
-        driver.set_window_size(1700, 850)
+        driver.set_window_size(2100, 900)
         driver.get(url)
         time.sleep(SECONDS)
         driver.save_screenshot(str(path))

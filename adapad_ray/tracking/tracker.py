@@ -146,6 +146,13 @@ class Tracker:
         return self._links.comparison([r.info.run_id for r in runs if r.data.tags.get("stage") == "curve"])
 
     @property
+    def curve_url(self) -> str | None:
+        """The chart of the curve against parameters; None without a report that has one."""
+        if self._report is None or not self._report.curves:
+            return None
+        return self._links.curve(self._report)
+
+    @property
     def how_to_look(self) -> dict[str, str]:
         """For the terminal: the command that serves a database, and the address of the experiment."""
         command = self._links.serve_command_here
@@ -154,8 +161,8 @@ class Tracker:
     def write_page(self, folder: Path) -> None:
         """Writes `PAGE`, a page of links that are too long for a terminal, into the sweep's folder."""
         links = {"All runs": self._links.experiment, "The runs of the curve, compared": self.comparison_url}
-        if self._report is not None and self._report.curves:
-            links = {"The curve, against parameters": self._links.curve(self._report)} | links
+        if self.curve_url is not None:
+            links = {"The curve, against parameters": self.curve_url} | links
         write_text(folder / PAGE, links_page(links, self._links.serve_command))
 
     @property

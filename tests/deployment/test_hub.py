@@ -133,9 +133,13 @@ def test_the_folder_is_uploaded_as_one_commit_without_paths_of_this_machine(swee
     ],
     ids=["rejected", "logged out", "name", "unreachable"],
 )
-def test_what_keeps_it_from_being_uploaded_is_one_sentence(sweep, hub, tmp_path, changes, message):
-    done = push(sweep[0], tmp_path / "out", **{"address": hub[0], **changes})
-    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+def test_what_keeps_it_from_being_uploaded_is_one_sentence(sweep, hub, tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", changes.get("address", hub[0]))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    monkeypatch.setenv("HF_TOKEN", changes.get("token", TOKEN))
+    arguments = ["export", str(sweep[0]), "--method", "lora", "--budget", "28 ranks", "--to", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*arguments, "--push-to-hub", changes.get("name", "me/mine")])
+    assert done.exit_code == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_nothing_is_uploaded_without_being_asked(sweep, tmp_path, monkeypatch):
