@@ -156,10 +156,12 @@ def check_output(to: Path) -> None:
     """Checks that predictions can be written to a file of this name.
 
     Raises:
-        BadRequestError: its suffix is unknown, or it exists.
+        BadRequestError: its suffix is unknown, its folder does not exist, or it exists itself.
     """
     if to.suffix.lower() not in OUTPUTS:
         raise BadRequestError(f"the output {str(to)!r} ends in {to.suffix!r}: use one of {', '.join(OUTPUTS)}")
+    if not to.parent.is_dir():
+        raise BadRequestError(f"the output's folder {str(to.parent)!r} does not exist: create it")
     if to.exists():
         raise BadRequestError(f"{to} exists: choose another file")
 

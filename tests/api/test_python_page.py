@@ -14,7 +14,7 @@ from adapad_ray.api.loaded_sweep import LoadedSweep
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-FEW = {'"10k"': "1792", "epochs=3": "epochs=1, max_length=32", "steps=300": "steps=5", "max_steps=300": "max_steps=5"}
+FEW = {'"100k"': "1792", "epochs=3": "epochs=1, max_length=32", "steps=300": "steps=5", "max_steps=300": "max_steps=5"}
 
 
 @pytest.fixture

@@ -182,6 +182,7 @@ def test_a_compressed_export_still_predicts(folders, reviews, tmp_path):
         (("predict", "nowhere", "x.csv"), "holds no adapter"),
         (("evaluate", "nowhere", "x.csv"), "holds no adapter"),
         (("predict", "nowhere", "x.csv", "--to", "x.docx"), "use one of .csv"),
+        (("predict", "nowhere", "x.csv", "--to", "no/such/x.csv"), "folder 'no/such' does not exist: create it"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, message, tmp_path, monkeypatch):
