@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
+from adapad_ray.cli.arguments import user_path
 from adapad_ray.cli.exit_codes import DONE, command
 
 
 @command
 def clean(
-    storage: Annotated[Path, typer.Option(help="The folder of sweeps.")] = Path("runs"),
-    artifacts: Annotated[Path, typer.Option(help="The folder of MLflow's artifacts.")] = Path("mlartifacts"),
+    storage: Annotated[Path, typer.Option(metavar="PATH", parser=user_path, help="Folder of sweeps.")] = Path("runs"),
+    artifacts: Annotated[
+        Path, typer.Option(metavar="PATH", parser=user_path, help="The folder of MLflow's artifacts.")
+    ] = Path("mlartifacts"),
     downloads: Annotated[bool, typer.Option("--downloads", help="Also packaged models and data sets.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only list what would be deleted.")] = False,
 ) -> int:

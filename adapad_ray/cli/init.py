@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from adapad_ray.cli.arguments import user_path
 from adapad_ray.cli.exit_codes import DONE, command
 from adapad_ray.errors import BadRequestError
 
@@ -17,7 +18,10 @@ def init(
     model: Annotated[str, typer.Option(help="A packaged name, a Hub name or a folder.")] = "minilm-l6",
     text: Annotated[str | None, typer.Option(help="The column of texts; default: guessed.")] = None,
     label: Annotated[str | None, typer.Option(help="The column of labels; default: guessed.")] = None,
-    to: Annotated[Path | None, typer.Option(help="The file to write; default: the data's name with .yaml.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", parser=user_path, help="The file to write; default: the data's name with .yaml."),
+    ] = None,
 ) -> int:
     """Write a first sweep file for your data, with comments. Trains nothing."""
     target = to or Path(f"{Path(data).stem}.yaml")

@@ -73,22 +73,23 @@ def missing_layers(source: str, model: nn.Module, left_over: Iterable[str]) -> t
         source: the model as the user named it.
         left_over: names of the parameters of the checkpoint that the model has no place for.
     """
-    highest: dict[str, int] = {}
-    for name in (name for name, _ in model.named_parameters()):
-        for found in _LAYER.finditer(name):
-            stack = name[: found.start()].rpartition(".")[2]
-            highest[stack] = max(highest.get(stack, 0), int(found[1]))
-    beyond: dict[str, int] = {}
-    for name in left_over:
-        for found in _LAYER.finditer(name):
-            stack = name[: found.start()].rpartition(".")[2]
-            if int(found[1]) > highest.get(stack, int(found[1])):
-                beyond[stack] = max(beyond.get(stack, 0), int(found[1]))
+    built, stored = _layers(name for name, _ in model.named_parameters()), _layers(left_over)
     return tuple(
-        f"the weights of model {source!r} have {last + 1} layers in {stack!r}, its config.json says "
-        f"{highest[stack] + 1}: those after it are left out"
-        for stack, last in sorted(beyond.items())
+        f"the weights of model {source!r} have {stored[stack]} layers in {stack!r}, its config.json says "
+        f"{built[stack]}: those after it are left out"
+        for stack in sorted(stored)
+        if stored[stack] > built.get(stack, stored[stack])
     )
+
+
+def _layers(parameters: Iterable[str]) -> dict[str, int]:
+    """Name of a stack of numbered layers → how many it has, by the names of their parameters."""
+    layers: dict[str, int] = {}
+    for name in parameters:
+        for found in _LAYER.finditer(name):
+            stack = name[: found.start()].rpartition(".")[2]
+            layers[stack] = max(layers.get(stack, 0), int(found[1]) + 1)
+    return layers
 
 
 def reject_pointers(folder: Path, source: str) -> None:

@@ -93,10 +93,10 @@ class RayExecutor(Executor):
         for cell_id, payload in jobs.items():
             if cell_id not in self._started:
                 self._pool.submit(cell_id, payload)
-        remaining = set(jobs)
+        remaining, listener = set(jobs), self._passing(on_event)
         while remaining:
             for event in self._pool.poll(timeout=1.0):
-                self._passing(on_event)(event)
+                listener(event)
                 if isinstance(event, JobOutcome):
                     remaining.discard(event.job_id)
 

@@ -17,8 +17,11 @@ from adapad_ray.report.plots.plot import (
     colour_of_label,
     hover,
     label_switches,
+    log_or_linear,
     parameter,
+    scale_choice,
     shape_of_label,
+    splits_of,
 )
 from adapad_ray.report.style.formatting import metric_name
 
@@ -71,13 +74,7 @@ def cost_plot(models: Sequence[dict[str, Any]], labels: Sequence[str], metric: s
                 "type": "quantitative",
                 "title": by_choice("cost", costs),
                 "axis": {"format": ".3~s", "grid": False},
-                "scale": by_choice(
-                    "axis",
-                    {
-                        "log": {"type": "log", "nice": False, "padding": 25},
-                        "linear": {"type": "linear", "nice": False, "padding": 25},
-                    },
-                ),
+                "scale": log_or_linear(),
             },
             "color": colour_of_label(labels),
         },
@@ -93,7 +90,7 @@ def cost_plot(models: Sequence[dict[str, Any]], labels: Sequence[str], metric: s
                         "field": "value",
                         "type": "quantitative",
                         "scale": {"zero": False},
-                        "title": by_choice("split", {"test": f"test {name}", "validation": f"validation {name}"}),
+                        "title": by_choice("split", splits_of(name)),
                     },
                     "shape": shape_of_label(labels),
                     "tooltip": tooltip,
@@ -104,7 +101,7 @@ def cost_plot(models: Sequence[dict[str, Any]], labels: Sequence[str], metric: s
     controls: list[Control] = [
         label_switches(labels),
         Choice("cost", "cost", costs),
-        Choice("split", "metric", {"test": f"test {name}", "validation": f"validation {name}"}),
-        Choice("axis", "cost axis", {"log": "log", "linear": "linear"}),
+        Choice("split", "metric", splits_of(name)),
+        scale_choice("cost axis"),
     ]
     return Plot(spec, {"models": pd.DataFrame(models)[columns]}, controls, CAPTION)

@@ -19,8 +19,11 @@ from adapad_ray.report.plots.plot import (
     colour_of_label,
     hover,
     label_switches,
+    log_or_linear,
     parameter,
+    scale_choice,
     shape_of_label,
+    splits_of,
 )
 from adapad_ray.report.published import PublishedPoint
 from adapad_ray.report.recommendation import FROZEN
@@ -77,7 +80,7 @@ def curve_plot(points: pd.DataFrame, metric: str, others: Sequence[str], publish
         published: points to show as diamonds.
     """
     name = metric_name(metric)
-    choices = {"test": f"test {name}", "validation": f"validation {name}"} | {o: metric_name(o) for o in others}
+    choices = splits_of(name) | {o: metric_name(o) for o in others}
     labels = adapted_labels(points)
     show = {"intervals": "95 % intervals"}
     if (points["kind"] == "prefix").any():
@@ -124,7 +127,7 @@ def curve_plot(points: pd.DataFrame, metric: str, others: Sequence[str], publish
         label_switches(labels),
         Switches("show", "show", show),
         Choice("metric", "metric", choices),
-        Choice("axis", "parameter axis", {"log": "log", "linear": "linear"}),
+        scale_choice("parameter axis"),
     ]
     papers = pd.DataFrame(
         [(p.label, p.parameters, p.value, p.source) for p in published],
@@ -158,13 +161,7 @@ def _x_axis(budgets: Sequence[int], sizes: Sequence[float]) -> Spec:
     return {
         **_X,
         "title": "deployed adapter parameters",
-        "scale": by_choice(
-            "axis",
-            {
-                "log": {"type": "log", "nice": False, "padding": 25},
-                "linear": {"type": "linear", "zero": True, "nice": False, "padding": 25},
-            },
-        ),
+        "scale": log_or_linear(zero=True),
         "axis": by_choice("axis", {"log": {**axis, "values": ticks} if spanned else axis, "linear": axis}),
     }
 

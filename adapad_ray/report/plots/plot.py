@@ -115,6 +115,22 @@ def by_choice(name: str, options: Mapping[str, Any]) -> Spec:
     return {"$choice": name, "options": dict(options)}
 
 
+def log_or_linear(**linear: Any) -> Spec:
+    """The scale that belongs to the value of the `Choice` of `scale_choice`; `linear` adds to the linear one."""
+    common = {"nice": False, "padding": 25}
+    return by_choice("axis", {"log": {"type": "log", **common}, "linear": {"type": "linear", **common, **linear}})
+
+
+def scale_choice(title: str) -> Choice:
+    """The choice between a log and a linear axis, named `axis`."""
+    return Choice("axis", title, {"log": "log", "linear": "linear"})
+
+
+def splits_of(metric: str) -> dict[str, str]:
+    """The splits on which a metric, named as people read it, can be shown, and the names of their values."""
+    return {"test": f"test {metric}", "validation": f"validation {metric}"}
+
+
 def columns_of(width: int) -> Spec:
     """How many panels of this width (pixels) fit beside each other."""
     return {"$columns": width}

@@ -59,8 +59,10 @@ class Tune(Stage):
         if not isinstance(event, JobOutcome):
             return
         state, ended = launch.state, launch.state.cells[event.job_id].identity
+        if ended.stage != "tune":
+            return
         tuned = self._cells.of_label(ended.label, state.results)
-        if ended.stage == "tune" and all(p.id in state.results or p.id in state.failures for p in tuned):
+        if all(p.id in state.results or p.id in state.failures for p in tuned):
             winners = self._cells.winners_of(ended.label, state.results)
             launch.start_early(self._curve.independent(ended.label, winners))
 

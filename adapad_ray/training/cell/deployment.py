@@ -17,7 +17,6 @@ from adapad_ray.files import atomic_path, write_text
 from adapad_ray.methods.plan import Deployable
 from adapad_ray.results import Point
 from adapad_ray.tasks import TYPES
-from adapad_ray.training.cell.evaluation import ModelPasses
 from adapad_ray.training.cell.request import CellRequest
 from adapad_ray.training.cell.workspace import Workspace
 from adapad_ray.training.passes.lane_passes import DivergedError
@@ -93,14 +92,8 @@ class Deployment:
         """
         key = _key(deployable)
         self.adapted.use(deployable.lane)
-        data, backbone = self.workspace.data, self.workspace.backbone
-        passes = ModelPasses(
-            self.adapted.model,
-            self._settings.evaluation_batch_size,
-            backbone.pad_token_id,
-            self.workspace.device,
-            backbone.tokenizer,
-        )
+        data = self.workspace.data
+        passes = self.workspace.passes(self.adapted.model, self._settings.evaluation_batch_size)
         try:
             with self.adapted.constant():
                 evaluated = TYPES[data.type].evaluate(data, passes, self.splits)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from adapad_ray.files import write_text
 from adapad_ray.methods.base import Method
 from adapad_ray.tasks import TYPES
-from adapad_ray.training.cell.evaluation import ModelPasses
 from adapad_ray.training.cell.request import CellRequest
 from adapad_ray.training.cell.workspace import Workspace
 from adapad_ray.training.record import OnProgress
@@ -61,15 +60,9 @@ class Validator:
         return any(last < steps * n / (times + 1) <= step for n in range(1, times + 1)) and step < steps
 
     def _measure(self, step: int) -> None:
-        data, backbone, adapted = self._workspace.data, self._workspace.backbone, self._method.adapted
+        data, adapted = self._workspace.data, self._method.adapted
         adapted.use(self._method.whole())
-        passes = ModelPasses(
-            adapted.model,
-            self._settings.evaluation_batch_size,
-            backbone.pad_token_id,
-            self._workspace.device,
-            backbone.tokenizer,
-        )
+        passes = self._workspace.passes(adapted.model, self._settings.evaluation_batch_size)
         try:
             with adapted.constant():
                 evaluated = TYPES[data.type].evaluate(data, passes, ["validation"])["validation"]

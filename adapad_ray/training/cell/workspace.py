@@ -15,6 +15,7 @@ from adapad_ray.budget import ModuleShape
 from adapad_ray.models import Backbone
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.tasks import TaskData
+from adapad_ray.training.cell.evaluation import ModelPasses
 
 _WITHOUT_FLOPS = {"labels", "attention_mask", "token_type_ids", "position_ids"}
 
@@ -31,6 +32,11 @@ class Workspace:
     def forward_flops_per_token(self) -> float:
         """Floating-point operations of one forward pass of the bare backbone, per token."""
         return forward_flops_per_token(self.backbone.model, self.data)
+
+    def passes(self, model: nn.Module, batch_size: int) -> ModelPasses:
+        """The passes of a model over this data, as task types evaluate it."""
+        backbone = self.backbone
+        return ModelPasses(model, batch_size, backbone.pad_token_id, self.device, backbone.tokenizer)
 
     def shapes(self, names: tuple[str, ...]) -> tuple[ModuleShape, ...]:
         """Shapes of the modules with these full paths."""
