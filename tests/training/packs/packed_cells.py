@@ -1,44 +1,41 @@
-"""Cells with one lane each, on one backbone, whose steps are taken together."""
+"""Cells on one frozen backbone whose steps are taken together."""
 
-from adapad_ray.adapters.packs import Pack, Slot
-from adapad_ray.training.batches import joined
-from adapad_ray.training.packs import PackOptimizer
+from adapad_ray.training.packs import SharedPasses
 
 
 class PackedCells:
-    """Trainers, made one by one on the same backbone; those that have ended leave the pack."""
+    """Trainers, each made by `make(backbone=…, passes=…)` on a twin of `backbone`."""
 
-    def __init__(self, make):
-        self.trainers, self.running = [], []
-        for make_one in make:
-            trainer = make_one()
+    def __init__(self, make, backbone, slots=None):
+        self.passes = SharedPasses(slots or len(make))
+        self.trainers = [make_one(backbone=backbone.twin(), passes=self.passes) for make_one in make]
+        for trainer in self.trainers:
             trainer.start()
-            trainer.adapted.detach()
-            self.trainers.append(trainer)
-        self.losses = [[] for _ in self.trainers]
 
-    def step(self, step):
-        running = [t for t in self.trainers if step < t.total_steps]
-        if running != self.running:
-            self.running = running
-            self.pack = Pack([Slot(t.adapted, *t.method.lanes(step)) for t in running])
-            self.optimizer = PackOptimizer(self.pack, [t.optimizer for t in running])
-        batches = [t.batches.load(t.batches.rows(step)) for t in running]
-        whole = joined(batches, pad_token_id=0)
-        for t in running:
-            t.step = step
-            t.optimizer.begin_step(step, t.method.phase(step))
-        generators = [t._dropout(slot.lane) for t, slot in zip(running, self.pack.slots, strict=True)]
-        with self.pack.passing(len(whole.labels), generators):
-            output = self.pack.model(**whole.inputs)
-            losses = self.pack.losses(running[0]._loss(output, whole.labels), len(batches[0].labels))
-            losses.sum().backward()
-        self.optimizer.step(losses.detach())
-        for t, loss in zip(running, losses.tolist(), strict=True):
-            self.losses[self.trainers.index(t)].append(loss)
+    def run(self):
+        """Trains all to their ends; returns the errors by the number of the trainer."""
+        index = {trainer: number for number, trainer in enumerate(self.trainers)}
+        steps, failures = {trainer: trainer.steps() for trainer in self.trainers}, {}
+
+        def advance(trainer):
+            try:
+                next(steps[trainer])
+            except StopIteration:
+                self.passes.forget(trainer)
+                return False
+            except Exception as error:
+                failures[index[trainer]] = error
+                self.passes.forget(trainer)
+                return False
+            return True
+
+        alive = [trainer for trainer in self.trainers if advance(trainer)]
+        while alive:
+            failed = self.passes.train_step(alive)
+            failures.update({index[trainer]: error for trainer, error in failed.items()})
+            alive = [trainer for trainer in alive if trainer not in failed and advance(trainer)]
+        return failures
 
     def results(self):
         """Losses and state of every cell."""
-        for t in self.trainers:
-            t.method.finish()
-        return [(losses, t.adapted.state()) for losses, t in zip(self.losses, self.trainers, strict=True)]
+        return [(trainer.record.losses, trainer.adapted.state()) for trainer in self.trainers]
