@@ -119,7 +119,9 @@ def loop_of(model: Path, table: pd.DataFrame) -> dict[str, Any]:
     rows = [{**tokenizer(text), "labels": int(stars == "up")} for text, stars in table.itertuples(index=False)]
     collate = transformers.DataCollatorWithPadding(tokenizer)
     batches = [collate(rows[start : start + 8]) for start in range(0, 40, 8)]
-    return {"batches": batches, "data": Dataset.from_list(rows), "collate": collate}
+    examples = [{"prompt": "what colour has", "completion": " the cat"}] * 40
+    data = {"data": Dataset.from_list(rows), "examples": Dataset.from_list(examples)}
+    return {"batches": batches, "collate": collate, **data}
 
 
 def _register_method(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:

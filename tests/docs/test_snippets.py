@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import typer
 from in_process import in_process
+from small_tasks import write_models
 from typer.testing import CliRunner, Result
 
 from adapad_ray.cli import app
@@ -97,7 +98,9 @@ def results(place) -> dict[Command, Result]:
 @pytest.fixture(scope="module")
 def readers(place, tmp_path_factory, tiny_model) -> Iterator[dict[str, Reader]]:
     """By page."""
+    decoder = write_models(tmp_path_factory.mktemp("models"))["decoder"]
     changes = {"distilbert/distilbert-base-uncased": str(tiny_model), "minilm-l6": str(tiny_model)}
+    changes["HuggingFaceTB/SmolLM2-135M"] = decoder
     with pytest.MonkeyPatch.context() as patch:
         found = {"README.md": Reader("README.md", place.folder, patch, {}, {})}
         for page in {block.page for block in blocks("python")} - found.keys():
