@@ -63,6 +63,7 @@ class Launch:
             "checkpoint_seconds": self.spec.checkpoint.seconds,
             "checkpoint_rounds": self.spec.checkpoint.rounds,
             "slots_per_pass": self.spec.resources.slots_per_pass,
+            "company": self._cells.company(cell),
             "validations": self.spec.validations,
             "max_minutes": self.spec.max_minutes.cell,
         }

@@ -1,6 +1,7 @@
 """Cells on one frozen backbone whose steps are taken together."""
 
 from adapad_ray.training.packs import SharedPasses
+from adapad_ray.training.passes.lane_passes import DivergedError
 
 
 class PackedCells:
@@ -23,7 +24,7 @@ class PackedCells:
             except StopIteration:
                 self.passes.forget(trainer)
                 return False
-            except Exception as error:
+            except DivergedError as error:
                 failures[index[trainer]] = error
                 self.passes.forget(trainer)
                 return False
