@@ -277,21 +277,15 @@ class JobQueue:
         if not self._leases_several or company is None or self._is_last_attempt(first):
             return []
         alike = [
-            (job, other.slots)
+            job
             for job in self._pending
-            if (other := job.company) is not None
-            and other.key == company.key
+            if job.company is not None
+            and job.company.key == company.key
             and state.index not in job.broke
             and not self._is_last_attempt(job)
         ]
         share = -(-len(alike) // len(self._keeper.usable))
-        chosen: list[Job] = []
-        room = company.most - company.slots
-        for job, slots in alike:
-            if job is not first and len(chosen) + 1 < share and slots <= room:
-                chosen.append(job)
-                room -= slots
-        return chosen
+        return [job for job in alike if job is not first][: min(share, company.most) - 1]
 
     def _is_last_attempt(self, job: Job) -> bool:
         return job.fruitless > 0 and job.fruitless >= self._max_attempts - 1

@@ -68,9 +68,8 @@ class Company:
 
     key: str
     """The same for all of them."""
-    slots: int
-    """What the job takes of `most`."""
     most: int
+    """Jobs that a worker computes at one time."""
 
 
 PoolEvent = JobProgress | JobOutcome | GroupRetired

@@ -27,7 +27,7 @@ from adapad_ray.search.space import Space
 from adapad_ray.search.studies import SearchStudy
 from adapad_ray.search.tuner import run_search_trials, run_tune_trials
 from adapad_ray.sweep.inputs import LoadedInputs
-from adapad_ray.sweep.planning.packing import most_slots
+from adapad_ray.sweep.planning.packing import most_cells
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.wording import counted
 
@@ -187,7 +187,7 @@ def ray_executor(spec: SweepSpec, loaded: LoadedInputs, cells: int) -> Iterator[
             name=spec.name,
             run_together=compute_together,
         ) as pool:
-            yield RayExecutor(pool, spec.name, most_slots(resources))
+            yield RayExecutor(pool, spec.name, most_cells(resources))
 
 
 def unused_gpus(spec: SweepSpec) -> str | None:

@@ -203,8 +203,8 @@ def test_a_job_that_breaks_every_accelerator_is_lost_and_retires_no_group():
     run(scene)
 
 
-def company(slots=1, most=4, key="k"):
-    return {"company": {"key": key, "slots": slots, "most": most}}
+def company(most=3, key="k"):
+    return {"company": {"key": key, "most": most}}
 
 
 def taken(job):
@@ -221,9 +221,8 @@ def test_jobs_that_can_be_computed_together_go_out_together_up_to_their_limit():
         for name, payload in (
             ("a", company()),
             ("alone", {}),
-            ("b", company(slots=2)),
+            ("b", company()),
             ("other", company(key="l")),
-            ("too much", company(slots=2)),
             ("c", company()),
             ("d", company()),
         ):

@@ -13,7 +13,7 @@ from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity
 from adapad_ray.sweep.inputs import SweepInputs
 from adapad_ray.sweep.planning.cells import Cell
-from adapad_ray.sweep.planning.packing import company, shares_passes
+from adapad_ray.sweep.planning.packing import shares_passes
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.training.cell import make_method, parent_identity
 
@@ -71,10 +71,6 @@ class CellFactory:
         """The method of a cell, configured for its budget, seed and number of steps."""
         modules = tuple(self._shapes[name] for name in identity.target_modules)
         return make_method(identity, modules, self.train_examples, self.inputs.backbone_parameters)
-
-    def company(self, cell: Cell) -> dict[str, Any] | None:
-        """With which cells of the sweep this one can train; None: with none."""
-        return company(self.spec, cell.identity, self.method(cell.identity).plan().lanes)
 
     def lane_steps(self, cell: Cell) -> int:
         """The most forward and backward passes that the training of a cell takes: its steps times its lanes."""

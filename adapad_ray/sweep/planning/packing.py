@@ -10,8 +10,8 @@ from adapad_ray.results import CellIdentity
 from adapad_ray.sweep.spec import Resources, SweepSpec
 from adapad_ray.training.settings import TrainingSettings
 
-AUTO_SLOTS = 16
-"""Lanes that a worker takes at one time under `auto`; how many of them share a pass, its memory decides."""
+AUTO_CELLS = 16
+"""Cells that a worker takes at one time under `auto`; how many of their lanes share a pass, its memory decides."""
 _ALIKE = ("batch_size", "optimizer", "gradient_checkpointing", "deterministic")
 """Training settings in which the cells of a pack agree; model, data and precision are the sweep's."""
 
@@ -24,19 +24,22 @@ def shares_passes(spec: SweepSpec, method: type[Method[Any]], training: Training
     """
     if not method.shares_passes or spec.dtype == "float16" or training.optimizer != "adamw":
         return False
-    return most_slots(spec.resources) > 1 and (spec.resources.workers == 1 or method.parallel == "components")
+    return most_cells(spec.resources) > 1 and (spec.resources.workers == 1 or method.parallel == "components")
 
 
-def most_slots(resources: Resources) -> int:
-    """Return the lanes that a worker trains at one time, 1 without packs."""
+def most_cells(resources: Resources) -> int:
+    """Return the cells that a worker trains at one time, 1 without packs.
+
+    The lanes of these cells are divided into passes evenly, so they may be more than a pass takes.
+    """
     if resources.slots_per_pass == "auto":
-        return AUTO_SLOTS if resources.gpus_per_worker > 0 else 1
+        return AUTO_CELLS if resources.gpus_per_worker > 0 else 1
     return resources.slots_per_pass
 
 
-def company(spec: SweepSpec, identity: CellIdentity, lanes: int) -> dict[str, Any] | None:
+def company(spec: SweepSpec, identity: CellIdentity) -> dict[str, Any] | None:
     """Return with which cells of the sweep a cell can train (`distributed.jobs.Company`); None: with none."""
     if not identity.packed or spec.resources.workers > 1:
         return None
     key = json.dumps({name: identity.training[name] for name in _ALIKE} | {"precision": identity.precision})
-    return {"key": key, "slots": max(1, lanes), "most": most_slots(spec.resources)}
+    return {"key": key, "most": most_cells(spec.resources)}
