@@ -84,6 +84,11 @@ class SharedPasses:
         self._published: dict[AdaptedModel, PublishedRow] = {}
         self._packable: dict[tuple[Trainer, Lane], bool] = {}
         self._compared = False
+        self._lanes: dict[Trainer, int] = {}
+
+    def lanes_of(self, trainer: Trainer) -> int:
+        """Lanes of a cell in the last step."""
+        return self._lanes.get(trainer, 0)
 
     def train_step(self, trainers: Sequence[Trainer]) -> dict[Trainer, Exception]:
         """Take one step of every trainer; return the errors of those whose step failed, which change no other's."""
@@ -95,6 +100,7 @@ class SharedPasses:
             except Exception as error:  # noqa: BLE001 - it ends its cell alone, whatever it is
                 failures[trainer] = error
             else:
+                self._lanes[trainer] = len(due.lanes)
                 lanes += [DueLane(trainer, position, lane, due) for position, lane in due.lanes]
         groups: dict[Hashable, list[DueLane]] = {}
         for lane in lanes:
@@ -119,6 +125,7 @@ class SharedPasses:
         if any(other is trainer for packed in self._packs for other, _ in packed.slots):
             self._packs.clear()
         self._published.pop(trainer.adapted, None)  # type: ignore[call-overload]
+        self._lanes.pop(trainer, None)
         for slot in [slot for slot in self._packable if slot[0] is trainer]:
             del self._packable[slot]
 

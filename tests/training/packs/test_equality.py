@@ -4,9 +4,9 @@ from functools import partial
 
 import numpy as np
 import torch
-from packed_cells import PackedCells
 
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone
+from adapad_ray.testing.packed_cells import PackedCells
 from adapad_ray.training.passes.lane_passes import DivergedError
 
 STEPS = 50

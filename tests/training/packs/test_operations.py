@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import pytest
 import transformers
-from packed_cells import PackedCells
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adapad_ray.methods import METHODS
@@ -15,6 +14,7 @@ from adapad_ray.models import Backbone
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.models.task_models import MeanPooledClassifier
 from adapad_ray.tasks import EncodedSplit
+from adapad_ray.testing.packed_cells import PackedCells
 from adapad_ray.training.batches import Batches
 from adapad_ray.training.packs import PackedTrainer, SharedPasses
 from adapad_ray.training.settings import TrainingSettings
