@@ -83,44 +83,57 @@ def compute_together(
         payloads: by job, as for `compute`.
         answer: called with the id of a job and its value or exception when its cell has ended.
     """
-    with ExitStack() as stack:
-        stack.enter_context(process_title(f"adapad:{len(payloads)}-cells:worker-0"))
-        stacks = {job_id: stack.enter_context(ExitStack()) for job_id in payloads}
-        folders: dict[str, WorkingFolder] = {}
+    title = f"adapad:{len(payloads)}-cells:worker-0"
+    with process_title(title), _OpenCells(workspace, payloads, contexts, answer) as opened:
+        cells = {job_id: cell for job_id in payloads if (cell := opened.open(job_id)) is not None}
+        if cells:
+            run_packed_cells(cells, workspace, opened.end)
 
-        def end(job_id: str, ended: CellResult | Exception) -> None:
-            """Stores what a cell has left, whether it succeeded or not, and answers."""
-            try:
-                if isinstance(ended, torch.OutOfMemoryError):
-                    with memory_advice(CellIdentity.model_validate(payloads[job_id]["identity"])):
-                        raise ended
+
+class _OpenCells(ExitStack):
+    """The folders and metrics of cells that are computed together; each is closed when its cell ends."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        payloads: Mapping[str, dict[str, Any]],
+        contexts: Mapping[str, JobContext],
+        answer: Callable[[str, Any], None],
+    ) -> None:
+        super().__init__()
+        self._workspace, self._payloads, self._contexts, self._answer = workspace, payloads, contexts, answer
+        self._stacks = {job_id: self.enter_context(ExitStack()) for job_id in payloads}
+        self._folders: dict[str, WorkingFolder] = {}
+
+    def open(self, job_id: str) -> PackedCell | None:
+        """What a job asks for; None for one that has ended already, because it is finished or cannot be opened."""
+        payload, context, stack = self._payloads[job_id], self._contexts[job_id], self._stacks[job_id]
+        try:
+            folder = self._folders[job_id] = stack.enter_context(_opened(payload["folder"]))
+            folder.fetch(checkpoints=True)
+            finished = _finished(folder.path, context)
+            if finished is None:
+                side_by_side = len(self._payloads)
+                return stack.enter_context(_cell(folder, self._workspace, payload, context, side_by_side))
+        except Exception as error:  # noqa: BLE001 - it ends its job alone, whatever it is
+            self.end(job_id, error)
+        else:
+            self.end(job_id, finished)
+        return None
+
+    def end(self, job_id: str, ended: CellResult | Exception) -> None:
+        """Stores what a cell has left, and answers."""
+        try:
+            with self._stacks[job_id], memory_advice(CellIdentity.model_validate(self._payloads[job_id]["identity"])):
                 if isinstance(ended, Exception):
                     raise ended
-                folders[job_id].save()
+                self._folders[job_id].save()
                 value: Any = _value(ended)
-                stacks[job_id].close()
-            except StorageError as error:
-                value = AttemptLostError(str(error))
-            except Exception as error:  # noqa: BLE001 - the driver reports it, whatever it is
-                value = error
-            stacks[job_id].close()
-            answer(job_id, value)
-
-        cells: dict[str, PackedCell] = {}
-        for job_id, payload in payloads.items():
-            try:
-                folder = folders[job_id] = stacks[job_id].enter_context(_opened(payload["folder"]))
-                folder.fetch(checkpoints=True)
-                finished = _finished(folder.path, contexts[job_id])
-                if finished is None:
-                    cells[job_id] = stacks[job_id].enter_context(_cell(folder, workspace, payload, contexts[job_id]))
-            except Exception as error:  # noqa: BLE001
-                end(job_id, error)
-            else:
-                if finished is not None:
-                    end(job_id, finished)
-        if cells:
-            run_packed_cells(cells, workspace, end)
+        except StorageError as error:
+            value = AttemptLostError(str(error))
+        except Exception as error:  # noqa: BLE001 - the driver reports it, whatever it is
+            value = error
+        self._answer(job_id, value)
 
 
 def _value(result: CellResult) -> dict[str, Any]:
@@ -164,7 +177,7 @@ def _compute_in(
 
 @contextmanager
 def _cell(
-    folder: WorkingFolder, workspace: Workspace, payload: dict[str, Any], context: JobContext
+    folder: WorkingFolder, workspace: Workspace, payload: dict[str, Any], context: JobContext, side_by_side: int = 1
 ) -> Iterator[PackedCell]:
     """What a job asks this worker to compute, with the folder of the cell's parent open and its metrics exported."""
     identity = CellIdentity.model_validate(payload["identity"])
@@ -176,6 +189,7 @@ def _cell(
         context.rank,
         budget=identity.budget,
         device=workspace.device,
+        side_by_side=side_by_side,
     )
     first = context.rank == 0
     with _parent_folder(payload["folder"], identity) as parent, metrics:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -224,7 +225,9 @@ class MethodConformance:
     def test_beside_another_cell_it_computes_what_it_computes_alone(self, case: MethodCase) -> None:
         if not METHODS[case.method].shares_passes or case.make().parent() is not None:
             pytest.skip("its cells train alone")
-        alone, beside = uninterrupted(case), MethodCase("lora", COST_PER_RANK, training={"epochs": 1})
+        alone, training = uninterrupted(case), {**case.training, "epochs": 1}
+        budget = case.budget or COST_PER_RANK
+        beside = replace(case, method="lora", budget=budget, config={"allocation": "random"}, training=training)
         cells = PackedCells([case.trainer, partial(beside.trainer, 1)], case.backbone(), case.slots_per_pass + 1)
         assert not cells.run()
         losses, state = cells.results()[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from adapad_ray.methods import Method
@@ -37,9 +38,13 @@ def most_cells(resources: Resources) -> int:
     return resources.slots_per_pass
 
 
+def pass_key(training: Mapping[str, Any]) -> str:
+    """Return a text that is the same for training settings whose cells can share passes."""
+    return json.dumps({name: training[name] for name in _ALIKE})
+
+
 def company(spec: SweepSpec, identity: CellIdentity) -> dict[str, Any] | None:
     """Return with which cells of the sweep a cell can train (`distributed.jobs.Company`); None: with none."""
     if not identity.packed or spec.resources.workers > 1:
         return None
-    key = json.dumps({name: identity.training[name] for name in _ALIKE} | {"precision": identity.precision})
-    return {"key": key, "most": most_cells(spec.resources)}
+    return {"key": pass_key(identity.training), "most": most_cells(spec.resources)}

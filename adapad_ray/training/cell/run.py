@@ -253,6 +253,7 @@ def _cost(
         peak_memory_bytes=peak_memory(device),
         workers=len(workers),
         per_worker=tuple(workers),
+        side_by_side=trainer.passes.side_by_side(trainer) if isinstance(trainer, PackedTrainer) else 1,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -84,11 +85,16 @@ class SharedPasses:
         self._published: dict[AdaptedModel, PublishedRow] = {}
         self._packable: dict[tuple[Trainer, Lane], bool] = {}
         self._compared = False
-        self._lanes: dict[Trainer, int] = {}
+        self._lanes: WeakKeyDictionary[Trainer, int] = WeakKeyDictionary()
+        self._side_by_side: WeakKeyDictionary[Trainer, int] = WeakKeyDictionary()
 
     def lanes_of(self, trainer: Trainer) -> int:
         """Lanes of a cell in the last step."""
         return self._lanes.get(trainer, 0)
+
+    def side_by_side(self, trainer: Trainer) -> int:
+        """Most cells that took a step together with a cell, itself included."""
+        return self._side_by_side.get(trainer, 1)
 
     def train_step(self, trainers: Sequence[Trainer]) -> dict[Trainer, Exception]:
         """Take one step of every trainer; return the errors of those whose step failed, which change no other's."""
@@ -101,6 +107,7 @@ class SharedPasses:
                 failures[trainer] = error
             else:
                 self._lanes[trainer] = len(due.lanes)
+                self._side_by_side[trainer] = max(len(trainers), self.side_by_side(trainer))
                 lanes += [DueLane(trainer, position, lane, due) for position, lane in due.lanes]
         groups: dict[Hashable, list[DueLane]] = {}
         for lane in lanes:
@@ -125,7 +132,6 @@ class SharedPasses:
         if any(other is trainer for packed in self._packs for other, _ in packed.slots):
             self._packs.clear()
         self._published.pop(trainer.adapted, None)  # type: ignore[call-overload]
-        self._lanes.pop(trainer, None)
         for slot in [slot for slot in self._packable if slot[0] is trainer]:
             del self._packable[slot]
 

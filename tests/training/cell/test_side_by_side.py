@@ -60,6 +60,7 @@ def test_every_cell_is_recorded_when_it_ends_as_if_it_were_alone(lone, tmp_path)
     assert list(ends) == sorted(CASES, key=lambda name: len(lone[name].train_loss))
     for result in ends.values():
         assert_as_alone(result, lone, tmp_path)
+        assert (result.cost.side_by_side, lone[result.id].cost.side_by_side) == (len(CASES), 1)
 
 
 def test_what_ends_one_cell_leaves_the_others_untouched(lone, tmp_path, monkeypatch):
