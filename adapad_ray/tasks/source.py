@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -114,6 +115,22 @@ class DataSource(Source):
             BadRequestError: a field names its columns in an unusable way.
         """
         return {"group": self.group}
+
+    def found_in(self, columns: Sequence[str]) -> Self:
+        """The same source with the columns that it leaves open, which are found among these.
+
+        Raises:
+            BadRequestError: they are not.
+        """
+        return self
+
+    def found_in_file(self, path: str) -> Self:
+        """The same for the columns of a local file; unchanged if it cannot be read."""
+        return self
+
+    def for_predictions(self) -> Self:
+        """The same source as it reads and answers rows without right answers."""
+        return self
 
     def check_roles(self) -> None:
         """Check that no column is both read and to be predicted, or read twice; groups may be by any column.
