@@ -17,6 +17,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.models import Backbone, load_backbone
 from adapad_ray.models.reading import reading_model
 from adapad_ray.tasks import TYPES, DataSource, RawTask, TaskData
+from adapad_ray.tasks.data.column_names import names_in_file
 from adapad_ray.tasks.data.files import read_files
 from adapad_ray.tasks.data.tables import Columns
 from adapad_ray.tasks.rows import RowTask
@@ -63,7 +64,7 @@ class ExportedModel:
         Raises:
             BadRequestError: a column is missing, or holds what the task cannot read.
         """
-        source, labels = self.record.source.found_in(list(map(str, table))), self.record.labels
+        source, labels = self.record.source.for_rows(list(map(str, table))), self.record.labels
         source = _in_folder(source.for_predictions(), folder)
         evaluated = self._evaluate(self.kind.without_answers(table, source, labels), source)
         read = [column for column in _columns(self.kind, source).values() if column in table]
@@ -76,7 +77,7 @@ class ExportedModel:
         Raises:
             BadRequestError: a column is missing, or holds what the task cannot read; a class is unknown.
         """
-        source = self.record.source.found_in(list(map(str, table)))
+        source = self.record.source.for_rows(list(map(str, table)))
         return dict(self._evaluate(table, _in_folder(source, folder)).metrics)
 
     def read(self, file: str, *, answers: bool) -> pd.DataFrame:
@@ -89,7 +90,9 @@ class ExportedModel:
         Raises:
             BadRequestError: the file cannot be read, or lacks a column.
         """
-        source = self.record.source.found_in_file(file)
+        source = self.record.source
+        if source.finds_columns and (names := names_in_file(file)):
+            source = source.for_rows(names)
         columns = source.columns() if answers else _columns(self.kind, source)
         return read_files(file, {_SPLIT: file}, columns).splits[_SPLIT]
 

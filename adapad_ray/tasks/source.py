@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -116,6 +116,9 @@ class DataSource(Source):
         """
         return {"group": self.group}
 
+    finds_columns: ClassVar[bool] = False
+    """Whether columns that are not named are found by those of the data."""
+
     def found_in(self, columns: Sequence[str]) -> Self:
         """The same source with the columns that it leaves open, which are found among these.
 
@@ -124,8 +127,12 @@ class DataSource(Source):
         """
         return self
 
-    def found_in_file(self, path: str) -> Self:
-        """The same for the columns of a local file; unchanged if it cannot be read."""
+    def for_rows(self, columns: Sequence[str]) -> Self:
+        """The same source for rows that were not in the training, with these columns.
+
+        Raises:
+            BadRequestError: they hold nothing that it reads.
+        """
         return self
 
     def for_predictions(self) -> Self:

@@ -22,6 +22,9 @@ from adapad_ray.tasks.data.conversations import (
 )
 from adapad_ray.tasks.data.tables import Columns, listed
 
+MESSAGES = ("messages", "conversations")
+"""Usual names of a column of whole conversations."""
+
 
 class ChatRow(NamedTuple):
     """A conversation that ends with an answer, as a row holds it."""
@@ -134,7 +137,7 @@ def find_shape(columns: Sequence[str]) -> ChatShape:
     Raises:
         BadRequestError: none of the usual names is among them.
     """
-    for name in ("messages", "conversations"):
+    for name in MESSAGES:
         if name in columns:
             return Messages(name)
     if "prompt" in columns:

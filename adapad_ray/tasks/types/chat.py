@@ -11,11 +11,11 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.data.chat_columns import ChatShape, Messages, Pairs, find_shape
-from adapad_ray.tasks.data.column_names import column_names
+from adapad_ray.tasks.data.chat_columns import MESSAGES, ChatShape, Messages, Pairs, find_shape
+from adapad_ray.tasks.data.column_names import names_in_file
 from adapad_ray.tasks.data.columns import with_group
 from adapad_ray.tasks.data.conversations import Message
-from adapad_ray.tasks.data.tables import Columns, FileError, Tables, warn
+from adapad_ray.tasks.data.tables import Columns, Tables, warn
 from adapad_ray.tasks.encoding.assumed import AssumedSplit
 from adapad_ray.tasks.encoding.chat_template import PLAIN, ChatTemplate, read_template
 from adapad_ray.tasks.encoding.conversations import ConversationSplit, Limits, encode_conversations
@@ -29,10 +29,14 @@ from adapad_ray.tasks.task_data import Evaluated, Passes, RawTask, Split, TaskDa
 from adapad_ray.tasks.types.answer_scores import ended, score_answer
 from adapad_ray.wording import counted
 
+_COLUMNS = ("messages", "prompt", "completion", "instruction", "input", "output")
+"""The fields that name columns, shape by shape."""
+
 
 class ChatSource(DataSource):
     """Conversations in one of three shapes; columns that are not named are found by their usual names."""
 
+    finds_columns: ClassVar[bool] = True
     type: Literal["chat"]
     messages: str | None = None
     """Column with lists of `{role, content}`, or of `{from, value}`."""
@@ -63,7 +67,7 @@ class ChatSource(DataSource):
     def _one_shape(self) -> Self:
         shapes = [
             [name for name in names if getattr(self, name) is not None]
-            for names in (("messages",), ("prompt", "completion"), ("instruction", "input", "output"))
+            for names in (_COLUMNS[:1], _COLUMNS[1:3], _COLUMNS[3:])
         ]
         named = [f"task.{names[0]}" for names in shapes if names]
         if len(named) > 1:
@@ -93,19 +97,21 @@ class ChatSource(DataSource):
         found = find_shape(columns).columns()
         return self.model_copy(update=dict(found))
 
-    def found_in_file(self, path: str) -> Self:
-        """The same with the columns of a file, if it can be read."""
-        try:
-            names = column_names(Path(path).expanduser()) if self.shape is None else []
-        except (FileError, OSError, ValueError):
-            return self  # reading it says what is wrong
-        return self.found_in(names) if names else self
+    def for_rows(self, columns: Sequence[str]) -> Self:
+        """The same, which reads messages where the columns of the training are missing."""
+        if self.shape is None:
+            return self.found_in(columns)
+        others = [name for name in MESSAGES if name in columns]
+        if not others or any(column in columns for column in self.shape.columns().values()):
+            return self
+        return self.model_copy(update=dict.fromkeys(_COLUMNS) | {"messages": others[0]})
 
     def read_tables(self) -> Tables:
         """The rows of every split."""
-        local = self.dataset is None and self.train is not None
-        found = self.found_in_file(self.train) if local and self.train else self
-        return super(ChatSource, found).read_tables()
+        if self.shape is not None or self.dataset is not None or self.train is None:
+            return super().read_tables()
+        names = names_in_file(self.train)  # without any, the file cannot be read, and reading it says why
+        return super(ChatSource, self.found_in(names) if names else self).read_tables()
 
     def for_predictions(self) -> Self:
         """The same, which answers."""
