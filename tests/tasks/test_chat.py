@@ -243,6 +243,14 @@ def test_a_model_without_a_template_takes_the_plain_one():
     assert "</s>" in data.settings["chat_template"] or "eos_token" in data.settings["chat_template"]
 
 
+def test_conversations_can_be_planned_without_the_model_s_tokenizer(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    reader, own = TYPES["chat"].planning_reader("HuggingFaceTB/SmolLM2-135M-Instruct")
+    split = task(reader, {"messages": [turns("hi you", "hello")]}).splits["train"]
+    assert not own and split.lengths.tolist() == [len(["User", ":", "hi", "you", "Assistant", ":", "hello", "[EOS]"])]
+    assert split.learnt_tokens.tolist() == [2]
+
+
 def test_a_template_comes_from_a_file(tmp_path, chatml):
     file = tmp_path / "mine.jinja"
     file.write_text((TEMPLATES / "gemma.jinja").read_text().rstrip("\n"))

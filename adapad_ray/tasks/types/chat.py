@@ -143,6 +143,13 @@ class Chat(RowTask[ChatSource]):
         """None: the model has no task head."""
         return 0
 
+    def planning_reader(self, model: str) -> tuple[Any, bool]:
+        """As of other types; a stand-in writes conversations by the plain template."""
+        reader, own = super().planning_reader(model)
+        if not own:
+            reader.chat_template = read_template(PLAIN)
+        return reader, own
+
     def read_tables(self, source: ChatSource, found: Tables) -> RawTask:
         """The task of rows that have been read already, with its columns found and its chat template tried."""
         read_template(source.chat_template)
