@@ -1,9 +1,9 @@
-"""The jobs of a pool that computes cells: how a worker is set up, and how it computes one cell."""
+"""The jobs of a pool that computes cells: how a worker is set up, and how it computes one cell, or several together."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from adapad_ray.distributed.shared_backbone import open_backbone
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.storage import CHECKPOINT, RECORD, WorkingFolder, working_folder
-from adapad_ray.training.cell import CellRequest, Workspace, run_cell
+from adapad_ray.training.cell import CellRequest, PackedCell, Workspace, run_cell, run_packed_cells
 from adapad_ray.training.checkpoint import CheckpointPolicy
 from adapad_ray.training.record import OnProgress, RoundObserver, RoundStats
 from adapad_ray.training.workers import AttemptLostError
@@ -68,8 +68,62 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
         folder.fetch(checkpoints=True)
         result = _finished(folder.path, context) or _compute_in(folder, workspace, payload, context)
         folder.save()
-    if result is None:
-        return {}
+    return {} if result is None else _value(result)
+
+
+def compute_together(
+    workspace: Workspace,
+    payloads: Mapping[str, dict[str, Any]],
+    contexts: Mapping[str, JobContext],
+    answer: Callable[[str, Any], None],
+) -> None:
+    """Computes packed cells whose lanes share passes.
+
+    Args:
+        payloads: by job, as for `compute`.
+        answer: called with the id of a job and its value or exception when its cell has ended.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(process_title(f"adapad:{len(payloads)}-cells:worker-0"))
+        stacks = {job_id: stack.enter_context(ExitStack()) for job_id in payloads}
+        folders: dict[str, WorkingFolder] = {}
+
+        def end(job_id: str, ended: CellResult | Exception) -> None:
+            """Stores what a cell has left, whether it succeeded or not, and answers."""
+            try:
+                if isinstance(ended, torch.OutOfMemoryError):
+                    with memory_advice(CellIdentity.model_validate(payloads[job_id]["identity"])):
+                        raise ended
+                if isinstance(ended, Exception):
+                    raise ended
+                folders[job_id].save()
+                value: Any = _value(ended)
+                stacks[job_id].close()
+            except StorageError as error:
+                value = AttemptLostError(str(error))
+            except Exception as error:  # noqa: BLE001 - the driver reports it, whatever it is
+                value = error
+            stacks[job_id].close()
+            answer(job_id, value)
+
+        cells: dict[str, PackedCell] = {}
+        for job_id, payload in payloads.items():
+            try:
+                folder = folders[job_id] = stacks[job_id].enter_context(_opened(payload["folder"]))
+                folder.fetch(checkpoints=True)
+                finished = _finished(folder.path, contexts[job_id])
+                if finished is None:
+                    cells[job_id] = stacks[job_id].enter_context(_cell(folder, workspace, payload, contexts[job_id]))
+            except Exception as error:  # noqa: BLE001
+                end(job_id, error)
+            else:
+                if finished is not None:
+                    end(job_id, finished)
+        if cells:
+            run_packed_cells(cells, workspace, end)
+
+
+def _value(result: CellResult) -> dict[str, Any]:
     return {"score": result.tuning_score if result.identity.stage == "tune" else result.score}
 
 
@@ -95,11 +149,26 @@ def _finished(folder: Path, context: JobContext) -> CellResult | None:
 def _compute_in(
     folder: WorkingFolder, workspace: Workspace, payload: dict[str, Any], context: JobContext
 ) -> CellResult | None:
-    identity = CellIdentity.model_validate(payload["identity"])
-    policy = CheckpointPolicy(payload["checkpoint_seconds"], payload["checkpoint_rounds"])
     exchange = None
     if context.board is not None:
         exchange = BoardExchange(context.board, context.generation, context.rank, context.world_size)
+    with (
+        _cell(folder, workspace, payload, context) as cell,
+        process_title(f"adapad:cell-{context.job_id}:worker-{context.rank}"),
+        memory_advice(cell.request.identity),
+    ):
+        return run_cell(
+            cell.request, workspace, exchange=exchange, on_progress=cell.on_progress, observer=cell.observer
+        )
+
+
+@contextmanager
+def _cell(
+    folder: WorkingFolder, workspace: Workspace, payload: dict[str, Any], context: JobContext
+) -> Iterator[PackedCell]:
+    """What a job asks this worker to compute, with the folder of the cell's parent open and its metrics exported."""
+    identity = CellIdentity.model_validate(payload["identity"])
+    policy = CheckpointPolicy(payload["checkpoint_seconds"], payload["checkpoint_rounds"])
     metrics = CellMetrics(
         payload.get("sweep", ""),
         context.job_id,
@@ -109,32 +178,19 @@ def _compute_in(
         device=workspace.device,
     )
     first = context.rank == 0
-    with (
-        _parent_folder(payload["folder"], identity) as parent,
-        metrics,
-        process_title(f"adapad:cell-{context.job_id}:worker-{context.rank}"),
-        memory_advice(identity),
-    ):
-        times = payload.get("validations", 0)
-        return run_cell(
-            CellRequest(
-                context.job_id,
-                identity,
-                folder.path,
-                payload["base_model"],
-                parent,
-                policy,
-                times,
-                payload.get("slots_per_pass", "auto"),
-            ),
-            workspace,
-            exchange=exchange,
-            on_progress=_throttled(context) if first else None,
-            observer=_limited(
-                _storing(metrics, folder, min(policy.seconds, 60.0 if first else ROUNDS_SECONDS)),
-                payload.get("max_minutes"),
-            ),
+    with _parent_folder(payload["folder"], identity) as parent, metrics:
+        request = CellRequest(
+            context.job_id,
+            identity,
+            folder.path,
+            payload["base_model"],
+            parent,
+            policy,
+            payload.get("validations", 0),
+            payload.get("slots_per_pass", "auto"),
         )
+        stored = _storing(metrics, folder, min(policy.seconds, 60.0 if first else ROUNDS_SECONDS))
+        yield PackedCell(request, _throttled(context) if first else None, _limited(stored, payload.get("max_minutes")))
 
 
 @contextmanager

@@ -43,6 +43,7 @@ class Dylora(BudgetedMethod[DyloraConfig]):
 
     name = "dylora"
     summary = "nested LoRA: each step trains a randomly drawn prefix of the ranks, and every prefix is deployable"
+    shares_passes = True
     Config = DyloraConfig
     adapted: AdaptedModel
 

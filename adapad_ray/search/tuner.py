@@ -31,6 +31,7 @@ def run_tune_trials(
     *,
     name: str,
     seed: int,
+    jobs_at_once: int | None = None,
     on_event: EventListener | None = None,
     storage: optuna.storages.BaseStorage | None = None,
 ) -> dict[str, JobOutcome]:
@@ -45,6 +46,7 @@ def run_tune_trials(
         spaces: the search space of every study.
         name: of the sweep; studies are called `<name>/<study>`.
         seed: of the quasi-random sequence.
+        jobs_at_once: cells that the pool computes side by side; default: one per group.
         on_event: called in this thread with the pool's events while the trials run.
         storage: of the studies; default: in memory. It must hold no unfinished trial (see `align_study`).
 
@@ -56,7 +58,8 @@ def run_tune_trials(
     events = PoolEvents(pool, on_event)
     searcher = FixedPointsSearcher(cells, spaces, name, seed, storage)
     # One more than can run, so that a free group finds its next cell in the queue.
-    _run_experiment(pool, searcher, events, f"{name}-tune", trials=len(cells), concurrency=pool.groups + 1)
+    at_once = (jobs_at_once or pool.groups) + 1
+    _run_experiment(pool, searcher, events, f"{name}-tune", trials=len(cells), concurrency=at_once)
     return events.outcomes([cell.cell_id for cell in cells])
 
 
