@@ -305,8 +305,8 @@ BAD_TEMPLATES = {
     "{% set n = messages | length %}{% for m in messages %}{{ m['content'] if loop.last or n < 4 else 'a' }}"
     "{{ eos_token }}{% endfor %}": (
         turns("hi", "bye", "how", "well"),
-        "column 'messages' of the train data holds a conversation whose earlier turns the chat template writes "
-        "differently once later turns follow in row 1",
+        "column 'messages' of the train data holds a conversation that the chat template does not write turn by turn "
+        "in row 1: which tokens are the assistant's cannot be told",
     ),
     (TEMPLATES / "gemma.jinja").read_text(): (
         [*turns("hi", "bye"), {"role": "assistant", "content": "well"}],

@@ -25,7 +25,7 @@ _PLAIN = (
 _MARKS_ANSWERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBE = "adapad"
 """A message by which a template is tried."""
-_REMEDY = "set task.chat_template to the file of a template that does not"
+_REMEDY = "set task.chat_template to the file of another"
 
 
 class Rendered(NamedTuple):
@@ -179,8 +179,8 @@ class ChatTemplate:
         until = self._try(conversation[: turn + 1], place)
         if not text.startswith(before) or not text.startswith(until):
             raise place.refuse(
-                "a conversation whose earlier turns the chat template writes differently once later turns follow",
-                f"which tokens are the assistant's cannot be told, so {_REMEDY}, or to one with {{% generation %}}",
+                "a conversation that the chat template does not write turn by turn",
+                f"which tokens are the assistant's cannot be told, so {_REMEDY}, or of one with {{% generation %}}",
             )
         return len(before), len(until)
 
