@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ TASK_TYPES = {SEQUENCES: "SEQ_CLS", CAUSAL: "CAUSAL_LM", "AutoModelForQuestionAn
 """PEFT's name of what an auto class is for; it has none for images."""
 THRESHOLD = "no_answer_threshold"
 """Metric of questions that holds the threshold chosen on validation."""
-_PLACES = set(DataSource.model_fields) - {"metric", "type"}
+_PLACES = set(DataSource.model_fields) - {"metric", "type"} | {"chat_template"}
 """Fields of a source that say where its rows are and how they are split."""
 
 
@@ -57,12 +57,15 @@ def complete_adapter(folder: Path, training: Training) -> list[str]:
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     record |= _record(training)
     warnings: list[str] = []
-    code = LoadingCode(record["auto_class"], _outputs(training, record["labels"]))
+    chats = training.source.type == "chat"
+    code = LoadingCode(record["auto_class"], _outputs(training, record["labels"]), chats=chats)
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     try:
         base = _read_base(record["model"])
         if TYPES[training.source.type].reads_texts:
-            load_tokenizer(record["model"]).save_pretrained(folder)
+            tokenizer = load_tokenizer(record["model"])
+            tokenizer.chat_template = record.get("chat_template", tokenizer.chat_template)
+            tokenizer.save_pretrained(folder)
     except BadRequestError as error:
         warnings.append(f"tokenizer and class names are missing, because the base model cannot be read here: {error}")
     else:
@@ -131,7 +134,7 @@ def _loading_code(record: Mapping[str, Any], base: Any, code: LoadingCode) -> Lo
         arguments["dtype"] = record["dtype"]
     if own_class is None and auto_class == SEQUENCES and base.get_text_config().pad_token_id is None:
         arguments["pad_token_id"] = load_tokenizer(record["model"]).pad_token_id
-    return LoadingCode(auto_class, code.outputs, arguments, own_class is not None)
+    return replace(code, arguments=arguments, own_class=own_class is not None)
 
 
 def _base_fields(record: Mapping[str, Any], base: Any, code: LoadingCode) -> dict[str, Any]:

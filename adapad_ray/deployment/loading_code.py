@@ -21,6 +21,8 @@ class LoadingCode:
     """Further arguments of `from_pretrained`."""
     own_class: bool = False
     """Whether the base model is loaded with a class of this package."""
+    chats: bool = False
+    """Whether it reads conversations through the tokenizer's chat template."""
 
     @property
     def peft_class(self) -> str:
@@ -42,7 +44,14 @@ class LoadingCode:
         if self.auto_class == IMAGES:
             return f"from peft import {self.peft_class}\n\nmodel = {self.call(adapter)}"
         run = f'tokenizer = AutoTokenizer.from_pretrained("{adapter}")\n'
-        if self.auto_class == CAUSAL:
+        if self.chats:
+            run += (
+                'messages = [{"role": "user", "content": "…"}]\n'
+                'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")\n'
+                'answer = model.generate(**inputs, max_new_tokens=64)[0, inputs["input_ids"].shape[1] :]\n'
+                "print(tokenizer.decode(answer, skip_special_tokens=True))"
+            )
+        elif self.auto_class == CAUSAL:
             run += 'inputs = tokenizer("…", return_tensors="pt")\nprint(tokenizer.decode(model.generate(**inputs)[0]))'
         elif self.auto_class == "AutoModelForQuestionAnswering":
             run += 'output = model(**tokenizer("question", "context", return_tensors="pt"))'
