@@ -146,6 +146,10 @@ class SweepSpec(_Section):
     """Folder of the sweeps' folders, or its address, as `s3://…`."""
     tracking: str = DEFAULT_STORE
     """MLflow's database or server."""
+    tensorboard: bool = False
+    """Whether losses and validations go to TensorBoard too, as event files in the sweep's folder."""
+    wandb: str | None = Field(default=None, pattern=r"^([^/\\#?%:\s]+/)?[^/\\#?%:]{1,128}$")
+    """A project of Weights & Biases to which they go too: `project` or `team/project`."""
     validations: int = Field(default=0, ge=0, le=1000)
     """Times that every cell scores the validation split during training, besides at its end. It changes no result."""
     log_adapters: bool = False
