@@ -36,7 +36,7 @@ TASK_TYPES = {SEQUENCES: "SEQ_CLS", CAUSAL: "CAUSAL_LM", "AutoModelForQuestionAn
 IMAGE_PROCESSOR = "preprocessor_config.json"
 THRESHOLD = "no_answer_threshold"
 """Metric of questions that holds the threshold chosen on validation."""
-_PLACES = set(DataSource.model_fields) - {"metric", "type"}
+_PLACES = set(DataSource.model_fields) - {"metric", "type"} | {"chat_template"}
 """Fields of a source that say where its rows are and how they are split."""
 
 
@@ -61,12 +61,15 @@ def complete_adapter(folder: Path, training: Training) -> list[str]:
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     record |= _record(training)
     warnings: list[str] = []
-    code = LoadingCode(record["auto_class"], _outputs(training, record["labels"]))
+    chats = training.source.type == "chat"
+    code = LoadingCode(record["auto_class"], _outputs(training, record["labels"]), chats=chats)
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     try:
         base = _read_base(record["model"])
         if TYPES[training.source.type].reads_texts:
-            load_tokenizer(record["model"]).save_pretrained(folder)
+            tokenizer = load_tokenizer(record["model"])
+            tokenizer.chat_template = record.get("chat_template", tokenizer.chat_template)
+            tokenizer.save_pretrained(folder)
         else:
             write_json(folder / IMAGE_PROCESSOR, _image_processor(image_format(record["model"])))
     except BadRequestError as error:

@@ -22,6 +22,8 @@ class LoadingCode:
     """Further arguments of `from_pretrained`."""
     own_class: bool = False
     """Whether the base model is loaded with a class of this package."""
+    chats: bool = False
+    """Whether it reads conversations through the tokenizer's chat template."""
     named: bool = False
     """Whether `config.json` in the adapter's folder names the classes."""
 
@@ -54,6 +56,13 @@ class LoadingCode:
         return "\n".join([*imports, *names, *model, *self._use()])
 
     def _use(self) -> list[str]:
+        if self.chats:
+            return [
+                'messages = [{"role": "user", "content": "…"}]',
+                'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")',
+                'answer = model.generate(**inputs, max_new_tokens=64)[0, inputs["input_ids"].shape[1] :]',
+                "print(tokenizer.decode(answer, skip_special_tokens=True))",
+            ]
         if self.auto_class == CAUSAL:
             return [
                 'inputs = tokenizer("…", return_tensors="pt")',
