@@ -130,6 +130,7 @@ class Deployment:
             "model": self.request.base_model,
             "auto_class": TYPES[data.type].auto_class,
             "labels": list(data.class_names),
+            **{name: data.settings[name] for name in ("chat_template",) if name in data.settings},
         }
 
     def save_predictions(self) -> None:
