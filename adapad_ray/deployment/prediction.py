@@ -28,7 +28,8 @@ DIGITS = "%.6g"
 """Format of numbers in text."""
 OUTPUTS: Sequence[str] = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 """Suffixes of files that predictions are written to."""
-_SPLIT = "test"
+_SPLIT = "given"
+"""What messages call the rows: `the given file`, `the given data`."""
 
 
 @dataclass(frozen=True)

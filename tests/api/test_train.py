@@ -140,7 +140,6 @@ def test_a_model_by_name_trains_the_cell_of_a_sweep(tiny_model, reviews, tmp_pat
         dataset=pd.read_csv(reviews),
         budget="12 ranks",
         settings={"initial_rank": 0},
-        threads=1,
         **FAST,
     )
     assert ours.result.id == cell.id and ours.result.train_loss == sweeps.train_loss
