@@ -21,6 +21,7 @@ from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.storage import CHECKPOINT, RECORD, WorkingFolder, working_folder
 from adapad_ray.training.cell import CellRequest, Workspace, run_cell
+from adapad_ray.training.cell.rungs import load_rungs
 from adapad_ray.training.checkpoint import CheckpointPolicy
 from adapad_ray.training.record import OnProgress, RoundObserver, RoundStats
 from adapad_ray.training.workers import AttemptLostError
@@ -51,13 +52,15 @@ def open_workspace(context: SetupContext) -> Workspace:
 def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
     """Computes a cell, or this worker's part of it; returns what its stage maximises as `score`.
 
+    Where the training pauses, rank 0 returns the step as `paused`, and the score there or None.
+
     If an earlier attempt lost its worker after the result was written, rank 0 returns that result. The other ranks do
     not look for it, because two workers may see a shared folder differently; the queue ends their attempt.
 
     Args:
         payload: `identity`, `folder` (path or URL), `base_model`, `checkpoint_seconds`, `checkpoint_rounds`,
-            `max_minutes` (None without a limit) and, for metrics, `sweep`; optional: `validations`, and for packed
-            cells `slots_per_pass`.
+            `max_minutes` (None without a limit) and, for metrics, `sweep`; optional: `validations`, `pause_at`, and for
+            packed cells `slots_per_pass`.
 
     Raises:
         TimeLimitError: the training takes longer than `max_minutes`.
@@ -68,8 +71,9 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
         folder.fetch(checkpoints=True)
         result = _finished(folder.path, context) or _compute_in(folder, workspace, payload, context)
         folder.save()
+        rungs = {rung.step: rung.score for rung in load_rungs(folder.path)}
     if result is None:
-        return {}
+        return {"paused": payload["pause_at"], "score": rungs[payload["pause_at"]]} if context.rank == 0 else {}
     return {"score": result.tuning_score if result.identity.stage == "tune" else result.score}
 
 
@@ -125,6 +129,7 @@ def _compute_in(
                 parent,
                 policy,
                 times,
+                payload.get("pause_at"),
                 payload.get("slots_per_pass", "auto"),
             ),
             workspace,

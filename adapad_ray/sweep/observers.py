@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec
 
 from adapad_ray.errors import BadRequestError, StorageError
-from adapad_ray.report.inputs import FailedCell, Gap
+from adapad_ray.report.inputs import FailedCell, Gap, StoppedTrial
 from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder
 from adapad_ray.wording import counted
@@ -48,6 +48,8 @@ class SweepState:
     """Results of finished cells, by id."""
     failures: dict[str, str] = field(default_factory=dict)
     """Cell id → why it has no result, as `<type of error>: <message>`."""
+    stopped: dict[str, StoppedTrial] = field(default_factory=dict)
+    """Trials that were stopped early, by cell id: neither results nor failures."""
     computed: int = 0
     """Cells that this launch finished; it reuses the other results."""
     work: dict[str, Work] = field(default_factory=dict)
@@ -71,6 +73,10 @@ class SweepOutcome:
     """(label, budget) pairs that cannot exist."""
     mlflow: dict[str, str] = field(default_factory=dict)
     """Links and commands that show the sweep in MLflow, by name; known when the launch has ended."""
+    stopped: Sequence[StoppedTrial] = ()
+    """Trials that were stopped early, by this launch or before."""
+    trials: int = 0
+    """Trials of the tune stage that are finished or were stopped."""
 
 
 class SweepObserver:
@@ -119,6 +125,12 @@ class SweepObserver:
 
     def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
         """A cell has ended without a result; `reason` is `<type of error>: <message>`."""
+
+    def cell_paused(self, cell: Cell, step: int) -> None:
+        """The training of a trial waits, after this step, for the others to come as far."""
+
+    def trial_stopped(self, cell: Cell, trial: StoppedTrial) -> None:
+        """A trial of the tune stage does not go on: others were better where all paused."""
 
     def group_retired(self, retired: GroupRetired) -> None:
         """A worker group cannot be used; the others go on."""
@@ -218,6 +230,10 @@ class StoreSync(SweepObserver):
         with suppress(StorageError):  # the next end of a cell tries again
             self._folder.save()
 
+    def trial_stopped(self, cell: Cell, trial: StoppedTrial) -> None:
+        """Uploads the studies."""
+        self._folder.save()
+
     def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
         """Uploads the studies."""
         self._folder.save()
@@ -255,6 +271,10 @@ class TrackerLog(SweepObserver):
     def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
         """Ends the cell's run."""
         self._tracker.end_cell(cell.id, reason)
+
+    def trial_stopped(self, cell: Cell, trial: StoppedTrial) -> None:
+        """Ends the cell's run."""
+        self._tracker.end_cell(cell.id, trial.sentence, "KILLED")
 
     def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
         """Logs the cell."""

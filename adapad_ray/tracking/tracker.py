@@ -95,9 +95,9 @@ class Tracker:
         self._next_progress = monotonic() + 9 * (monotonic() - now)
         return logged
 
-    def end_cell(self, cell_id: str, reason: str) -> None:
-        """Ends the run of a cell without a result as FAILED."""
-        self.deliveries.send(lambda: self.runs.end_cell(cell_id, "FAILED", reason))
+    def end_cell(self, cell_id: str, reason: str, status: str = "FAILED") -> None:
+        """Ends the run of a cell without a result."""
+        self.deliveries.send(lambda: self.runs.end_cell(cell_id, status, reason))
 
     def log_cell(self, result: CellResult, cell_folder: Path | str) -> bool:
         """Logs a finished cell as a child run, once; False if it waits for the store.
