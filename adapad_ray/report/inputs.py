@@ -40,15 +40,19 @@ class StoppedTrial(NamedTuple):
     steps: int
     """Of the whole training."""
     score: float | None
-    """Where it was stopped: minus the validation loss, or the metric of a task without one. None if not finite."""
+    """What the stage maximises (`CellResult.tuning_score`), there; None if it is not finite."""
+    loss: float | None
+    """On the validation split, there; None for tasks without one, and if it is not finite."""
     seconds: float
     """Of training."""
 
     @property
     def sentence(self) -> str:
         """Where it was stopped, and with which score."""
-        score = "no finite score" if self.score is None else f"score {self.score:.4f}"
-        return f"stopped early at step {self.step:,} of {self.steps:,}, {score}"
+        value = "no finite score" if self.score is None else f"validation score {self.score:.4f}"
+        if self.loss is not None:
+            value = f"validation loss {self.loss:.4f}"
+        return f"stopped early at step {self.step:,} of {self.steps:,}: {value}"
 
 
 class SearchedLabel(NamedTuple):

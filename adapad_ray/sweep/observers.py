@@ -78,6 +78,11 @@ class SweepOutcome:
     trials: int = 0
     """Trials of the tune stage that are finished or were stopped."""
 
+    @property
+    def stopped_in_words(self) -> str:
+        """`6 of 12 trials stopped early`."""
+        return f"{len(self.stopped)} of {counted(self.trials, 'trial')} stopped early"
+
 
 class SweepObserver:
     """Listens to one launch. Every method does nothing: override those that you need.
@@ -290,6 +295,8 @@ class TrackerLog(SweepObserver):
         if outcome.report is not None:
             digest = hashlib.sha256("".join(sorted(state.results)).encode()).hexdigest()
             self._tracker.log_report(outcome.report.table, outcome.report.files.values(), digest)
+        if outcome.stopped:
+            self._tracker.tag_stopped(outcome.stopped_in_words)
         self._tracker.write_page(self._folder)
         self._tracker.close("FAILED" if outcome.failed else "FINISHED")
 

@@ -82,8 +82,7 @@ class SweepMetrics(RegularReporter, SweepObserver):
             for id in cells
             if id not in stopped
         )
-        states["stopped"] = len(stopped)
-        for state in ("done", "failed", "stopped", "running", "waiting"):
+        for state in ("done", "failed", "running", "waiting"):
             yield CELLS, {"state": state}, states[state]
         for result in results.values():
             identity = result.identity

@@ -50,7 +50,7 @@ def test_trials_that_are_stopped_do_not_depend_on_the_order_in_which_trials_arri
     for seed in range(20):
         halving = Halving([RankedTrial(id) for id in CURVES], RUNGS)
         order = trained(halving, CURVES, random.Random(seed))
-        assert {id: rung for id, rung in sorted(order)} == {"a": 2, "b": 2, "c": 1, "d": 0, "e": 0}
+        assert dict(sorted(order)) == {"a": 2, "b": 2, "c": 1, "d": 0, "e": 0}
         assert len(order) == 5 + 3 + 2, "nothing is trained twice"
         assert sorted(halving.stopped) == ["c", "d", "e"]
         assert halving.stopped[-1] == "c", "the first rung is decided first"

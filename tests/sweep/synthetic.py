@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from adapad_ray.storage import RECORD
 from adapad_ray.sweep.executor import Executor
 from adapad_ray.sweep.observers import SweepObserver
 from adapad_ray.training.cell.rungs import RungScore, add_rung
+
+ONE_EACH = 896
+"""Parameters of one component on each of the tiny model's 12 linear layers."""
 
 
 def synthetic_result(cell_id: str, identity: CellIdentity, score: float = 0.5, passes: int = 1) -> CellResult:
@@ -114,13 +118,45 @@ class SyntheticExecutor(Executor):
             return JobOutcome(cell_id, "failed", None, error, 1, 0, 0.0)
         score = self._score(identity)
         if (step := job.get("pause_at")) is not None:
-            add_rung(Path(job["folder"]), RungScore(step, score, 1.0))
+            add_rung(Path(job["folder"]), RungScore(step, score, None, 1.0))
             self.paused.append(identity)
             return JobOutcome(cell_id, "done", {PAUSED: step, "score": score}, None, 1, 0, 0.0)
         result = synthetic_result(cell_id, identity, score, self._passes(identity))
         write_text(Path(job["folder"]) / RECORD, result.model_dump_json())
         self.computed.append(identity)
         return JobOutcome(cell_id, "done", {"score": result.score}, None, 1, 0, 0.0)
+
+
+class Tracker:
+    """In place of MLflow."""
+
+    comparison_url = "http://mlflow/compare"
+
+    def __init__(self) -> None:
+        self.how_to_look = {"MLflow": "http://mlflow"}
+        self.cells: Counter[str] = Counter()
+        self.started: set[str] = set()
+        self.failed: list[str] = []
+        self.stopped: list[str] = []
+        self.tags: list[str] = []
+        self.ends: list[tuple[str, ...]] = []
+
+    def log_cell(self, result, folder) -> None:
+        self.cells[result.id] += 1
+
+    def log_progress(self, cell_id, identity, progress) -> None:
+        self.started.add(cell_id)
+
+    def end_cell(self, cell_id, reason, status="FAILED") -> None:
+        (self.failed if status == "FAILED" else self.stopped).append(cell_id)
+
+    def tag_stopped(self, words) -> None:
+        self.tags.append(words)
+
+    def write_page(self, folder) -> None: ...
+
+    def close(self, *end: str) -> None:
+        self.ends.append(end)
 
 
 class Recorder(SweepObserver):

@@ -147,7 +147,7 @@ class Console(SweepObserver):
         computed = counted(outcome.computed, "cell")
         self._print(f"\n{computed} computed, {outcome.reused} reused, {len(outcome.failed)} failed.")
         if outcome.stopped:
-            self._print(f"{len(outcome.stopped)} of {counted(outcome.trials, 'trial')} stopped early.")
+            self._print(f"{outcome.stopped_in_words}.")
 
     def gaps(self, gaps: Sequence[Gap]) -> None:
         """Prints the points that the curve cannot have, with the reasons."""

@@ -78,5 +78,6 @@ class EarlyStopping:
             last.step,
             steps,
             last.score,
+            last.loss,
             last.seconds,
         )

@@ -24,7 +24,7 @@ from adapad_ray.training.batches import Batches
 from adapad_ray.training.cell.deployment import Deployment
 from adapad_ray.training.cell.method import make_method, workers_for
 from adapad_ray.training.cell.request import CellRequest
-from adapad_ray.training.cell.rungs import RungScore, add_rung, load_rungs
+from adapad_ray.training.cell.rungs import add_rung, load_rungs
 from adapad_ray.training.cell.validation import Validator
 from adapad_ray.training.cell.workspace import Workspace
 from adapad_ray.training.checkpoint import Checkpoint, Checkpointer
@@ -189,8 +189,8 @@ def _pause(request: CellRequest, trainer: Trainer) -> int | None:
 def _add_rung(request: CellRequest, workspace: Workspace, trainer: Trainer) -> None:
     if trainer.step not in {rung.step for rung in load_rungs(request.folder)}:
         with arithmetic(tf32=False, deterministic=trainer.settings.deterministic):
-            score = Validator(request, workspace, trainer.method).tuning_score()
-        add_rung(request.folder, RungScore(trainer.step, score, trainer.record.seconds))
+            rung = Validator(request, workspace, trainer.method).rung(trainer.step, trainer.record.seconds)
+        add_rung(request.folder, rung)
 
 
 def _start_or_resume(trainer: Trainer, folder: Path) -> None:

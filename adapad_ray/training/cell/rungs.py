@@ -19,6 +19,8 @@ class RungScore(NamedTuple):
     """Optimizer steps done."""
     score: float | None
     """Larger is better: minus the validation loss, or the metric of a task without one. None if it is not finite."""
+    loss: float | None
+    """On the validation split; None for tasks without one, and if it is not finite."""
     seconds: float
     """Of training so far."""
 

@@ -11,6 +11,7 @@ from adapad_ray.files import write_text
 from adapad_ray.methods.base import Method
 from adapad_ray.tasks import TYPES
 from adapad_ray.training.cell.request import CellRequest
+from adapad_ray.training.cell.rungs import RungScore
 from adapad_ray.training.cell.workspace import Workspace
 from adapad_ray.training.record import OnProgress
 from adapad_ray.training.settings import TrainingSettings
@@ -66,12 +67,14 @@ class Validator:
         self._done.append(Validation(step, scores))
         write_text(self._request.folder / VALIDATIONS, json.dumps(self._done))
 
-    def tuning_score(self) -> float | None:
-        """What the tune stage maximises, as `CellResult.tuning_score`, of the model as it is now; None if it is not
-        finite."""
+    def rung(self, step: int, seconds: float) -> RungScore:
+        """The score of the model as it is now, after so many steps and seconds, as `CellResult.tuning_score`."""
         scores = self._scores() or {}
-        score = -scores[LOSS] if LOSS in scores else scores.get(self._workspace.data.metric, math.nan)
-        return score if math.isfinite(score) else None
+        loss = scores.get(LOSS)
+        score = scores.get(self._workspace.data.metric, math.nan) if loss is None else -loss
+        if not math.isfinite(score):
+            return RungScore(step, None, None, seconds)
+        return RungScore(step, score, loss, seconds)
 
     def _scores(self) -> dict[str, float] | None:
         """None if the model's outputs are not finite."""
