@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ from adapad_ray.training.cell.validation import LOSS, load_validations
 
 SPACE = {"learning_rate": {"log": [5e-4, 2e-2]}}
 """That of `adapad init`."""
-BUDGET = 41_472
 METHODS = {"lora": {}, "adapad": {"initial_rank": 0, "local_steps": 2}}
 PARTS = 16
 """Losses are recorded after every sixteenth of the steps."""
@@ -44,48 +44,45 @@ TRAINING = {
     "max_validation_examples": 160,
     "max_test_examples": 64,
 }
+"""128 steps."""
 
 
-def tasks(glue: Path | None) -> dict[str, dict[str, Any]]:
-    """Name → the fields of a sweep's file that differ; GLUE's tasks from folders of JSON lines."""
-    named: dict[str, dict[str, Any]] = {"rotten-tomatoes": {"task": "rotten-tomatoes"}}
-    if glue is not None:
-        pair = {"text": "sentence1", "text_pair": "sentence2"}
-        for name, columns, length in (("sst2", {"text": "sentence"}, 32), ("mrpc", pair, 64)):
-            files = {"train": str(glue / name / "train.jsonl"), "test": str(glue / name / "validation.jsonl")}
-            named[name] = {"task": files | columns, "training": TRAINING | {"max_length": length}}
-    return named
+def settings(glue: Path) -> dict[str, dict[str, Any]]:
+    """Task → the fields of a sweep's file; the budget is one component on each linear layer."""
+    files = {
+        split: str(glue / "sst2" / f"{name}.jsonl") for split, name in (("train", "train"), ("test", "validation"))
+    }
+    return {
+        "rotten-tomatoes": {"model": "minilm-l6", "task": "rotten-tomatoes", "budgets": [41_472]},
+        "sst2": {"model": "minilm-l6", "task": {**files, "text": "sentence"}, "budgets": [41_472]},
+        "digits": {"model": "tiny-vit", "task": "digits", "budgets": [3_584]},
+    }
 
 
-def record(folder: Path, glue: Path | None, studies: int, trials: int) -> None:
+def opened(fields: dict[str, Any]) -> tuple[CellFactory, Workspace]:
+    """What makes the cells of a task, and what they train with."""
+    common = {"name": "early-stopping", "methods": METHODS, "training": TRAINING, "precision": "mixed"}
+    spec = parse_spec({**common, **fields})
+    loaded = load_inputs(spec)
+    return CellFactory(spec, loaded.inputs), Workspace(loaded.backbone, loaded.inputs.data)
+
+
+def record(folder: Path, glue: Path, studies: int, trials: int) -> None:
     """Trains what is missing; writes `studies.jsonl` with one study a line."""
     torch.set_num_threads(1)
-    factories: dict[str, tuple[CellFactory, Workspace]] = {}
-    pairs = list(product(tasks(glue).items(), METHODS))
+    opened_once = cache(lambda task: opened(settings(glue)[task]))
+    pairs = list(product(settings(glue).items(), METHODS))
     with (folder / "studies.jsonl").open("w") as lines:
         for seed in range(studies):
             (task, fields), label = pairs[seed % len(pairs)]
-            if task not in factories:
-                spec = parse_spec(
-                    {
-                        "name": "early-stopping",
-                        "model": "minilm-l6",
-                        "methods": METHODS,
-                        "budgets": [BUDGET],
-                        "training": TRAINING,
-                        "precision": "mixed",
-                        **fields,
-                    }
-                )
-                loaded = load_inputs(spec)
-                factories[task] = CellFactory(spec, loaded.inputs), Workspace(loaded.backbone, loaded.inputs.data)
-            cells, workspace = factories[task]
-            study = {"seed": seed, "task": task, "label": label, "trials": []}
+            cells, workspace = opened_once(task)
+            study: dict[str, Any] = {"seed": seed, "task": task, "label": label, "trials": []}
             for point in quasi_random_points(SPACE, trials, seed):
-                cell = cells.cell("tune", label, BUDGET, seed, point)
+                cell = cells.cell("tune", label, cells.budget(fields["budgets"][0]), seed, point)
                 place = folder / cell.id
                 if not (place / RECORD).exists():
-                    run_cell(CellRequest(cell.id, cell.identity, place, "minilm-l6", validations=PARTS - 1), workspace)
+                    request = CellRequest(cell.id, cell.identity, place, fields["model"], validations=PARTS - 1)
+                    run_cell(request, workspace)
                 result = CellResult.model_validate_json((place / RECORD).read_text())
                 losses = [entry.scores[LOSS] for entry in load_validations(place)]
                 trial = {**point, "losses": [*losses, -result.tuning_score], "seconds": result.cost.train_seconds}
@@ -155,7 +152,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["record", "rules"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--glue", type=Path, help="folder with sst2 and mrpc")
+    parser.add_argument(
+        "--glue", type=Path, default=Path("."), help="folder with GLUE's files of JSON lines, in `sst2`"
+    )
     parser.add_argument("--studies", type=int, default=12)
     parser.add_argument("--trials", type=int, default=8)
     options = parser.parse_args()
