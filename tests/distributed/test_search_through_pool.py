@@ -28,7 +28,7 @@ def study(label: str, rungs: tuple[Rung, ...] = (), pauses: tuple[int, ...] = ()
 
 @pytest.fixture(scope="module")
 def stage(pool: WorkerPool, tmp_path_factory):
-    """One run of the stage in which a cell fails, another has a score that is not a number, and a study stops trials."""
+    """One run of the stage: a cell fails, another has a score that is not a number, and a study stops trials."""
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path_factory.mktemp('optuna') / 'studies.db'}")
     heard: list = []
     studies = {
