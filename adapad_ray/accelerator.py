@@ -92,6 +92,12 @@ def free_memory(device: str) -> None:
         torch.cuda.empty_cache()
 
 
+def wait_for_device(device: str) -> None:
+    """Return when a GPU has computed what it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
 def reset_peak_memory(device: str) -> None:
     """Begin a new measurement for `peak_memory`; a CPU process has one only."""
     if device.startswith("cuda"):

@@ -133,6 +133,8 @@ class Cost(Record):
     """Number of workers; the times above are those of rank 0."""
     per_worker: tuple[WorkerCost, ...] = ()
     """By rank."""
+    side_by_side: int = 1
+    """Most cells that took a step together with this one, itself included: they share passes, and times are shares."""
 
 
 class CellResult(Record):

@@ -21,6 +21,7 @@ from adapad_ray.distributed.ray_metrics import (
     RANK,
     RESTARTS,
     SCORE,
+    SIDE_BY_SIDE,
     SILENCE,
     STALENESS,
     TOKENS_PER_SECOND,
@@ -166,6 +167,11 @@ SWEEPS = Dashboard(
                         Query(f"sum by (sweep) ({_sweep(MEMORY, GPU)})", "{{sweep}} gpu", empty="no worker has a GPU"),
                     ),
                     unit="bytes",
+                ),
+                Panel(
+                    "Cells side by side",
+                    "Cells that a worker trains together, in shared passes; 1 where nothing is packed.",
+                    (Query(f"max by (label) ({_sweep(SIDE_BY_SIDE)})", "{{label}}"),),
                 ),
                 Panel(
                     "Nodes",

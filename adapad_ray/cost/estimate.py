@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from adapad_ray.cost.packs import ExpectedPacks, expected_packs
 from adapad_ray.cost.throughput import Throughput, expected_flops_per_token, tokens_per_step, training_throughput
 from adapad_ray.cost.worker_scaling import WorkersTime, expected_phases, expected_times
 from adapad_ray.errors import BadRequestError
@@ -87,6 +88,8 @@ class SweepEstimate:
     link_gbps: float
     single_worker_seconds: float
     here: Here
+    packs: ExpectedPacks | None = None
+    """None where no cell shares its passes with another."""
     tokens_are_words: bool = False
     """Whether texts are counted in words because there is no tokenizer."""
     rows_are_assumed: bool = False
@@ -152,6 +155,7 @@ def estimate(spec: SweepSpec, inputs: SweepInputs, plan: SweepPlan, link_gbps: f
         link_gbps=link_gbps,
         single_worker_seconds=flops / rates.throughput.flops_per_second,
         here=_here(spec, plan, rows, flops / rates.throughput.flops_per_second),
+        packs=expected_packs(spec, plan),
         tokens_are_words=inputs.tokens_are_words,
         rows_are_assumed=inputs.rows_are_assumed,
         sizes_are_packaged=inputs.sizes_are_packaged,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import ray
 
-from adapad_ray.distributed.jobs import JobError, JobOutcome
+from adapad_ray.distributed.jobs import Assignment, Company, JobError, JobOutcome
 
 
 @dataclass
@@ -30,6 +30,12 @@ class Job:
     broke: set[int] = field(default_factory=set)
     """Groups that have lost an accelerator with this job."""
 
+    @property
+    def company(self) -> Company | None:
+        """With which jobs it can be computed together; None: with none."""
+        company = self.payload.get("company")
+        return None if company is None else Company(**company)
+
 
 @dataclass
 class Attempt:
@@ -49,6 +55,11 @@ class Attempt:
     lost: dict[int, JobError] = field(default_factory=dict)
     """Errors of ranks that could not go on without another worker or the board. The job is not at fault."""
     board: ray.actor.ActorHandle | None = None
+
+    def assignment(self) -> Assignment:
+        """What its worker receives."""
+        job, number = self.job, self.job.attempts + (not self.started)
+        return Assignment(self.generation, job.job_id, job.payload, number, self.board)
 
     @property
     def answered(self) -> int:

@@ -1,9 +1,9 @@
-"""The jobs of a pool that computes cells: how a worker is set up, and how it computes one cell."""
+"""The jobs of a pool that computes cells: how a worker is set up, and how it computes one cell, or several together."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from adapad_ray.distributed.shared_backbone import open_backbone
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.storage import CHECKPOINT, RECORD, WorkingFolder, working_folder
-from adapad_ray.training.cell import CellRequest, Workspace, run_cell
+from adapad_ray.training.cell import CellRequest, PackedCell, Workspace, run_cell, run_packed_cells
 from adapad_ray.training.cell.rungs import load_rungs
 from adapad_ray.training.checkpoint import CheckpointPolicy
 from adapad_ray.training.record import OnProgress, RoundObserver, RoundStats
@@ -71,9 +71,80 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
         folder.fetch(checkpoints=True)
         result = _finished(folder.path, context) or _compute_in(folder, workspace, payload, context)
         folder.save()
-        rungs = {rung.step: rung.score for rung in load_rungs(folder.path)}
+        return _value(result, folder.path, payload) if context.rank == 0 else {}
+
+
+def compute_together(
+    workspace: Workspace,
+    payloads: Mapping[str, dict[str, Any]],
+    contexts: Mapping[str, JobContext],
+    answer: Callable[[str, Any], None],
+) -> None:
+    """Computes packed cells whose lanes share passes.
+
+    Args:
+        payloads: by job, as for `compute`.
+        answer: called with the id of a job and its value or exception when its cell has ended.
+    """
+    title = f"adapad:{len(payloads)}-cells:worker-0"
+    with process_title(title), _OpenCells(workspace, payloads, contexts, answer) as opened:
+        cells = {job_id: cell for job_id in payloads if (cell := opened.open(job_id)) is not None}
+        if cells:
+            run_packed_cells(cells, workspace, opened.end)
+
+
+class _OpenCells(ExitStack):
+    """The folders and metrics of cells that are computed together; each is closed when its cell ends."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        payloads: Mapping[str, dict[str, Any]],
+        contexts: Mapping[str, JobContext],
+        answer: Callable[[str, Any], None],
+    ) -> None:
+        super().__init__()
+        self._workspace, self._payloads, self._contexts, self._answer = workspace, payloads, contexts, answer
+        self._stacks = {job_id: self.enter_context(ExitStack()) for job_id in payloads}
+        self._folders: dict[str, WorkingFolder] = {}
+
+    def open(self, job_id: str) -> PackedCell | None:
+        """What a job asks for; None for one that has ended already, because it is finished or cannot be opened."""
+        payload, context, stack = self._payloads[job_id], self._contexts[job_id], self._stacks[job_id]
+        try:
+            folder = self._folders[job_id] = stack.enter_context(_opened(payload["folder"]))
+            folder.fetch(checkpoints=True)
+            finished = _finished(folder.path, context)
+            if finished is None:
+                side_by_side = len(self._payloads)
+                return stack.enter_context(_cell(folder, self._workspace, payload, context, side_by_side))
+        except Exception as error:  # noqa: BLE001 - it ends its job alone, whatever it is
+            self.end(job_id, error)
+        else:
+            self.end(job_id, finished)
+        return None
+
+    def end(self, job_id: str, ended: CellResult | Exception | None) -> None:
+        """Stores what a cell has left, and answers."""
+        try:
+            with self._stacks[job_id], memory_advice(CellIdentity.model_validate(self._payloads[job_id]["identity"])):
+                if isinstance(ended, Exception):
+                    raise ended
+                folder = self._folders[job_id]
+                folder.save()
+                value: Any = _value(ended, folder.path, self._payloads[job_id])
+        except StorageError as error:
+            value = AttemptLostError(str(error))
+        except Exception as error:  # noqa: BLE001 - the driver reports it, whatever it is
+            value = error
+        self._answer(job_id, value)
+
+
+def _value(result: CellResult | None, folder: Path, payload: dict[str, Any]) -> dict[str, Any]:
+    """What a job returns for a finished cell, or for one that has paused."""
     if result is None:
-        return {"paused": payload["pause_at"], "score": rungs[payload["pause_at"]]} if context.rank == 0 else {}
+        score = next(rung.score for rung in load_rungs(folder) if rung.step == payload["pause_at"])
+        return {"paused": payload["pause_at"], "score": score}
     return {"score": result.tuning_score if result.identity.stage == "tune" else result.score}
 
 
@@ -99,11 +170,26 @@ def _finished(folder: Path, context: JobContext) -> CellResult | None:
 def _compute_in(
     folder: WorkingFolder, workspace: Workspace, payload: dict[str, Any], context: JobContext
 ) -> CellResult | None:
-    identity = CellIdentity.model_validate(payload["identity"])
-    policy = CheckpointPolicy(payload["checkpoint_seconds"], payload["checkpoint_rounds"])
     exchange = None
     if context.board is not None:
         exchange = BoardExchange(context.board, context.generation, context.rank, context.world_size)
+    with (
+        _cell(folder, workspace, payload, context) as cell,
+        process_title(f"adapad:cell-{context.job_id}:worker-{context.rank}"),
+        memory_advice(cell.request.identity),
+    ):
+        return run_cell(
+            cell.request, workspace, exchange=exchange, on_progress=cell.on_progress, observer=cell.observer
+        )
+
+
+@contextmanager
+def _cell(
+    folder: WorkingFolder, workspace: Workspace, payload: dict[str, Any], context: JobContext, side_by_side: int = 1
+) -> Iterator[PackedCell]:
+    """What a job asks this worker to compute, with the folder of the cell's parent open and its metrics exported."""
+    identity = CellIdentity.model_validate(payload["identity"])
+    policy = CheckpointPolicy(payload["checkpoint_seconds"], payload["checkpoint_rounds"])
     metrics = CellMetrics(
         payload.get("sweep", ""),
         context.job_id,
@@ -111,35 +197,23 @@ def _compute_in(
         context.rank,
         budget=identity.budget,
         device=workspace.device,
+        side_by_side=side_by_side,
     )
     first = context.rank == 0
-    with (
-        _parent_folder(payload["folder"], identity) as parent,
-        metrics,
-        process_title(f"adapad:cell-{context.job_id}:worker-{context.rank}"),
-        memory_advice(identity),
-    ):
-        times = payload.get("validations", 0)
-        return run_cell(
-            CellRequest(
-                context.job_id,
-                identity,
-                folder.path,
-                payload["base_model"],
-                parent,
-                policy,
-                times,
-                payload.get("pause_at"),
-                payload.get("slots_per_pass", "auto"),
-            ),
-            workspace,
-            exchange=exchange,
-            on_progress=_throttled(context) if first else None,
-            observer=_limited(
-                _storing(metrics, folder, min(policy.seconds, 60.0 if first else ROUNDS_SECONDS)),
-                payload.get("max_minutes"),
-            ),
+    with _parent_folder(payload["folder"], identity) as parent, metrics:
+        request = CellRequest(
+            context.job_id,
+            identity,
+            folder.path,
+            payload["base_model"],
+            parent,
+            policy,
+            payload.get("validations", 0),
+            payload.get("pause_at"),
+            payload.get("slots_per_pass", "auto"),
         )
+        stored = _storing(metrics, folder, min(policy.seconds, 60.0 if first else ROUNDS_SECONDS))
+        yield PackedCell(request, _throttled(context) if first else None, _limited(stored, payload.get("max_minutes")))
 
 
 @contextmanager

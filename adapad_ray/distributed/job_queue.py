@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -51,13 +52,14 @@ class JobQueue:
         straggler_seconds: float = 10.0,
     ) -> None:
         self._workers = groups[0].settings.workers
+        self._leases_several = self._workers == 1 and groups[0].settings.run_together is not None
         self._max_attempts = max_attempts
         self._straggler_seconds = straggler_seconds
         self._keeper = GroupKeeper(
             groups,
             max_starts=max_attempts,
             idle_seconds=idle_seconds,
-            on_death=self._release,
+            on_death=self._release_all,
             on_change=self._notify,
             on_retired=self._tell_retired,
             on_error=lambda error: self._break(f"the queue failed: {type(error).__name__}: {error}"),
@@ -177,33 +179,33 @@ class JobQueue:
             return (
                 self._stopping
                 or state.incarnation != incarnation
-                or (state.attempt is not None and rank not in state.attempt.taken)
-                or (state.attempt is None and len(state.ready) == self._workers and self._next_job(state) is not None)
+                or any(rank not in attempt.taken for attempt in state.attempts.values())
+                or (not state.attempts and len(state.ready) == self._workers and self._next_job(state) is not None)
             )
 
         await self._wait(may_go)
         if self._stopping or state.incarnation != incarnation:
             return None
-        if state.attempt is None:
-            state.attempt = self._new_attempt(state)
-        attempt = state.attempt
-        attempt.taken.add(rank)
+        if not state.attempts:
+            state.attempts = {attempt.generation: attempt for attempt in self._new_attempts(state)}
+        for attempt in state.attempts.values():
+            attempt.taken.add(rank)
         await self._notify()
-        job, number = attempt.job, attempt.job.attempts + (not attempt.started)
-        return Assignment(attempt.generation, job.job_id, job.payload, number, attempt.board)
+        first, *others = (attempt.assignment() for attempt in state.attempts.values())
+        return replace(first, beside=tuple(others))
 
     async def started(self, group: int, generation: int) -> bool:
         """A rank is about to run its assignment: only now does a death count as an attempt. False if it is too late."""
-        attempt = self._groups[group].attempt
-        if attempt is None or attempt.generation != generation:
+        attempt = self._groups[group].attempts.get(generation)
+        if attempt is None:
             return False
         attempt.start()
         return True
 
     async def progress(self, group: int, generation: int, data: dict[str, Any]) -> None:
         """Record progress of a running job."""
-        attempt = self._groups[group].attempt
-        if attempt is not None and attempt.generation == generation:
+        attempt = self._groups[group].attempts.get(generation)
+        if attempt is not None:
             job = attempt.job
             attempt.resume(int(data.get("resumed", 0)))
             self._progress[job.job_id] = JobProgress(job.job_id, group, job.attempts, data)
@@ -218,13 +220,13 @@ class JobQueue:
             lost: whether the error is the loss of another worker or of the board, which is no fault of the job.
         """
         state = self._groups[group]
-        attempt = state.attempt
-        if attempt is None or attempt.generation != generation:
+        attempt = state.attempts.get(generation)
+        if attempt is None:
             return
         first_failure = error is not None and not attempt.failed
         attempt.answer(rank, value, error, lost)
         if attempt.answered == self._workers:
-            self._release(state)
+            self._release(state, attempt)
         elif error is not None or rank == 0:
             if attempt.board is not None:
                 attempt.board.close.remote()
@@ -235,8 +237,8 @@ class JobQueue:
     async def accelerator_lost(self, group: int, generation: int, rank: int, error: JobError) -> None:
         """A rank's process has lost its accelerator: the job is lost, and the group too if that is the second job."""
         state = self._groups[group]
-        attempt = state.attempt
-        if attempt is None or attempt.generation != generation:
+        attempt = state.attempts.get(generation)
+        if attempt is None:
             return
         attempt.job.broke.add(group)
         state.broken_by.add(attempt.job.job_id)
@@ -251,10 +253,14 @@ class JobQueue:
         running = {other.index for other in self._groups if other.wanted}
         return next((job for job in self._pending if state.index not in job.broke or running <= job.broke), None)
 
-    def _new_attempt(self, state: GroupState) -> Attempt:
+    def _new_attempts(self, state: GroupState) -> list[Attempt]:
+        """Attempts at the next job for a group, and at those that are computed together with it."""
+        first = self._next_job(state)
+        assert first is not None
+        return [self._new_attempt(job, state) for job in [first, *self._beside(first, state)]]
+
+    def _new_attempt(self, job: Job, state: GroupState) -> Attempt:
         self._generations += 1
-        job = self._next_job(state)
-        assert job is not None
         self._pending.remove(job)
         attempt = Attempt(self._generations, job, state.index)
         if self._workers > 1:
@@ -262,11 +268,36 @@ class JobQueue:
             attempt.board = self._board.options(num_cpus=0, name=name).remote(attempt.generation, self._workers)
         return attempt
 
-    def _release(self, state: GroupState) -> None:
-        """Take the job from a group that has answered or died: it has an outcome, or goes back to the queue's front."""
-        attempt, state.attempt = state.attempt, None
-        if attempt is None:
-            return
+    def _beside(self, first: Job, state: GroupState) -> list[Job]:
+        """Waiting jobs to compute together with `first`: a group's share of those that can be.
+
+        A job whose last attempt is due goes alone, so that it is not lost with another that kills its process.
+        """
+        company = first.company
+        if not self._leases_several or company is None or self._is_last_attempt(first):
+            return []
+        alike = [
+            job
+            for job in self._pending
+            if job.company is not None
+            and job.company.key == company.key
+            and state.index not in job.broke
+            and not self._is_last_attempt(job)
+        ]
+        share = -(-len(alike) // len(self._keeper.usable))
+        return [job for job in alike if job is not first][: min(share, company.most) - 1]
+
+    def _is_last_attempt(self, job: Job) -> bool:
+        return job.fruitless > 0 and job.fruitless >= self._max_attempts - 1
+
+    def _release_all(self, state: GroupState) -> None:
+        """Take all jobs from a group that has died or is dismissed; those that came first go back first."""
+        for attempt in reversed(list(state.attempts.values())):
+            self._release(state, attempt)
+
+    def _release(self, state: GroupState, attempt: Attempt) -> None:
+        """Take a job from a group that has answered or died: it has an outcome, or goes back to the queue's front."""
+        del state.attempts[attempt.generation]
         state.idle_since = time.monotonic()
         if attempt.values or attempt.errors:
             state.broken_by.clear()
@@ -307,7 +338,7 @@ class JobQueue:
     @property
     def _needed(self) -> int:
         """Groups that the jobs need which are running or waiting."""
-        return len(self._pending) + sum(state.attempt is not None for state in self._groups)
+        return len(self._pending) + sum(bool(state.attempts) for state in self._groups)
 
     def _break(self, reason: str) -> None:
         if self._fault is None:
@@ -323,12 +354,12 @@ class JobQueue:
                 job.outcome.exception()  # retrieved, or asyncio logs an error for a job that nobody waits for
         for state in self._groups:
             self._keeper.dismiss(state)
-            self._release(state)
+            self._release_all(state)
 
     async def _end_stragglers(self, state: GroupState, attempt: Attempt) -> None:
         """Restart a group in which one rank failed and the others may wait for it forever; the failure stands."""
         await asyncio.sleep(self._straggler_seconds)
-        if state.attempt is attempt:
+        if attempt.generation in state.attempts:
             state.kill()
 
     async def _wait(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:

@@ -62,6 +62,16 @@ class GroupRetired:
     reason: str
 
 
+@dataclass(frozen=True)
+class Company:
+    """With which jobs a job can be computed together, under `company` in its payload."""
+
+    key: str
+    """The same for all of them."""
+    most: int
+    """Jobs that a worker computes at one time."""
+
+
 PoolEvent = JobProgress | JobOutcome | GroupRetired
 
 
@@ -76,6 +86,8 @@ class Assignment:
     attempt: int
     board: ray.actor.ActorHandle | None
     """The attempt's estimate board, for a group of several workers."""
+    beside: tuple[Assignment, ...] = ()
+    """The jobs to compute together with this one."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,8 @@ class WorkerSettings:
     run: str
     request: WorkerRequest
     shared: dict[str, ray.ObjectRef]
+    run_together: str | None = None
+    """None: one job at a time."""
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,12 @@ BYTES_FETCHED = MetricDefinition("adapad_fetched_bytes", "counter", "Bytes that 
 MEMORY = MetricDefinition(
     "adapad_worker_memory_bytes",
     "gauge",
-    "Resident memory of a worker's process (host), and memory of its tensors on its GPU (gpu).",
+    "Resident memory of a worker's process (host), and memory of its tensors on its GPU (gpu); an equal share of both "
+    "where cells train side by side in it.",
     ("kind",),
+)
+SIDE_BY_SIDE = MetricDefinition(
+    "adapad_cells_side_by_side", "gauge", "Cells that a worker started together, whose lanes share passes."
 )
 
 CELLS = MetricDefinition(
@@ -146,6 +150,7 @@ CELL_METRICS = (
     BYTES_PUBLISHED,
     BYTES_FETCHED,
     MEMORY,
+    SIDE_BY_SIDE,
 )
 """Exported by the workers of a running cell."""
 
@@ -188,15 +193,24 @@ class CellMetrics(RegularReporter):
     Args:
         budget: deployed adapter parameters, for a cell with a budget.
         device: the worker's device, as torch spells it.
+        side_by_side: cells that this process has started together.
     """
 
     def __init__(
-        self, sweep: str, cell: str, label: str, worker: int, *, budget: int | None = None, device: str = "cpu"
+        self,
+        sweep: str,
+        cell: str,
+        label: str,
+        worker: int,
+        *,
+        budget: int | None = None,
+        device: str = "cpu",
+        side_by_side: int = 1,
     ) -> None:
         super().__init__("metrics")
         self._tags = dict(zip(CELL_TAGS, (sweep, cell, label, str(worker)), strict=True))
         self._reports_cell = worker == 0
-        self._budget, self._device = budget, device
+        self._budget, self._device, self._side_by_side = budget, device, side_by_side
         self._process = psutil.Process()
         self._rounds: deque[RoundStats] = deque()
         """Rounds that have not been reported."""
@@ -221,9 +235,10 @@ class CellMetrics(RegularReporter):
             metric.exported.set(value, self._tags | tags)
 
     def _always(self) -> Iterator[tuple[MetricDefinition, dict[str, str], float]]:
-        yield MEMORY, {"kind": "host"}, self._process.memory_info().rss
+        yield SIDE_BY_SIDE, {}, self._side_by_side
+        yield MEMORY, {"kind": "host"}, self._process.memory_info().rss / self._side_by_side
         if self._device.startswith("cuda"):
-            yield MEMORY, {"kind": "gpu"}, torch.cuda.memory_allocated(self._device)
+            yield MEMORY, {"kind": "gpu"}, torch.cuda.memory_allocated(self._device) / self._side_by_side
         if self._reports_cell and self._budget is not None:
             yield BUDGET, {}, self._budget
 

@@ -28,12 +28,12 @@ _CLOSE_SECONDS = 3.0
 class WorkerPool:
     """`groups` groups of `workers` workers each, which share one queue of jobs. A context manager.
 
-    A group computes one job at a time, with all its workers. One worker is an actor; several are run by Ray Train.
-    `setup` runs once in each worker process, and `run` once per job and rank with the value that `setup` returned. Both
-    are module-level functions and are sent by name. An exception of `run` ends its job only. When a process dies, its
-    group restarts and the job goes back to the queue, up to `max_attempts` starts in all. A group whose set-up raises,
-    or which dies `max_attempts` times in a row before it is set up, is retired. A group that has had no work for
-    `idle_seconds` is ended, and started again for new jobs.
+    A group computes one job at a time, with all its workers, or several that can be computed together. One worker is an
+    actor; several are run by Ray Train. `setup` runs once in each worker process, and `run` once per job and rank with
+    the value that `setup` returned. Both are module-level functions and are sent by name. An exception of `run` ends
+    its job only. When a process dies, its group restarts and the job goes back to the queue, up to `max_attempts`
+    starts in all. A group whose set-up raises, or which dies `max_attempts` times in a row before it is set up, is
+    retired. A group that has had no work for `idle_seconds` is ended, and started again for new jobs.
 
     Each worker has `max(1, int(request.cpus))` torch threads. A worker's current directory is not the driver's, so
     paths in payloads must be absolute.
@@ -41,6 +41,9 @@ class WorkerPool:
     Args:
         setup: `setup(SetupContext) -> state`.
         run: `run(state, payload, JobContext) -> bytes | dict`; the job's value is that of rank 0.
+        run_together: `run_together(state, payloads, contexts, answer)`, which computes several jobs at once, by id, and
+            calls `answer(job_id, value or exception)` when one has ended. Only for groups of one worker, and for jobs
+            with a `company` in their payload.
         name: part of the names of actors and of Ray Train's runs.
         idle_seconds: the time after which the resources of a group without work are returned.
         request: what each worker gets.
@@ -63,11 +66,17 @@ class WorkerPool:
         max_attempts: int = 3,
         name: str = "pool",
         idle_seconds: float = 40.0,
+        run_together: Callable[..., None] | str | None = None,
     ) -> None:
         self.groups = groups
         self._name = f"adapad-{name}-{uuid.uuid4().hex[:4]}"
         settings = WorkerSettings(
-            workers, reference(setup), reference(run), request or WorkerRequest(), dict(shared or {})
+            workers,
+            reference(setup),
+            reference(run),
+            request or WorkerRequest(),
+            dict(shared or {}),
+            None if run_together is None else reference(run_together),
         )
         self._groups = [_group(settings) for _ in range(groups)]
         self._max_attempts, self._idle_seconds = max_attempts, idle_seconds

@@ -137,6 +137,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
     name = "adapad"
     version = 3
     summary = "parallel deflation: rank-1 components learn at once, ranks are discovered under the budget"
+    shares_passes = True
     Config = AdapadConfig
     structural = frozenset({"initial_rank", "r_max", "family", "splits"})
     parallel = "components"

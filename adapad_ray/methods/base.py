@@ -130,6 +130,9 @@ class ScheduleHooks(Contract[ConfigT]):
     parallel: Literal["components", "data"] | None = "data"
     """How several workers share one cell: they train different lanes, or different examples of each batch. None: the
     method trains in one worker only."""
+    shares_passes: ClassVar[bool] = False
+    """Whether cells of this method can train in packs (`adapters.packs`): the model is an `AdaptedModel` of blocks that
+    stack, and nothing else is trained. Lanes with other blocks train alone."""
     staleness: int = 0
     """Rounds between the newest published estimates and those that lanes read."""
 

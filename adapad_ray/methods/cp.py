@@ -27,6 +27,7 @@ class CpMethod(BudgetedMethod[CpConfig]):
 
     name = "cp"
     summary = "CP adapters: components of a four-way tensor, a tenth to a twentieth of a LoRA rank each"
+    shares_passes = True
     Config = CpConfig
     structural = frozenset({"components", "splits"})
     parallel = None

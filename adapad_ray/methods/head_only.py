@@ -16,6 +16,7 @@ class HeadOnly(Method[MethodConfig]):
 
     name = "head_only"
     summary = "no adapter: only the task head learns (the reference at 0 parameters)"
+    shares_passes = True
     Config = MethodConfig
 
     def plan(self) -> Plan:

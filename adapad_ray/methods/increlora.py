@@ -56,6 +56,7 @@ class Increlora(GrowingMethod[IncreloraConfig]):
 
     name = "increlora"
     summary = "IncreLoRA: ranks grow by importance under the budget, all components train jointly"
+    shares_passes = True
     Config = IncreloraConfig
     structural = frozenset({"initial_rank"})
     parallel = None

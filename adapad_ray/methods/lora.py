@@ -51,6 +51,7 @@ class Lora(BudgetedMethod[LoraConfig]):
 
     name = "lora"
     summary = "fixed-rank LoRA: the same rank on every module (or as in `rank_pattern`), trained jointly"
+    shares_passes = True
     Config = LoraConfig
     structural = frozenset({"rank", "rank_pattern", "allocation"})
 

@@ -99,6 +99,7 @@ class Melora(BudgetedMethod[MeloraConfig]):
 
     name = "melora"
     summary = "MELoRA: n mini LoRAs on slices of every module, n times the rank of a LoRA of this size"
+    shares_passes = True
     Config = MeloraConfig
     structural = frozenset({"minis", "rank"})
 

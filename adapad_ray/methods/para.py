@@ -45,6 +45,7 @@ class Para(BudgetedMethod[ParaConfig]):
 
     name = "para"
     summary = "post-hoc: one LoRA of high rank, cut to every budget by one threshold over its singular values"
+    shares_passes = True
     Config = ParaConfig
     adapted: AdaptedModel
     structural = frozenset({"parent_rank", "cut"})

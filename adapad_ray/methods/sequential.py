@@ -41,6 +41,7 @@ class Sequential(BudgetedMethod[SequentialConfig]):
 
     name = "sequential"
     summary = "sequential deflation: rank-1 components one after another, frozen once trained"
+    shares_passes = True
     Config = SequentialConfig
     adapted: AdaptedModel
 

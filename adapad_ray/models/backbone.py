@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,15 @@ class Backbone:
     def pad_token_id(self) -> int:
         """The token that fills up batches; 0, which is never read, without a tokenizer."""
         return 0 if self.tokenizer is None else int(self.tokenizer.pad_token_id)
+
+    def twin(self) -> Backbone:
+        """The same frozen weights, not copied, in modules of their own, with a head of its own: for a cell that trains
+        beside others."""
+        own = {id(p) for path in self.head_modules for p in self.model.get_submodule(path).parameters()}
+        tensors = chain(self.model.parameters(), self.model.buffers())
+        # deepcopy treats what is in its memo as copied.
+        shared: dict[int, Any] = {id(tensor): tensor for tensor in tensors if id(tensor) not in own}
+        return replace(self, model=copy.deepcopy(self.model, shared))
 
 
 def load_backbone(

@@ -28,6 +28,7 @@ def run_tune_trials(
     studies: Mapping[str, TuneStudy],
     *,
     name: str,
+    jobs_at_once: int | None = None,
     on_event: EventListener | None = None,
     storage: optuna.storages.BaseStorage | None = None,
 ) -> dict[str, JobOutcome]:
@@ -40,6 +41,7 @@ def run_tune_trials(
         pool: an open pool whose jobs return a dict with `score` (larger is better), and `paused` if they are to go on.
         studies: by name within the sweep.
         name: of the sweep; studies are called `<name>/<study>`.
+        jobs_at_once: cells that the pool computes side by side; default: one per group.
         on_event: called in this thread with the pool's events while the trials run.
         storage: of the studies; default: in memory. It must hold no unfinished trial (see `align_study`).
 
@@ -51,7 +53,8 @@ def run_tune_trials(
     events = PoolEvents(pool, on_event)
     searcher = TuneSearcher(studies, events, name, storage)
     # One more than can run, so that a free group finds its next cell in the queue.
-    _run_experiment(pool, searcher, events, f"{name}-tune", trials=-1, concurrency=pool.groups + 1)
+    at_once = (jobs_at_once or pool.groups) + 1
+    _run_experiment(pool, searcher, events, f"{name}-tune", trials=-1, concurrency=at_once)
     return events.outcomes(searcher.taken)
 
 

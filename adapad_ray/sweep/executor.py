@@ -20,12 +20,13 @@ from adapad_ray.distributed import (
     dashboard_address,
     visible_gpus,
 )
-from adapad_ray.distributed.cell_jobs import compute, open_workspace
+from adapad_ray.distributed.cell_jobs import compute, compute_together, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.search.searchers import TrialCells, TuneStudy
 from adapad_ray.search.studies import SearchStudy
 from adapad_ray.search.tuner import run_search_trials, run_tune_trials
 from adapad_ray.sweep.inputs import LoadedInputs
+from adapad_ray.sweep.planning.packing import most_cells
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.wording import counted
 
@@ -74,10 +75,15 @@ class Executor(ABC):
 
 
 class RayExecutor(Executor):
-    """Worker groups on Ray; trials run through Ray Tune."""
+    """Worker groups on Ray; trials run through Ray Tune.
 
-    def __init__(self, pool: WorkerPool, name: str) -> None:
+    Args:
+        jobs_per_group: most cells that a group computes together.
+    """
+
+    def __init__(self, pool: WorkerPool, name: str, jobs_per_group: int = 1) -> None:
         self.groups, self.dashboard = pool.groups, dashboard_address()
+        self._jobs_at_once = pool.groups * jobs_per_group
         self._pool, self._name = pool, name
         self._started: set[str] = set()
         """Jobs of `start_jobs` that have not ended."""
@@ -115,7 +121,14 @@ class RayExecutor(Executor):
     ) -> None:
         """Runs one Ray Tune experiment for all studies."""
         listener = self._passing(on_event)
-        run_tune_trials(self._pool, studies, name=self._name, on_event=listener, storage=storage)
+        run_tune_trials(
+            self._pool,
+            studies,
+            name=self._name,
+            jobs_at_once=self._jobs_at_once,
+            on_event=listener,
+            storage=storage,
+        )
 
     def run_search_trials(
         self,
@@ -159,8 +172,9 @@ def ray_executor(spec: SweepSpec, loaded: LoadedInputs, cells: int) -> Iterator[
             shared=shared,
             max_attempts=spec.max_attempts,
             name=spec.name,
+            run_together=compute_together,
         ) as pool:
-            yield RayExecutor(pool, spec.name)
+            yield RayExecutor(pool, spec.name, most_cells(resources))
 
 
 def unused_gpus(spec: SweepSpec) -> str | None:

@@ -14,6 +14,7 @@ from adapad_ray.sweep.executor import Executor
 from adapad_ray.sweep.observers import Observers, SweepObserver, SweepState, Work
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import Cell, PlannedCell, Wave, load_finished
+from adapad_ray.sweep.planning.packing import company
 
 
 class Launch:
@@ -65,6 +66,7 @@ class Launch:
             "checkpoint_seconds": self.spec.checkpoint.seconds,
             "checkpoint_rounds": self.spec.checkpoint.rounds,
             "slots_per_pass": self.spec.resources.slots_per_pass,
+            "company": company(self.spec, cell.identity),
             "validations": self.spec.validations,
             "max_minutes": self.spec.max_minutes.cell,
         }

@@ -28,7 +28,7 @@ from adapad_ray.testing.tiny import (
 )
 from adapad_ray.training.batches import Batches
 from adapad_ray.training.cell import CellRequest, Workspace, make_method, parent_identity, run_cell
-from adapad_ray.training.packs import PackedTrainer
+from adapad_ray.training.packs import PackedTrainer, SharedPasses
 from adapad_ray.training.randomness import derive_seed
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.trainer import Trainer
@@ -116,7 +116,9 @@ class MethodCase:
         batches = Batches(tiny_task().splits["train"], settings, seed=seed, pad_token_id=0, device=device)
         options["total_steps"] = method.training_steps
         if self.slots_per_pass > 1:
-            return PackedTrainer(method, batches, settings, slots_per_pass=self.slots_per_pass, **options)
+            options.setdefault("passes", SharedPasses(self.slots_per_pass))
+        if "passes" in options:
+            return PackedTrainer(method, batches, settings, **options)
         return Trainer(method, batches, settings, **options)
 
     def run(self, folder: Path, workspace: Workspace | None = None, seed: int = 0, **changes: Any) -> CellResult:

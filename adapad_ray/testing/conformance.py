@@ -11,6 +11,8 @@ from __future__ import annotations
 import copy
 import json
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,8 @@ from adapad_ray.testing.comparison import (
     untouched_logits,
     zeroed,
 )
+from adapad_ray.testing.packed_cells import PackedCells
+from adapad_ray.testing.tiny import COST_PER_RANK
 from adapad_ray.training.checkpoint import Checkpoint
 from adapad_ray.training.passes.lane_passes import DivergedError
 
@@ -216,7 +220,25 @@ class MethodConformance:
             case.run(tmp_path, training=last)
         assert not (tmp_path / RECORD).exists()
 
-    # 7. A bad request fails before training with one clear message.
+    # 7. Beside other cells, whose lanes share its passes, it computes what it computes alone.
+
+    def test_beside_another_cell_it_computes_what_it_computes_alone(self, case: MethodCase) -> None:
+        if not METHODS[case.method].shares_passes or case.make().parent() is not None:
+            pytest.skip("its cells train alone")
+        alone, training = uninterrupted(case), {**case.training, "epochs": 1}
+        budget = case.budget or COST_PER_RANK
+        beside = replace(case, method="lora", budget=budget, config={"allocation": "random"}, training=training)
+        cells = PackedCells([case.trainer, partial(beside.trainer, 1)], case.backbone(), case.slots_per_pass + 1)
+        assert not cells.run()
+        losses, state = cells.results()[0]
+        rounding = 1e-4 if case.precision == "full" else 3e-2
+        np.testing.assert_allclose(losses, alone.record.losses, rtol=0, atol=rounding)
+        expected = alone.adapted.state()
+        assert state.keys() == expected.keys()
+        for name, value in state.items():
+            torch.testing.assert_close(value, expected[name], rtol=0, atol=10 * rounding)
+
+    # 8. A bad request fails before training with one clear message.
 
     def test_a_budget_below_the_minimum_is_a_gap(self, case: MethodCase, tmp_path: Path) -> None:
         if not METHODS[case.method].budgeted:

@@ -12,11 +12,12 @@ from torch.nn.functional import pad
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from adapad_ray.tasks import Split
+from adapad_ray.tasks.losses import IGNORED
 from adapad_ray.training.randomness import generator
 from adapad_ray.training.settings import TrainingSettings
 
 SHARED_BY_EXAMPLES = frozenset({"logits_to_keep"})
-"""Inputs without an axis of examples."""
+"""Inputs without an axis of examples: positions of logits, counted from the end."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,12 @@ class Batch:
 
 
 class Batches:
-    """The training batches of a cell: a function of (seed, step), the settings and the data alone."""
+    """The training batches of a cell: a function of (seed, step), the settings and the data alone.
+
+    Args:
+        in_step: whether, where examples are grouped by length, those of a step are about as long as those of other
+            cells in the same step, whatever their seeds: cells that share passes then need little padding.
+    """
 
     def __init__(
         self,
@@ -46,9 +52,11 @@ class Batches:
         seed: int,
         pad_token_id: int,
         device: torch.device | str = "cpu",
+        in_step: bool = False,
     ) -> None:
         self.data, self.settings, self.seed = data, settings, seed
-        self.pad_token_id, self.device = pad_token_id, device
+        self.pad_token_id, self.device, self.in_step = pad_token_id, device, in_step
+        self.pads_left: bool = getattr(data, "pads_left", False)
         self._epoch: tuple[int, list[np.ndarray]] | None = None
 
     def rows(self, step: int) -> np.ndarray:
@@ -56,7 +64,9 @@ class Batches:
         epoch, position = divmod(step, self.settings.steps_per_epoch(len(self.data)))
         if self._epoch is None or self._epoch[0] != epoch:
             size, grouped = self.settings.batch_size, self.settings.group_by_length
-            self._epoch = epoch, epoch_batches(self.seed, epoch, self.data.lengths, size, group_by_length=grouped)
+            lengths = self.data.lengths
+            batches = epoch_batches(self.seed, epoch, lengths, size, group_by_length=grouped, in_step=self.in_step)
+            self._epoch = epoch, batches
         return self._epoch[1][position]
 
     def load(self, rows: np.ndarray) -> Batch:
@@ -65,8 +75,7 @@ class Batches:
         Tokens are counted before the move, and the host does not wait for the copies.
         """
         batch = self.data.batch(rows, self.pad_token_id)
-        left = getattr(self.data, "pads_left", False)
-        batch = pad_to_multiple(batch, self.settings.pad_to_multiple_of, self.pad_token_id, left=left)
+        batch = pad_to_multiple(batch, self.settings.pad_to_multiple_of, self.pad_token_id, left=self.pads_left)
         labels = batch.pop("labels")
         size = self.data.size_of(batch)
         return Batch({key: self._moved(value) for key, value in batch.items()}, self._moved(labels), size)
@@ -82,12 +91,13 @@ class Batches:
 
 
 def epoch_batches(
-    seed: int, epoch: int, lengths: np.ndarray, batch_size: int, *, group_by_length: bool
+    seed: int, epoch: int, lengths: np.ndarray, batch_size: int, *, group_by_length: bool, in_step: bool = False
 ) -> list[np.ndarray]:
     """Row numbers of every batch of one epoch, in order: a function of (seed, epoch) and the data alone.
 
     With `group_by_length` the examples are drawn into pools of up to 50 batches, sorted by length inside a pool, and
-    the resulting batches are shuffled: every epoch covers every example once, with far less padding.
+    the resulting batches are shuffled: every epoch covers every example once, with far less padding. `in_step` shuffles
+    the batches alike for all seeds, so that the batches of a step have about the same length.
     """
     draw = generator(seed, "order", epoch)
     if not group_by_length:
@@ -95,7 +105,8 @@ def epoch_batches(
         return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     rows = np.array(get_length_grouped_indices(lengths.tolist(), batch_size, generator=draw))
     batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    return [batches[i] for i in torch.randperm(len(batches), generator=draw).tolist()]
+    shuffle = generator(0, "order of batches", epoch) if in_step else draw
+    return [batches[i] for i in torch.randperm(len(batches), generator=shuffle).tolist()]
 
 
 def pad_to_multiple(
@@ -116,30 +127,37 @@ def pad_to_multiple(
 def joined(batches: Sequence[Batch], pad_token_id: int, *, left: bool = False) -> Batch:
     """The examples of several batches in one, padded to the width of the widest: those of a pack, slot by slot.
 
-    Raises:
-        ValueError: an input that is one for all examples differs in shape between the batches.
+    Labels of tokens are widened with `IGNORED` on the same side, and as many logits are kept as the longest answer of
+    any batch needs.
     """
     inputs = [batch.inputs for batch in batches]
     if "attention_mask" in inputs[0]:
         widths = [of_one["attention_mask"].shape[1] for of_one in inputs]
         extra = [max(widths) - width for width in widths]
         inputs = [_widened(of_one, n, pad_token_id, left=left) for of_one, n in zip(inputs, extra, strict=True)]
-    for name in SHARED_BY_EXAMPLES & inputs[0].keys():
-        if len({of_one[name].shape for of_one in inputs}) > 1:
-            raise ValueError(f"{name} differs between batches that are to share a pass")
     whole = {
-        name: value if name in SHARED_BY_EXAMPLES else torch.cat([of_one[name] for of_one in inputs])
-        for name, value in inputs[0].items()
+        name: max((of_one[name] for of_one in inputs), key=len)
+        if name in SHARED_BY_EXAMPLES
+        else torch.cat([of_one[name] for of_one in inputs])
+        for name in inputs[0]
     }
+    labels = [batch.labels for batch in batches]
+    if labels[0].ndim > 1 and len({of_one.shape[1] for of_one in labels}) > 1:
+        width = max(of_one.shape[1] for of_one in labels)
+        labels = [pad(one, _sides(width - one.shape[1], left=left), value=IGNORED) for one in labels]
     tokens, padded = sum(batch.size[0] for batch in batches), whole.get("attention_mask")
     size = tokens, sum(batch.size[1] for batch in batches) if padded is None else padded.numel()
-    return Batch(whole, torch.cat([batch.labels for batch in batches]), size)
+    return Batch(whole, torch.cat(labels), size)
+
+
+def _sides(extra: int, *, left: bool) -> tuple[int, int]:
+    return (extra, 0) if left else (0, extra)
 
 
 def _widened(batch: dict[str, Tensor], extra: int, pad_token_id: int, *, left: bool) -> dict[str, Tensor]:
     """The batch with `extra` more tokens of padding."""
     if not extra:
         return batch
-    sides = (extra, 0) if left else (0, extra)
+    sides = _sides(extra, left=left)
     fillers = {"input_ids": pad_token_id, "attention_mask": 0, "token_type_ids": 0, "position_ids": 0}
     return batch | {name: pad(batch[name], sides, value=fillers[name]) for name in fillers.keys() & batch.keys()}

@@ -112,7 +112,7 @@ class OutsideLoop(Trainer):
         for parameter in parameters:
             parameter.grad = None
         with recomputed_layers(self.adapted.model, self.settings.gradient_checkpointing):
-            losses = [self._add_gradients(lane, batch, len(batch.labels)).detach() for lane in lanes]
+            losses = [self.add_gradients(lane, batch, len(batch.labels)).detach() for lane in lanes]
         gradients = [p.grad for p in parameters]
         for parameter, gradient in zip(parameters, before, strict=True):
             parameter.grad = gradient
@@ -121,10 +121,10 @@ class OutsideLoop(Trainer):
         self._sizes.append(batch.size)
         return torch.stack(losses).sum(), gradients
 
-    def _dropout(self, lane: Lane) -> torch.Generator:
+    def dropout(self, lane: Lane) -> torch.Generator:
         earlier = len(self._sizes)
         if not earlier:
-            return super()._dropout(lane)
+            return super().dropout(lane)
         key = (self.step, lane.index, earlier)
         return generator(self.batches.seed, "dropout", *key, device=self.batches.device)
 

@@ -10,6 +10,7 @@ makes the host wait until the device has computed it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,6 +34,18 @@ from adapad_ray.training.record import Counts, OnProgress, Probe, RoundObserver,
 from adapad_ray.training.round_meter import RoundMeter, Stopwatch
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.workers import Alone, Share, Workers
+
+
+@dataclass(frozen=True)
+class DueStep:
+    """What a trainer trains in its next step."""
+
+    lanes: Sequence[tuple[int, Lane]]
+    """Each with its position among all lanes of the step."""
+    batch: Batch
+    """This worker's part."""
+    batch_size: int
+    """Examples of the whole batch."""
 
 
 class Trainer:
@@ -72,8 +85,11 @@ class Trainer:
         self.estimates = Estimates(self.adapted, method.staleness)
         self.step, self.record = 0, TrainingRecord()
         self._lanes = LaneState(self.adapted, self.optimizer, self.estimates)
-        self._passes, self._counts, self._meter = LanePasses(), Counts(), RoundMeter(self.workers.traffic)
-        self._loss, self._backward = loss, backward_for(self.adapted.model)
+        self.stopwatch = Stopwatch()
+        """Runs while `steps` does."""
+        self._passes, self._counts = LanePasses(), Counts()
+        self._meter = RoundMeter(self.workers.traffic, self.stopwatch)
+        self.loss, self._backward = loss, backward_for(self.adapted.model)
         self._generator = generator(batches.seed, "components")
         self._pause_at: int | None = None
 
@@ -98,35 +114,65 @@ class Trainer:
             DivergedError: a loss, gradient or parameter is not finite; found when its round, or the call, ends.
             AttemptLostError: another worker of this cell is gone.
         """
+        for _ in self.steps(checkpointer, stop_at=stop_at, pause_at=pause_at, on_progress=on_progress):
+            self.train_step()
+        return self.record
+
+    def steps(
+        self,
+        checkpointer: Checkpointer | None = None,
+        *,
+        stop_at: int | None = None,
+        pause_at: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Iterator[None]:
+        """The training as `run` does it, except that the caller takes the steps: one for every value of the iterator,
+        by `train_step` or together with other trainers. Ends of rounds, checkpoints and reports happen in between.
+
+        Raises:
+            DivergedError, AttemptLostError: as `run` does.
+        """
         first, self._pause_at = self.step, pause_at
         end = min(step for step in (self.total_steps, stop_at, pause_at) if step is not None)
-        stopwatch = Stopwatch(self.record.seconds)
+        self.stopwatch.start(self.record.seconds)
         self._meter.restart_clock()
         if checkpointer is not None:
             checkpointer.begin(self.estimates.newest)
         while self.step < end:
-            self.train_step()
-            if self.step % self.method.local_steps == 0 or self.step == self.total_steps:
+            yield
+            if self.ends_round:
                 loss = self._read_passes(self._largest_parameters())
-                self.record.seconds = stopwatch.seconds
+                self.record.seconds = self.stopwatch.seconds
                 self._end_round(checkpointer if self.workers.leads else None)
                 if on_progress is not None and self.step % self.method.local_steps == 0:
-                    self.record.seconds = stopwatch.seconds
+                    self.record.seconds = self.stopwatch.seconds
                     known = loss if self.workers.complete else None
-                    with stopwatch.paused():
+                    with self.stopwatch.paused():
                         on_progress({"step": self.step, "steps": self.total_steps, "loss": known, "resumed": first})
                     self._meter.restart_clock()
             elif self.step == end:
                 self._read_passes({})
                 if self.workers.complete:
                     self._settle([])
-        self.record.seconds = stopwatch.seconds
+        self.record.seconds = self.stopwatch.seconds
         if self.step == self.total_steps:
             self.method.finish()
-        return self.record
 
     def train_step(self) -> None:
         """One optimizer step of the lanes of this worker, without waiting for the device."""
+        due = self.begin_step()
+        with recomputed_layers(self.adapted.model, self.settings.gradient_checkpointing):
+            for position, lane in due.lanes:
+                self.add_pass(self.train_lane(position, lane, due))
+        self.end_step()
+
+    @property
+    def ends_round(self) -> bool:
+        """Whether the step just taken is the last one of its round."""
+        return self.step % self.method.local_steps == 0 or self.step == self.total_steps
+
+    def begin_step(self) -> DueStep:
+        """Sets the learning rates of the next step and loads its batch."""
         self.optimizer.begin_step(self.step, self.method.phase(self.step))
         rows = self.batches.rows(self.step)
         batch = self.batches.load(self.workers.rows(rows))
@@ -135,26 +181,26 @@ class Trainer:
             for position, lane in enumerate(self.method.lanes(self.step))
             if self._trains(lane.index, self.step)
         ]
-        with recomputed_layers(self.adapted.model, self.settings.gradient_checkpointing):
-            for done in self._train_lanes(lanes, batch, len(rows)):
-                self._passes.add(done)
+        return DueStep(lanes, batch, len(rows))
+
+    def add_pass(self, done: LanePass) -> None:
+        """Keeps the numbers of a pass of this step until the round ends."""
+        self._passes.add(done)
+
+    def end_step(self) -> None:
+        """Counts the step whose lanes have trained."""
         self._counts.losses[self.step] = {}
         self.record.peak_parameters = max(self.record.peak_parameters, self.adapted.adapter_parameters())
         self.step += 1
 
-    def _train_lanes(self, lanes: Sequence[tuple[int, Lane]], batch: Batch, batch_size: int) -> Iterator[LanePass]:
-        """Trains lanes, each with its position among those of the step, one after another."""
-        for position, lane in lanes:
-            yield self._train_lane(position, lane, batch, batch_size)
-
-    def _train_lane(self, position: int, lane: Lane, batch: Batch, batch_size: int) -> LanePass:
+    def train_lane(self, position: int, lane: Lane, due: DueStep) -> LanePass:
         """Forward pass, loss, backward pass, clipping and update of the lane at `position` among those of the step."""
-        loss = self._add_gradients(lane, batch, batch_size)
-        return self._update(position, lane, batch.size, loss)
+        loss = self.add_gradients(lane, due.batch, due.batch_size)
+        return self._update(position, lane, due.batch.size, loss)
 
-    def _add_gradients(self, lane: Lane, batch: Batch, batch_size: int) -> Tensor:
+    def add_gradients(self, lane: Lane, batch: Batch, batch_size: int) -> Tensor:
         """Forward and backward pass of a lane; returns this worker's part of the loss."""
-        self.adapted.use(lane, self._dropout(lane))
+        self.adapted.use(lane, self.dropout(lane))
         loss = self._loss_of(lane, batch, batch_size)
         if loss.requires_grad:  # not in a lane that has neither a learning component nor a head
             self._backward(loss, self.adapted.parameters(lane))
@@ -177,13 +223,14 @@ class Trainer:
         if len(batch.labels):
             with known_padding(batch, on=torch.device(self.batches.device).type != "cpu"):
                 output = self.adapted.model(**batch.inputs)
-            loss = self._loss(output, batch.labels).sum() / batch_size
+            loss = self.loss(output, batch.labels).sum() / batch_size
         else:  # a last batch with fewer examples than workers
             loss = torch.zeros((), device=self.batches.device)
         penalty = self.method.penalty(lane)
         return loss if penalty is None else loss + penalty / self.workers.replicas
 
-    def _dropout(self, lane: Lane) -> torch.Generator:
+    def dropout(self, lane: Lane) -> torch.Generator:
+        """Draws the dropout of a lane in this step."""
         key = (self.step, lane.index, *self.workers.dropout_key)
         return generator(self.batches.seed, "dropout", *key, device=self.batches.device)
 

@@ -15,7 +15,7 @@ from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.training.batches import Batches
 from adapad_ray.training.cell import CellRequest, Workspace, make_method, parent_identity, run_cell
-from adapad_ray.training.packs import PackedTrainer
+from adapad_ray.training.packs import PackedTrainer, SharedPasses
 from adapad_ray.training.randomness import derive_seed
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.trainer import Trainer
@@ -71,7 +71,7 @@ def trainer(cell: CellIdentity, workspace: Workspace, slots_per_pass: int | Lite
     options: dict[str, Any] = {"total_steps": method.training_steps, "loss": data.loss}
     if slots_per_pass == 1:
         return Trainer(method, batches, settings, **options)
-    return PackedTrainer(method, batches, settings, slots_per_pass=slots_per_pass, **options)
+    return PackedTrainer(method, batches, settings, passes=SharedPasses(slots_per_pass), **options)
 
 
 def trains_itself(cell: CellIdentity, workspace: Workspace) -> bool:

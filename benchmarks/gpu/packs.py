@@ -12,10 +12,8 @@ from typing import Any, Literal
 
 import torch
 
-from adapad_ray.adapters.packs import Pack, Slot
-from adapad_ray.training.batches import joined
 from adapad_ray.training.cell import Workspace
-from adapad_ray.training.packs import PackOptimizer
+from adapad_ray.training.packs import SharedPasses
 from benchmarks.gpu import cells
 from benchmarks.gpu.scale import DEVICE, Scale, backbone, random_task
 from benchmarks.gpu.step_times import seconds_of
@@ -59,7 +57,7 @@ def figures(shape: str, precision: str, scale: Scale, slots: int) -> dict[str, A
     if DEVICE == "cuda":
         with _trainer("adapad", workspace, scale, lanes, slots_per_pass="auto") as trainer:
             trainer.train_step()
-            found["auto"] = trainer.most_slots
+            found["auto"] = trainer.passes.most_slots
     return found
 
 
@@ -83,24 +81,17 @@ def _trainer(
 
 def _packed_cells(workspace: Workspace, scale: Scale, slots: int) -> Callable[[], None]:
     """A step of so many LoRA cells in one pass."""
-    trainers = []
+    passes, trainers = SharedPasses(slots), []
     for _ in range(slots):
-        with _trainer("lora", workspace, scale) as trainer:
-            trainers.append(trainer)
-    pack = Pack([Slot(t.adapted, *t.method.lanes(0)) for t in trainers])
-    optimizer = PackOptimizer(pack, [t.optimizer for t in trainers])
-    steps = iter(range(1 << 30))
-    loss = workspace.data.loss
+        twin = workspace.twin()
+        trainer = cells.trainer(cells.identity("lora", twin, scale, None, epochs=100), twin)
+        trainer.start()
+        trainers.append(trainer)
 
     def step() -> None:
-        number = next(steps)
-        for trainer in trainers:
-            trainer.optimizer.begin_step(number)
-        batch = joined([t.batches.load(t.batches.rows(number)) for t in trainers], pad_token_id=0)
-        with pack.passing(len(batch.labels)):
-            losses = pack.losses(loss(pack.model(**batch.inputs), batch.labels), len(batch.labels) // slots)
-            losses.sum().backward()
-        optimizer.step(losses.detach())
+        failures = passes.train_step(trainers)
+        if failures:
+            raise next(iter(failures.values()))
 
     return step
 

@@ -17,7 +17,7 @@ class Crew(WorkerGroup):
     """A group of one worker, which a test lets join, work and die."""
 
     def __init__(self) -> None:
-        super().__init__(WorkerSettings(1, "", "", WorkerRequest(), {}))
+        super().__init__(WorkerSettings(1, "", "", WorkerRequest(), {}, run_together=""))
         self.starts = 0
         self.node = f"node-{id(self)}"
         self._started, self._gone = asyncio.Event(), asyncio.Event()

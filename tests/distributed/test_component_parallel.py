@@ -34,7 +34,7 @@ def test_the_number_of_workers_changes_nothing(case, workers):
 
 def test_workers_that_pack_their_lanes_give_the_same_up_to_rounding():
     alone, trainers = uninterrupted(CASES[2]), train_together(replace(CASES[2], slots_per_pass=4), 2)
-    assert any(trainer._packs for trainer in trainers)
+    assert any(trainer.passes._packs for trainer in trainers)
     for trainer in trainers:
         np.testing.assert_allclose(trainer.record.losses, alone.record.losses, rtol=0, atol=1e-4)
         assert trainer.adapted.ranks == alone.adapted.ranks

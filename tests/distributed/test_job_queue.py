@@ -201,3 +201,78 @@ def test_a_job_that_breaks_every_accelerator_is_lost_and_retires_no_group():
         assert [outcome.status for outcome in (await queue.poll(0, 1.0))[1]] == ["lost", "done"]
 
     run(scene)
+
+
+def company(most=3, key="k"):
+    return {"company": {"key": key, "most": most}}
+
+
+def taken(job):
+    return [job.job_id, *(other.job_id for other in job.beside)]
+
+
+async def end(queue, crew, job, **options):
+    assert await queue.started(crew.config.group, job.generation)
+    await queue.finish(crew.config.group, job.generation, 0, options.get("value"), options.get("error"), False)
+
+
+def test_jobs_that_can_be_computed_together_go_out_together_up_to_their_limit():
+    async def scene(queue, crew):
+        for name, payload in (
+            ("a", company()),
+            ("alone", {}),
+            ("b", company()),
+            ("other", company(key="l")),
+            ("c", company()),
+            ("d", company()),
+        ):
+            await queue.submit(name, payload)
+        first = await crew.take(queue)
+        assert taken(first) == ["a", "b", "c"]
+        for job in (first.beside[0], first, first.beside[1]):
+            await end(queue, crew, job, value=job.job_id)
+        outcomes = (await queue.poll(0, 1.0))[1]
+        assert [(outcome.job_id, outcome.value) for outcome in outcomes] == [("b", "b"), ("a", "a"), ("c", "c")]
+        assert taken(await crew.take(queue)) == ["alone"]
+
+    run(scene)
+
+
+def test_groups_share_jobs_that_can_be_computed_together():
+    async def scene(queue, first, second):
+        for name in "abcde":
+            await queue.submit(name, company(most=9))
+        assert [taken(await crew.take(queue)) for crew in (first, second)] == [["a", "b", "c"], ["d"]]
+
+    run(scene, groups=2)
+
+
+def test_jobs_without_an_answer_go_back_to_the_front_together_and_then_alone():
+    """One of them may be what kills its worker."""
+
+    async def scene(queue, crew):
+        for name in "abcd":
+            await queue.submit(name, company(most=3))
+        first = await crew.take(queue)
+        assert taken(first) == ["a", "b", "c"]
+        await end(queue, crew, first)
+        for job in first.beside:
+            assert await queue.started(crew.config.group, job.generation)
+        crew.die()
+        await crew.up(queue)
+        again = await crew.take(queue)
+        assert taken(again) == ["b"] and again.attempt == 2
+
+    run(scene)
+
+
+def test_an_error_ends_its_job_alone():
+    async def scene(queue, crew):
+        for name in "ab":
+            await queue.submit(name, company())
+        first = await crew.take(queue)
+        await end(queue, crew, first, error=JobError("DivergedError", "nan"))
+        await end(queue, crew, first.beside[0], value=1)
+        assert [outcome.status for outcome in (await queue.poll(0, 1.0))[1]] == ["failed", "done"]
+
+    run(scene)

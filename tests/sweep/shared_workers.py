@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 from adapad_ray.sweep.executor import Executor, RayExecutor, ray_executor
 from adapad_ray.sweep.inputs import LoadedInputs
+from adapad_ray.sweep.planning.packing import most_cells
 from adapad_ray.sweep.spec import SweepSpec
 
 EVERY_CELL = 1_000
@@ -35,7 +36,7 @@ class SharedWorkers:
             self._pool = self._open.enter_context(ray_executor(spec, loaded, EVERY_CELL))._pool
             self._kind = kind
         try:
-            yield RayExecutor(self._pool, spec.name)
+            yield RayExecutor(self._pool, spec.name, most_cells(spec.resources))
         except BaseException:
             self.close()  # it may have jobs that nobody waits for
             raise

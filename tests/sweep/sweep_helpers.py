@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-c", "from adapad_ray.cli import app; app()"]
 """`adapad` in a process of its own."""
 ONE_GROUP = "resources.cpus_per_worker=1.5"
 """For a sweep in a process of its own: one worker group on two CPUs. A second takes ten seconds of CPU to start."""
-PASSING = ("start_seconds", "train_seconds", "evaluation_seconds", "peak_memory_bytes", "per_worker")
+PASSING = ("start_seconds", "train_seconds", "evaluation_seconds", "peak_memory_bytes", "per_worker", "side_by_side")
 """Fields of a cell's cost that differ between runs."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import optuna
 import psutil
 import pytest
@@ -25,7 +26,7 @@ KILLS = {"driver": 5, "worker": 7}
 RUNS, KILLS_PER_RUN = 5, 5
 """Of sweeps whose cells have two workers each: at least so many runs, and at least their product in kills."""
 TITLES = {
-    "worker": r"ray::(RayTrainWorker|Worker\b|adapad:cell-\S+:worker-\d)",  # without a cell, and with one
+    "worker": r"ray::(RayTrainWorker|Worker\b|adapad:(cell-\S+|\d+-cells):worker-\d)",  # without a cell, and with some
     "board": "ray::EstimateBoard",
     "launcher": "ray::Launcher",
 }
@@ -141,6 +142,30 @@ def test_whatever_is_killed_cells_of_several_workers_end_with_the_undisturbed_re
         assert files(folder_of(place)) == expected_files
         assert_logged_once(f"sqlite:///{place}/mlflow.db", "killed", set(expected))
     assert kills.keys() == {*TITLES, "driver"}, kills
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_cells_in_packs_end_with_the_undisturbed_result_up_to_rounding(spec_file: Path, tmp_path: Path) -> None:
+    """They continue from checkpoints of different steps, and in other packs than before."""
+    spec = yaml.safe_load(spec_file.read_text())
+    spec |= {"resources": {"slots_per_pass": 4, "cpus_per_worker": 1.5}, "max_attempts": 50}
+    spec |= {"checkpoint": {"seconds": 60, "rounds": 5}}
+    spec["training"]["epochs"] = 60
+    packed = write_spec(tmp_path / "packed.yaml", **spec)
+    expected = lasting(undisturbed(packed, tmp_path / "undisturbed"))
+    assert len(expected) == 12 and all(record["identity"]["packed"] for record in expected.values())
+    draw, place = random.Random(0), tmp_path / "killed"
+    deck = [role for role, count in KILLS.items() for _ in range(count)]
+    draw.shuffle(deck)
+    kills = disturb(packed, place, draw, deck, computing="worker")
+    assert kills.total() >= 10, kills
+    found = lasting(folder_of(place))
+    assert found.keys() == expected.keys()
+    for cell, record in expected.items():
+        assert found[cell]["growth"] == record["growth"]
+        np.testing.assert_allclose(found[cell]["train_loss"], record["train_loss"], rtol=0, atol=1e-3)
+    assert_logged_once(f"sqlite:///{place}/mlflow.db", "killed", set(expected))
 
 
 def disturb(spec: Path, place: Path, draw: random.Random, deck: Sequence[str], computing: str) -> Counter[str]:

@@ -15,6 +15,7 @@ from adapad_ray.results import CellResult, Cost, Point
 from adapad_ray.sweep.inputs import sketch_inputs
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.curve_cells import CurveCells
+from adapad_ray.sweep.planning.packing import company
 from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep
 from adapad_ray.sweep.planning.tune_cells import TuneCells
 from adapad_ray.sweep.spec_file import parse_spec
@@ -317,21 +318,32 @@ def test_the_id_of_a_cell_is_the_hash_of_its_identity_without_names(planner):
     assert cell.id == expected
 
 
-def test_only_methods_of_several_lanes_share_passes_and_get_ids_of_their_own(planner):
-    methods = {"lora": {}, "adapad": {}}
-    alone, packed, on_gpu, half = (
-        {planned.cell.identity.label: planned.cell for planned in waves(planner(methods=methods, **changes))[2]}
+def test_cells_that_share_passes_get_ids_of_their_own(planner):
+    methods = {"lora": {}, "adapad": {}, "dora": {}}
+    alone, packed, on_gpu, half, pairs = (
+        {planned.cell.identity.label: planned.cell for planned in waves(planner(**{"methods": methods, **changes}))[2]}
         for changes in (
             {},
             {"resources": {"slots_per_pass": 4}},
             {"resources": {"slots_per_pass": "auto"}},
             {"resources": {"slots_per_pass": 4}, "dtype": "float16"},
+            {"resources": {"slots_per_pass": 4, "workers": 2}, "methods": {"lora": {}, "adapad": {}}},
         )
     )
-    assert packed["lora"].id == alone["lora"].id
-    assert packed["adapad"].identity.packed and packed["adapad"].id != alone["adapad"].id
-    assert on_gpu["adapad"].id == alone["adapad"].id, "auto is 1 without a GPU"
-    assert not half["adapad"].identity.packed
+    for label in ("lora", "adapad"):
+        assert packed[label].identity.packed and packed[label].id != alone[label].id
+        assert on_gpu[label].id == alone[label].id, "auto is 1 without a GPU"
+        assert not half[label].identity.packed
+    assert packed["dora"].id == alone["dora"].id, "its cells have nothing that stacks"
+    assert pairs["adapad"].identity.packed and not pairs["lora"].identity.packed, "only lanes share passes there"
+
+
+def test_cells_train_beside_those_that_agree_in_what_a_pass_has_in_common(planner):
+    methods = {"lora": {}, "lora/large": {"training": {"batch_size": 2}}, "adapad": {}, "dora": {}}
+    p = planner(methods=methods, resources={"slots_per_pass": 8})
+    found = {cell.cell.identity.label: company(p.cells.spec, cell.cell.identity) for cell in waves(p)[2]}
+    assert found["lora"] == found["adapad"] and found["lora"]["most"] == 8
+    assert found["lora/large"]["key"] != found["lora"]["key"] and found["dora"] is None
 
 
 def test_a_cell_is_made_once_and_hashed_once(planner, monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from adapad_ray.tasks.encoding.prompts import prompted
+from adapad_ray.tasks.losses import IGNORED
 from adapad_ray.testing import MethodCase, tiny_task, uninterrupted
 from adapad_ray.training.batches import Batches, epoch_batches, joined, pad_to_multiple
 from adapad_ray.training.settings import TrainingSettings
@@ -86,15 +87,26 @@ def test_joined_batches_stand_one_below_another_at_the_width_of_the_widest():
         assert torch.equal(whole.inputs["input_ids"][rows][:, : own.shape[1]][own], batch.inputs["input_ids"][own])
 
 
-def test_what_prompts_share_stays_one_for_all_examples():
+def test_joined_prompts_keep_the_logits_of_the_longest_answer():
     split = prompted([[5, 6, 7], [5, 6, 7, 8, 9]], [1, 2], np.zeros(2, dtype=np.int64))
     batches = Batches(split, TrainingSettings(batch_size=2), seed=0, pad_token_id=0)
-    one, short = batches.load(np.arange(2)), batches.load(np.array([0]))
-    whole = joined([one, one], pad_token_id=0, left=True)
-    assert torch.equal(whole.inputs["logits_to_keep"], one.inputs["logits_to_keep"])
-    assert torch.equal(whole.inputs["input_ids"], one.inputs["input_ids"].repeat(2, 1))
-    with pytest.raises(ValueError, match="logits_to_keep"):
-        joined([one, short], pad_token_id=0, left=True)
+    both, short = batches.load(np.arange(2)), batches.load(np.array([0]))
+    whole = joined([short, both], pad_token_id=0, left=batches.pads_left)
+    assert torch.equal(whole.inputs["logits_to_keep"], both.inputs["logits_to_keep"])
+    assert whole.inputs["input_ids"].tolist() == [[0, 0, 5, 6, 7], [0, 0, 5, 6, 7], [5, 6, 7, 8, 9]]
+    assert whole.labels.tolist() == [[IGNORED, 7], [IGNORED, 7], [8, 9]]
+
+
+def test_in_step_the_batches_of_a_step_are_about_as_long_for_every_seed():
+    lengths = np.random.default_rng(0).integers(5, 60, 403)
+
+    def longest(seed, in_step):
+        batches = epoch_batches(seed, 1, lengths, 8, group_by_length=True, in_step=in_step)
+        assert sorted(np.concatenate(batches)) == list(range(403))
+        return np.array([lengths[rows].max() for rows in batches])
+
+    together, apart = (np.abs(longest(1, in_step) - longest(2, in_step)).mean() for in_step in (True, False))
+    assert together < 3 < 10 < apart
 
 
 def test_the_widest_batch_holds_the_longest_texts():

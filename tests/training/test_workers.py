@@ -81,10 +81,10 @@ def test_each_data_parallel_worker_drops_other_values():
     for rank in range(2):
         trainer = LORA.trainer(workers=Connections(2).data_parallel(rank))
         trainer.start()
-        draws.append(torch.rand(4, generator=trainer._dropout(trainer.method.lanes(0)[0])))
+        draws.append(torch.rand(4, generator=trainer.dropout(trainer.method.lanes(0)[0])))
     alone = LORA.trainer()
     alone.start()
-    draws.append(torch.rand(4, generator=alone._dropout(alone.method.lanes(0)[0])))
+    draws.append(torch.rand(4, generator=alone.dropout(alone.method.lanes(0)[0])))
     assert not any(torch.equal(a, b) for a, b in [draws[:2], draws[1:], draws[::2]])
 
 

@@ -26,7 +26,8 @@ class Pack:
     was before.
 
     Args:
-        slots: lanes of one cell or of several; no parameter learns in two of them.
+        slots: lanes of one cell or of several, whose models are one or twins with the same frozen weights; no
+            parameter learns in two of them.
         published: the published values of every cell, shared with other packs of the same cells.
 
     Raises:
@@ -36,8 +37,8 @@ class Pack:
     def __init__(self, slots: Sequence[Slot], published: Mapping[AdaptedModel, PublishedRow] | None = None) -> None:
         self.slots = tuple(slots)
         self.model = slots[0].adapted.model
-        if any(slot.adapted.model is not self.model for slot in slots):
-            raise NotPackableError("the slots of a pack must be adapted from the same model")
+        if any(not _has_weights_of(self.model, slot.adapted.model) for slot in slots):
+            raise NotPackableError("the slots of a pack must be adapted from the same frozen weights")
         self.rows = FlatRows(len(slots))
         self._attentions = _attentions(self.model)
         self._pass = PassRows(len(slots), expands=bool(self._attentions))
@@ -136,6 +137,14 @@ class Pack:
     def losses(self, per_example: Tensor, batch_size: int) -> Tensor:
         """Return the mean loss of every slot, `[slots]`, from that of every example."""
         return per_example.view(len(self.slots), -1).sum(dim=1) / batch_size
+
+
+def _has_weights_of(model: nn.Module, other: nn.Module) -> bool:
+    """Whether two models are one, or twins; the first frozen tensor, an embedding, tells."""
+    if other is model:
+        return True
+    first, second = (next((p for p in m.parameters() if not p.requires_grad), None) for m in (model, other))
+    return first is not None and first is second
 
 
 def _attentions(model: nn.Module) -> list[nn.Module]:

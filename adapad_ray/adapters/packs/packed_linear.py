@@ -72,7 +72,8 @@ class LiveStack:
         if like.numel():
             self._constants = like.new_zeros(len(blocks), self.rank, *like.shape[1:])
             for whole, part in zip(self._constants, constants, strict=True):
-                whole[: len(part)] = part
+                if len(part):
+                    whole[: len(part)] = part
 
     def vectors(self) -> tuple[Tensor, Tensor]:
         """Return A `[slots, rank, d_in]` and B `[slots, rank, d_out]`, differentiable in the stacks."""

@@ -12,7 +12,8 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from adapad_ray.adapters.compression import CompressionReport, ModuleReport
-from adapad_ray.cost.estimate import SweepEstimate
+from adapad_ray.cost.estimate import OPTIMIZER_BYTES, SweepEstimate
+from adapad_ray.cost.packs import ExpectedPacks
 from adapad_ray.cost.worker_scaling import WORKERS
 from adapad_ray.sweep.export import AvailablePoint
 from adapad_ray.tasks import sizes_in_words
@@ -85,9 +86,22 @@ def _workers_table(estimate: SweepEstimate) -> Table:
     return table
 
 
+def _packs_in_words(packs: ExpectedPacks) -> str:
+    together = (
+        f"Packs: {counted(packs.cells, 'cell')} of {', '.join(packs.labels)} train up to {packs.most_cells} at a time "
+        f"in a worker, in at least {counted(packs.packs, 'pack')}. Weights, gradients and optimizer of a pack's "
+        f"adapters take {OPTIMIZER_BYTES * packs.peak_parameters / 1e6:,.1f} MB; activations grow with the lanes of a "
+        "pass. The times are those of cells one after another, which packs do not exceed."
+    )
+    alone = "" if not packs.alone else f" Alone, because nothing of them stacks: {', '.join(packs.alone)}."
+    return together + alone
+
+
 def _notes(estimate: SweepEstimate) -> list[Table | str]:
     notes: list[Table | str] = [escape(f"Data: {sizes_in_words(estimate.splits)}.")]
     notes += [escape(f"Warning: {warning}.") for warning in estimate.warnings]
+    if estimate.packs is not None:
+        notes.append(escape(_packs_in_words(estimate.packs)))
     if estimate.sizes_are_packaged:
         notes.append(
             f"The configuration of {estimate.model} cannot be reached: the copy that comes with adapad-ray was used."

@@ -48,7 +48,8 @@ class GroupState:
     """Starts in a row that ended before every rank was ready."""
     idle_since: float = 0.0
     """Seconds of the monotonic clock; a group that starts is idle too."""
-    attempt: Attempt | None = None
+    attempts: dict[int, Attempt] = field(default_factory=dict)
+    """What the group computes, by generation: one job, or those that share passes."""
     broken_by: set[str] = field(default_factory=set)
     """Jobs with which the group has lost an accelerator since it last ended one."""
     joining: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -123,7 +124,7 @@ class GroupKeeper:
         """End groups that have had no work for a while, as long as `needed` ones stay; none in its set-up is ended."""
         spare = self._wanted - needed
         latest = time.monotonic() - self._idle_seconds
-        unemployed = [s for s in self.states if s.wanted and s.attempt is None and (s.was_ready or not s.incarnation)]
+        unemployed = [s for s in self.states if s.wanted and not s.attempts and (s.was_ready or not s.incarnation)]
         idle = [state for state in unemployed if state.idle_since < latest]
         for state in sorted(idle, key=lambda state: state.was_ready)[: max(0, spare)]:
             self.dismiss(state)

@@ -40,6 +40,7 @@ class CalibratedMethod(BudgetedMethod[CalibratedT]):
     """
 
     adapted: AdaptedModel
+    shares_passes = True
     parallel = None
 
     def __init__(self, config: CalibratedT, context: CellContext) -> None:

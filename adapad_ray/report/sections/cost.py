@@ -27,6 +27,8 @@ class Costs(Section):
     """One row per stage and label."""
     workers: list[list[Text | int]]
     """One row per label and worker, of cells with several workers."""
+    packed: dict[str, int]
+    """Label → most cells that took their steps together, for labels whose lanes shared passes."""
     labels: list[str]
     """All labels of the curve: those with a budget have the curve's colours."""
     metric: str
@@ -36,7 +38,12 @@ class Costs(Section):
         finals = [row for row in sweep.rows if row["kind"] == "final"]
         adapted = adapted_labels(sweep.table)
         labels = [*adapted, *sorted({row["label"] for row in finals} - set(adapted))]
-        return cls(finals, _totals(sweep.results), _workers(sweep.results), labels, sweep.metric)
+        packed: dict[str, int] = {}
+        for result in sweep.results:
+            if result.identity.packed:
+                label = result.identity.label
+                packed[label] = max(packed.get(label, 1), result.cost.side_by_side)
+        return cls(finals, _totals(sweep.results), _workers(sweep.results), packed, labels, sweep.metric)
 
     def figures(self) -> Iterator[Chart]:
         plot = cost_plot(self.models, self.labels, self.metric)
@@ -70,6 +77,12 @@ class Costs(Section):
             "estimated (2 per multiply-add). Peak parameters are the most that were in training at one time. Training "
             "that the cells of a post-hoc method share is counted once, in the row of stage “parent”."
         )
+        if self.packed:
+            labels = ", ".join(f"{label} ({most})" for label, most in sorted(self.packed.items()))
+            yield note(
+                f"Trained in packs: {labels}; the numbers are the most cells that took steps together. Their "
+                "lanes shared passes: seconds are a cell's share, by its lanes; memory is that of the whole process."
+            )
         if self.workers:
             columns = ["method", "worker", "cells", "compute seconds", "exchange seconds", "wait seconds"]
             columns += ["idle", "published", "fetched"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from adapad_ray.files import write_text
 from adapad_ray.methods.base import Method
 from adapad_ray.methods.plan import Plan
 from adapad_ray.models import initialise_head
-from adapad_ray.results import CellResult, Cost, Point, WorkerCost
+from adapad_ray.results import CellIdentity, CellResult, Cost, Point, WorkerCost
 from adapad_ray.storage import CHECKPOINT, RECORD
 from adapad_ray.training.batches import Batches
 from adapad_ray.training.cell.deployment import Deployment
@@ -29,7 +29,7 @@ from adapad_ray.training.cell.validation import Validator
 from adapad_ray.training.cell.workspace import Workspace
 from adapad_ray.training.checkpoint import Checkpoint, Checkpointer
 from adapad_ray.training.component_errors import COMPONENT_ERRORS, component_probe, write_component_errors
-from adapad_ray.training.packs import PackedTrainer
+from adapad_ray.training.packs import PackedTrainer, SharedPasses
 from adapad_ray.training.randomness import derive_seed
 from adapad_ray.training.record import OnProgress, RoundObserver, RoundStats
 from adapad_ray.training.round_log import RoundLog
@@ -60,18 +60,60 @@ def run_cell(
         DivergedError: training produced a value that is not finite.
         AttemptLostError: another worker of this cell is gone.
     """
+    steps = cell_steps(request, workspace, exchange=exchange, on_progress=on_progress, observer=observer)
+    with closing(steps), training_arithmetic(request.identity):
+        while True:
+            try:
+                trainer = next(steps)
+            except StopIteration as ended:
+                result: CellResult | None = ended.value
+                return result
+            trainer.train_step()
+
+
+def training_arithmetic(identity: CellIdentity) -> AbstractContextManager[None]:
+    """The arithmetic in which a cell trains, for the time of the context."""
+    settings = TrainingSettings(**identity.training)
+    return arithmetic(tf32=identity.precision == "tf32", deterministic=settings.deterministic)
+
+
+CellSteps = Generator[Trainer, None, CellResult | None]
+"""Yields the cell's trainer whenever a step is due, and returns the cell's record."""
+
+
+def cell_steps(
+    request: CellRequest,
+    workspace: Workspace,
+    *,
+    exchange: Exchange | None = None,
+    on_progress: OnProgress | None = None,
+    observer: RoundObserver | None = None,
+    passes: SharedPasses | None = None,
+) -> CellSteps:
+    """Computes a cell as `run_cell` does, except that the caller takes the steps, in `training_arithmetic`.
+
+    Closing the generator ends the cell where it is, and gives the backbone back.
+
+    Args:
+        passes: for a packed cell: shared with the cells that train beside it, whose workspaces are twins.
+
+    Raises:
+        As `run_cell`.
+    """
     called = time.perf_counter()
     reset_peak_memory(workspace.device)
     identity, data = request.identity, workspace.data
-    modules = workspace.shapes(identity.target_modules)
-    method = make_method(identity, modules, len(data.splits["train"]), workspace.backbone.parameters)
-    plan = method.plan()  # rejects what cannot be built
-    workers = workers_for(method, exchange)
-    parent = _inherit(method, request.parent)
-    flops_per_token = workspace.forward_flops_per_token  # before adapters are attached, or theirs would count
+    deterministic = bool(identity.training["deterministic"])
+    with arithmetic(tf32=False, deterministic=deterministic):
+        modules = workspace.shapes(identity.target_modules)
+        method = make_method(identity, modules, len(data.splits["train"]), workspace.backbone.parameters)
+        plan = method.plan()  # rejects what cannot be built
+        workers = workers_for(method, exchange)
+        parent = _inherit(method, request.parent)
+        flops_per_token = workspace.forward_flops_per_token  # before adapters are attached, or theirs would count
 
     with closing(RoundLog(request.folder, workers.rank)) as log, _adapted_backbone(method, request, workspace):
-        trainer = _trainer(method, plan, request, workspace, workers, _observers(log, observer))
+        trainer = _trainer(method, plan, request, workspace, workers, _observers(log, observer), passes)
         checkpointer = Checkpointer(request.folder / CHECKPOINT, request.checkpoints)
         _start_or_resume(trainer, checkpointer.folder)
         log.rewind(trainer.estimates.newest, workers.count)
@@ -82,10 +124,9 @@ def run_cell(
         if on_progress is not None and trainer.total_steps:
             on_progress({"step": trainer.step, "steps": trainer.total_steps, "loss": None, "resumed": trainer.step})
         started = time.perf_counter()
-        deterministic = trainer.settings.deterministic
-        with arithmetic(tf32=identity.precision == "tf32", deterministic=deterministic):
-            pause_at = _pause(request, trainer)
-            trainer.run(checkpointer, pause_at=pause_at, on_progress=on_progress)
+        pause_at = _pause(request, trainer)
+        for _ in trainer.steps(checkpointer, pause_at=pause_at, on_progress=on_progress):
+            yield trainer
         if trainer.step == pause_at:
             if workers.leads:
                 _add_rung(request, workspace, trainer)
@@ -154,13 +195,14 @@ def _trainer(
     workspace: Workspace,
     workers: Workers,
     observer: RoundObserver,
+    passes: SharedPasses | None,
 ) -> Trainer:
     backbone, data = workspace.backbone, workspace.data
     settings, seed = TrainingSettings(**request.identity.training), request.identity.seed
     nothing_to_train = plan.trains_head_only and not backbone.head_modules
     kind: Any = Trainer
     if request.identity.packed:
-        kind = partial(PackedTrainer, slots_per_pass=request.slots_per_pass)
+        kind = partial(PackedTrainer, passes=passes or SharedPasses(request.slots_per_pass))
     trainer: Trainer = kind(
         method,
         Batches(
@@ -169,6 +211,7 @@ def _trainer(
             seed=seed,
             pad_token_id=backbone.pad_token_id,
             device=workspace.device,
+            in_step=request.identity.packed,
         ),
         settings,
         total_steps=0 if nothing_to_train else method.training_steps,
@@ -229,6 +272,7 @@ def _cost(
         peak_memory_bytes=peak_memory(device),
         workers=len(workers),
         per_worker=tuple(workers),
+        side_by_side=trainer.passes.side_by_side(trainer) if isinstance(trainer, PackedTrainer) else 1,
     )
 
 

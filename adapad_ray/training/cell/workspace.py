@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -32,6 +32,12 @@ class Workspace:
     def forward_flops_per_token(self) -> float:
         """Floating-point operations of one forward pass of the bare backbone, per token."""
         return forward_flops_per_token(self.backbone.model, self.data)
+
+    def twin(self) -> Workspace:
+        """The same weights and data for a cell that trains beside others (see `Backbone.twin`)."""
+        twin = replace(self, backbone=self.backbone.twin())
+        vars(twin)["forward_flops_per_token"] = self.forward_flops_per_token
+        return twin
 
     def passes(self, model: nn.Module, batch_size: int) -> ModelPasses:
         """The passes of a model over this data, as task types evaluate it."""

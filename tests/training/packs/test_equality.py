@@ -4,9 +4,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from packed_cells import PackedCells
 
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone
+from adapad_ray.testing.packed_cells import PackedCells
+from adapad_ray.training.passes.lane_passes import DivergedError
 
 STEPS = 50
 
@@ -36,9 +37,8 @@ def backbone(dtype):
     return made
 
 
-def packed_cells(cases, dtype):
-    shared = backbone(dtype)
-    return PackedCells(partial(case.trainer, seed, backbone=shared) for seed, case in enumerate(cases))
+def packed_cells(cases, dtype, slots=None):
+    return PackedCells([partial(case.trainer, seed) for seed, case in enumerate(cases)], backbone(dtype), slots)
 
 
 def alone(cases, dtype):
@@ -59,9 +59,25 @@ def assert_equal(packed, lone, tolerance):
 
 def test_in_fp64_every_slot_equals_its_lone_run_to_1e_9():
     lone = alone(CASES, torch.float64)
-    cells = packed_cells(CASES, torch.float64)
-    for step in range(STEPS):
-        cells.step(step)
+    for slots in (len(CASES), 3):
+        cells = packed_cells(CASES, torch.float64, slots)
+        assert not cells.run()
+        assert_equal(cells.results(), lone, 1e-9)
+
+
+def test_methods_with_lanes_and_growth_share_passes_with_others():
+    """They have rounds, lanes that train alone, and structures that change, each at its own steps."""
+    cases = [
+        case("adapad", rank=3, config={"initial_rank": 1, "local_steps": 2, "growth_start": 0.2}),
+        case("adapad", rank=4, steps=30, config={"initial_rank": 4, "r_max": 4, "local_steps": 3, "dropout": 0.1}),
+        case("sequential", rank=2, steps=40),
+        case("dylora", rank=3, steps=36),
+        case("increlora", rank=2, steps=48),
+        case("lora", rank=2, pad_to_multiple_of=1),
+    ]
+    lone = alone(cases, torch.float64)
+    cells = packed_cells(cases, torch.float64, 6)
+    assert not cells.run()
     assert_equal(cells.results(), lone, 1e-9)
 
 
@@ -69,14 +85,16 @@ def test_in_fp32_to_1e_5_and_a_slot_that_diverges_leaves_the_others_untouched():
     cases = CASES[:3]
     lone = alone(cases, torch.float32)
     cells = packed_cells([*cases, case(rank=2)], torch.float32)
-    for step in range(STEPS):
+    ill = cells.trainers[3]
+    steps = ill.batches.rows
+
+    def rows(step):
         if step == 15:  # before one slot ends
             with torch.no_grad():
-                next(iter(cells.trainers[3].adapted.layers.values())).active()[0].a[0, 0] = float("nan")
-            kept = {name: value.clone() for name, value in cells.trainers[3].adapted.state().items()}
-        cells.step(step)
-        if step == 19:
-            assert cells.optimizer.finite.tolist() == [True, True, True, False]
-            now = cells.trainers[3].adapted.state()
-            assert all(torch.equal(now[name].nan_to_num(), value.nan_to_num()) for name, value in kept.items())
+                next(iter(ill.adapted.layers.values())).active()[0].a[0, 0] = float("nan")
+        return steps(step)
+
+    ill.batches.rows = rows
+    failures = cells.run()
+    assert list(failures) == [3] and isinstance(failures[3], DivergedError) and "step 15" in str(failures[3])
     assert_equal(cells.results()[:3], lone, 1e-5)

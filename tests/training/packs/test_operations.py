@@ -6,16 +6,17 @@ from functools import partial
 import numpy as np
 import pytest
 import transformers
-from packed_cells import PackedCells
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adapad_ray.methods import METHODS
 from adapad_ray.methods.plan import CellContext
+from adapad_ray.models import Backbone
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.models.task_models import MeanPooledClassifier
 from adapad_ray.tasks import EncodedSplit
+from adapad_ray.testing.packed_cells import PackedCells
 from adapad_ray.training.batches import Batches
-from adapad_ray.training.packs import PackedTrainer
+from adapad_ray.training.packs import PackedTrainer, SharedPasses
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.trainer import Trainer
 
@@ -54,11 +55,11 @@ def model(shape):
     else:
         config = transformers.Qwen3Config(num_key_value_heads=1, head_dim=16, use_cache=False, **sizes)
         made, head = transformers.Qwen3ForSequenceClassification(config), ("score",)
-    return made.requires_grad_(False).eval(), head
+    return Backbone(shape, made.requires_grad_(False).eval(), None, head, "own", "", 0)
 
 
-def trainer(backbone, method, config, kind=Trainer, **options):
-    made, head = backbone
+def trainer(method, config, backbone, kind=Trainer, **options):
+    made, head = backbone.model, backbone.head_modules
     modules, cls = target_modules(made, "all-linear"), METHODS[method]
     context = CellContext(modules, 8 * sum(m.component_cost for m in modules), total_steps=100, seed=0)
     built = cls(cls.Config(**config), context)
@@ -82,15 +83,14 @@ def operations(step):
 @pytest.mark.parametrize("shape", ["MiniLM", "DeBERTaV3", "Qwen3"])
 def test_a_pack_of_eight_takes_few_more_operations_than_one(shape):
     backbone = model(shape)
-    lora = partial(trainer, backbone, "lora", {})
-    lone = lora()
+    lora = partial(trainer, "lora", {})
+    lone = lora(backbone=backbone.twin())
     lone.start()
     one = operations(lambda step: lone.train_step())
-    lone.adapted.detach()
-    assert operations(PackedCells([lora] * 8).step) <= MOST * one
+    cells = PackedCells([partial(lora, kind=PackedTrainer)] * 8, backbone)
+    assert operations(lambda step: cells.passes.train_step(cells.trainers)) <= MOST * one
 
     lanes = {"initial_rank": 8, "r_max": 8, "local_steps": 100}
-    adapad = trainer(backbone, "adapad", lanes, kind=PackedTrainer, slots_per_pass=8)
+    adapad = trainer("adapad", lanes, backbone, kind=PackedTrainer, passes=SharedPasses(8))
     adapad.start()
     assert operations(lambda step: adapad.train_step()) <= MOST * one
-    adapad.adapted.detach()

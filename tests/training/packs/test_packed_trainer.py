@@ -7,7 +7,7 @@ import torch
 from adapad_ray.adapters.packs import NotPackableError, Pack
 from adapad_ray.errors import BadRequestError
 from adapad_ray.testing import COST_PER_RANK, MethodCase, uninterrupted
-from adapad_ray.training.packs import PackedTrainer
+from adapad_ray.training.packs import PackedTrainer, SharedPasses
 from adapad_ray.training.packs.memory import slots_that_fit
 from adapad_ray.training.passes.lane_passes import DivergedError
 
@@ -34,11 +34,11 @@ def trained(case, dtype=torch.float32):
 def passes_seen(trainer, monkeypatch):
     """The number of slots of every pack that goes through the model from now on."""
     seen = []
-    gradients = PackedTrainer._add_pack_gradients
+    gradients = SharedPasses._add_gradients
     monkeypatch.setattr(
-        PackedTrainer,
-        "_add_pack_gradients",
-        lambda self, packed, *rest: seen.append(len(packed.lanes)) or gradients(self, packed, *rest),
+        SharedPasses,
+        "_add_gradients",
+        lambda self, packed, lanes: seen.append(len(lanes)) or gradients(self, packed, lanes),
     )
     trainer.start()
     trainer.run()
@@ -73,7 +73,7 @@ def test_packed_lanes_equal_lanes_one_after_another(config):
 def test_one_slot_is_the_trainer_without_packs_bitwise():
     lone, one = uninterrupted(LONE), case(2).trainer()
     assert isinstance(one, PackedTrainer)
-    one.most_slots = 1
+    one.passes.most_slots = 1
     one.start()
     one.run()
     assert one.record.losses == lone.record.losses
@@ -82,10 +82,10 @@ def test_one_slot_is_the_trainer_without_packs_bitwise():
 
 def test_auto_is_one_on_a_cpu():
     trainer = case(2).trainer()
-    trainer.most_slots = None
+    trainer.passes.most_slots = None
     trainer.start()
     trainer.run(stop_at=2)
-    assert trainer.most_slots == 1 and not trainer._packs
+    assert trainer.passes.most_slots == 1 and not trainer.passes._packs
 
 
 def test_the_lanes_are_divided_evenly(monkeypatch):
@@ -105,7 +105,7 @@ def test_a_pass_that_needs_too_much_memory_is_divided_and_changes_no_number(monk
 
     monkeypatch.setattr(Pack, "passing", passing)
     trainer = case(8).trainer()
-    assert set(passes_seen(trainer, monkeypatch)) == {4, 2} and trainer.most_slots == 2
+    assert set(passes_seen(trainer, monkeypatch)) == {4, 2} and trainer.passes.most_slots == 2
     np.testing.assert_allclose(trainer.record.losses, lone.record.losses, rtol=0, atol=1e-5)
 
 
@@ -149,8 +149,8 @@ def test_under_auto_such_a_model_trains_its_lanes_alone(monkeypatch):
         raise NotPackableError("no")
 
     lone, trainer = uninterrupted(LONE), case(4).trainer()
-    trainer._requested = "auto"
-    monkeypatch.setattr(PackedTrainer, "_pack_pass", refused)
+    trainer.passes._requested = "auto"
+    monkeypatch.setattr(SharedPasses, "_pass", refused)
     trainer.start()
     trainer.run()
     assert trainer.record.losses == lone.record.losses
