@@ -43,6 +43,15 @@ class RankedTrial:
         return self.finished or self.failed
 
 
+def full_trainings(trials: int, rungs: Sequence[Rung]) -> float:
+    """The training of a study's trials, in trainings to the end, if no two scores are equal and none fails."""
+    done, before, left = 0.0, 0.0, trials
+    for rung in rungs:
+        done += left * (rung.share - before)
+        before, left = rung.share, math.ceil(rung.keep * left)
+    return done + left * (1.0 - before)
+
+
 def go_on(scores: Sequence[float | None], keep: float) -> list[bool]:
     """Which trials of a rung go on: the best, and those whose score equals the last of them.
 

@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from adapad_ray.search.halving import Halving, RankedTrial, Rung, go_on
+from adapad_ray.search.halving import RUNGS as OWN_RUNGS
+from adapad_ray.search.halving import Halving, RankedTrial, Rung, full_trainings, go_on
 
 RUNGS = (Rung(0.25, 0.5), Rung(0.5, 0.5))
 
@@ -110,3 +111,17 @@ def test_more_trials_may_bring_back_one_that_was_stopped_and_a_finished_one_stay
     for _ in "defgh":
         halving.arrive(halving.take()[0], 0.2)
     assert "b" not in halving.stopped and halving.take() == ("b", 1)
+
+
+@pytest.mark.parametrize(("trials", "share"), [(4, 0.53125), (6, 3.5 / 6), (8, 0.53125), (1, 1.0)])
+def test_what_early_stopping_costs(trials, share):
+    """Targets of the issue: at most 60 % of the tune stage."""
+    assert full_trainings(trials, OWN_RUNGS) == pytest.approx(share * trials)
+    assert full_trainings(trials, ()) == trials
+
+
+def test_the_expected_cost_is_that_of_the_trainings():
+    """Five trials: 5 to a quarter of the steps, 3 to the half, 2 to the end."""
+    order = trained(Halving([RankedTrial(id) for id in CURVES], RUNGS), CURVES, random.Random(0))
+    shares = [RUNGS[0].share, RUNGS[1].share - RUNGS[0].share, 1 - RUNGS[1].share]
+    assert full_trainings(5, RUNGS) == pytest.approx(sum(shares[rung] for _, rung in order))

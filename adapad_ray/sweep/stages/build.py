@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adapad_ray.search.halving import RUNGS
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.curve_cells import CurveCells
 from adapad_ray.sweep.planning.early_stopping import EarlyStopping
@@ -26,6 +25,6 @@ def build_stages(cells: CellFactory, plan: SweepPlan, folder: Path) -> list[Stag
         return [search, Curve(curve), Front(search)]
     if spec.tune is not None:
         tune_cells = TuneCells(cells, plan, spec.tune)
-        stopping = EarlyStopping(cells, RUNGS if spec.tune.early_stopping else (), folder)
+        stopping = EarlyStopping(cells, spec.tune.rungs, folder)
         return [Tune(spec, tune_cells, curve, stopping, folder), Curve(curve, tune_cells)]
     return [Curve(curve)]
