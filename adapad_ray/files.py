@@ -22,13 +22,19 @@ _SAMPLE = 2**20
 def atomic_path(path: Path | str, *, overwrite: bool = True) -> Iterator[Path]:
     """Yields a temporary path in the same folder, with the same suffix, and renames it to `path` if the block succeeds.
 
-    Without `overwrite` an existing file is kept, and the new one is deleted.
+    Without `overwrite` an existing file is kept, and the new one is deleted. Who may read the file is for the umask to
+    say, also where its writer makes files that only their owner can read, as safetensors does.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        temporary.unlink()
         yield temporary
+        if temporary.stat().st_mode != mode:
+            temporary.chmod(mode)
         if overwrite:
             os.replace(temporary, path)
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def counted(number: float, noun: str, plural: str | None = None) -> str:
     """`1 row`, `1,600 rows`, `0 rows`; a whole number is written with thousands separators.
@@ -21,6 +23,20 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+_ROUND = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 45.0)
+"""Round numbers of minutes up to an hour, and of seconds."""
+
+
+def rough_duration(seconds: float) -> str:
+    """A time that was estimated from a short measurement: `15 min`, `2 h`, rounded to about a third of itself.
+
+    Two measurements of the same machine then mostly read the same.
+    """
+    sizes = [*_ROUND, *(60 * count for count in _ROUND), *(3600 * count for count in (*_ROUND, 70.0, 100.0))]
+    nearest = min(sizes, key=lambda size: abs(math.log(size / max(seconds, 1.0))))
+    return duration(seconds if seconds > sizes[-1] else nearest).replace(".0 ", " ")
 
 
 def clock(seconds: float) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import adapad_ray
-from adapad_ray.wording import counted
+from adapad_ray.wording import counted, rough_duration
 
 NOUNS = "row|cell|field|module|seed|trial|parent|adapter|CPU|GPU|item|example"
 
@@ -20,6 +20,22 @@ def test_a_number_of_things(number, words):
 
 def test_a_noun_may_have_a_plural_of_its_own():
     assert counted(2, "class", "classes") == "2 classes" and counted(1, "class", "classes") == "1 class"
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ((0.2,), "1 s"),
+        ((40, 50), "45 s"),
+        ((11 * 60, 12 * 60), "10 min"),
+        ((18 * 60, 22 * 60), "20 min"),
+        ((55 * 60, 65 * 60), "60 min"),
+        ((2.8 * 3600, 3.3 * 3600), "3 h"),
+        ((200 * 3600,), "200 h"),
+    ],
+)
+def test_times_that_were_measured_twice_mostly_read_the_same(measured, words):
+    assert {rough_duration(seconds) for seconds in measured} == {words}
 
 
 def test_no_sentence_counts_things_without_looking_at_the_number():

@@ -230,4 +230,5 @@ def _provenance(path: Path) -> dict[str, Any]:
     content = read_object(path, str(path))
     names = ["cell", "point", "model", "model_digest", "pooling", "auto_class", "labels"]
     names += ["task", "max_length", "batch_size", "dtype", "settings"]  # of an export, for `adapad predict`
+    names += ["method", "loading"]  # for its model card
     return {key: content[key] for key in names if key in content}

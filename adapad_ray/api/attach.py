@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from adapad_ray.adapters.export import deployed_adapter, save_peft
+from adapad_ray.api import token_outputs
 from adapad_ray.api.own_model import Borrowed, own_backbone
 from adapad_ray.api.request import AnyPrecision, Request, resolve
 from adapad_ray.errors import BadRequestError
@@ -143,13 +144,45 @@ class Attached(nn.Module):
 
         return AttachedCallback(self)
 
-    def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> ModelOutput:
-        """The output for a batch, as the model itself takes it; `labels` are needed in training mode."""
+    def forward(self, labels: Tensor | None = None, *, fused_lm_head: bool = False, **inputs: Tensor) -> ModelOutput:
+        """The output for a batch, as the model itself takes it; `labels` are needed in training mode.
+
+        Args:
+            fused_lm_head: as TRL's `SFTTrainer` asks for it (`token_outputs`).
+        """
         if not self.training:
+            if fused_lm_head and labels is not None:
+                return token_outputs.of_logits(self._evaluate(inputs, None).logits, labels)
             return self._evaluate(inputs, labels)
         if labels is None:
             raise BadRequestError("the batch has no labels: training mode needs them; call eval() to predict")
-        return ModelOutput(loss=self._loop.loss_of(Batch(inputs, labels, _size(inputs))))
+        loss = self._loop.loss_of(Batch(inputs, labels, _size(inputs)))
+        return token_outputs.of_training(loss, labels) if fused_lm_head else ModelOutput(loss=loss)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "forward":  # TRL would replace it by one that knows no lanes
+            super().__setattr__(name, value)
+
+    @property
+    def generation_config(self) -> Any:
+        """The model's own; TRL sets its padding token."""
+        return self.backbone.generation_config
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """Rejects what `Trainer` calls where its arguments ask for checkpointing, as TRL's do by default.
+
+        Raises:
+            BadRequestError: always.
+        """
+        raise BadRequestError(
+            "gradient_checkpointing (activation_checkpointing) of the trainer's arguments is on: set it to False, and "
+            "pass gradient_checkpointing=True to attach instead"
+        )
+
+    activation_checkpointing_enable = gradient_checkpointing_enable
+
+    def add_model_tags(self, tags: list[str] | str) -> None:
+        """Leaves the model's tags as they are: TRL would add its name."""
 
     def train(self, mode: bool = True) -> Attached:
         """Sets the mode of this module; the frozen model stays in eval mode, without its own dropout."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from adapad_ray.adapters.compression import CompressionReport, compress_adapter
+from adapad_ray.deployment.compressed import complete_compressed
 
 
 def compress(
@@ -30,4 +31,6 @@ def compress(
         BadRequestError: the adapter is damaged or not a plain LoRA, or an argument is invalid.
     """
     text = None if budget is None else str(budget)
-    return compress_adapter(Path(adapter), Path(to), ratio=keep_ratio, energy=keep_energy, budget=text, cut=cut)
+    report = compress_adapter(Path(adapter), Path(to), ratio=keep_ratio, energy=keep_energy, budget=text, cut=cut)
+    complete_compressed(Path(adapter), Path(to), report)
+    return report

@@ -43,7 +43,6 @@ class AttachedCallback(TrainerCallback):  # type: ignore[misc]
             "save_strategy": args.save_strategy != "no"
             and "'no': Trainer's checkpoints lack the lanes and their state",
             "label_smoothing_factor": args.label_smoothing_factor and "0: pass a loss to attach",
-            "gradient_checkpointing": args.gradient_checkpointing and "False: pass gradient_checkpointing to attach",
         }
         for name, remedy in wrong.items():
             if remedy:

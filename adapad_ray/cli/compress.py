@@ -27,8 +27,10 @@ def compress(
     from adapad_ray.adapters.compression import compress_adapter
     from adapad_ray.cli.output.tables import compression_summary, compression_table
     from adapad_ray.cli.output.terminal import print_line, terminal
+    from adapad_ray.deployment.compressed import complete_compressed
 
     report = compress_adapter(adapter, to, ratio=keep_ratio, energy=keep_energy, budget=budget, cut=cut)
+    complete_compressed(adapter, to, report)
     for note in report.notes:
         print_line(f"Note: {note}.")
     terminal().print(compression_table(report))

@@ -47,7 +47,7 @@ def sweep(
                 f"`adapad report {folder.location}` to draw what there is"
             )
             return INTERRUPTED
-    links = {"results": folder.location, **outcome.mlflow, "MLflow links": folder.within(MLFLOW_PAGE)}
+    links = {"results": folder.location, **outcome.links, "MLflow links": folder.within(MLFLOW_PAGE)}
     if outcome.report is not None:
         console.report(outcome.report, folder.location)
         links = {"report": folder.within(PAGE), "figure": folder.within("curve.png")} | links

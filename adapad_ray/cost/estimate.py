@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep, tuned_rows
 from adapad_ray.sweep.planning.rows import GapRow, Row
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import Split, SplitSize
+from adapad_ray.training.cpus import usable_cpus
 
 LINK_GBPS = 10.0
 """Default rate of the link between workers, in Gbit/s."""
@@ -167,7 +167,7 @@ def estimate(spec: SweepSpec, inputs: SweepInputs, plan: SweepPlan, link_gbps: f
 def _here(spec: SweepSpec, plan: SweepPlan, rows: list[RowEstimate], seconds: float) -> Here:
     """How many cells this machine holds at once, and how long it takes, from the time that one after another takes."""
     resources = spec.resources
-    room = [len(os.sched_getaffinity(0)) // (resources.workers * resources.cpus_per_worker)]
+    room = [usable_cpus() // (resources.workers * resources.cpus_per_worker)]
     if resources.gpus_per_worker:
         room.append(torch.cuda.device_count() // (resources.workers * resources.gpus_per_worker))
     if resources.max_groups is not None:

@@ -9,11 +9,12 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import transformers
+from PIL.Image import Resampling
 
 from adapad_ray.adapters.export import ADAPTER_CONFIG
 from adapad_ray.assets import find_asset
@@ -22,7 +23,8 @@ from adapad_ray.deployment.model_card import CARD, CardFacts, model_card
 from adapad_ray.deployment.record import RECORD, write_json
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
-from adapad_ray.models import CAUSAL, SEQUENCES, load_tokenizer, resolve_model
+from adapad_ray.models import CAUSAL, SEQUENCES, image_format, load_tokenizer, resolve_model
+from adapad_ray.models.images import ImageFormat
 from adapad_ray.models.reading import reading_model
 from adapad_ray.models.source import read_config
 from adapad_ray.models.task_classes import project_classifier
@@ -31,9 +33,10 @@ from adapad_ray.tasks import TYPES, DataSource
 
 TASK_TYPES = {SEQUENCES: "SEQ_CLS", CAUSAL: "CAUSAL_LM", "AutoModelForQuestionAnswering": "QUESTION_ANS"}
 """PEFT's name of what an auto class is for; it has none for images."""
+IMAGE_PROCESSOR = "preprocessor_config.json"
 THRESHOLD = "no_answer_threshold"
 """Metric of questions that holds the threshold chosen on validation."""
-_PLACES = set(DataSource.model_fields) - {"metric", "type"}
+_PLACES = set(DataSource.model_fields) - {"metric", "type"} | {"chat_template"}
 """Fields of a source that say where its rows are and how they are split."""
 
 
@@ -49,7 +52,8 @@ class Training:
 
 
 def complete_adapter(folder: Path, training: Training) -> list[str]:
-    """Adds task type, class names, tokenizer, model card and the record for `adapad predict` to a copied adapter.
+    """Adds what a copied adapter lacks: task type, class names, tokenizer or image processor, card, and the record for
+    `adapad predict`.
 
     Returns:
         What could not be added because the base model cannot be read here; one sentence each.
@@ -57,24 +61,31 @@ def complete_adapter(folder: Path, training: Training) -> list[str]:
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     record |= _record(training)
     warnings: list[str] = []
-    code = LoadingCode(record["auto_class"], _outputs(training, record["labels"]))
+    chats = training.source.type == "chat"
+    code = LoadingCode(record["auto_class"], _outputs(training, record["labels"]), chats=chats)
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     try:
         base = _read_base(record["model"])
         if TYPES[training.source.type].reads_texts:
-            load_tokenizer(record["model"]).save_pretrained(folder)
+            tokenizer = load_tokenizer(record["model"])
+            tokenizer.chat_template = record.get("chat_template", tokenizer.chat_template)
+            tokenizer.save_pretrained(folder)
+        else:
+            write_json(folder / IMAGE_PROCESSOR, _image_processor(image_format(record["model"])))
     except BadRequestError as error:
         warnings.append(f"tokenizer and class names are missing, because the base model cannot be read here: {error}")
     else:
         record["model"] = _absolute(record["model"])
-        code = _loading_code(record, base, code)
+        named = bool(record["labels"]) and record["auto_class"] != CAUSAL
+        code = _loading_code(record, base, replace(code, named=named))
         config |= _base_fields(record, base, code)
         config["modules_to_save"] = _heads(config["modules_to_save"])
-        if record["labels"] and record["auto_class"] != CAUSAL:
+        if named:
             _name_classes(base, record["labels"]).save_pretrained(folder)
+    record["loading"] = asdict(code)
     write_json(folder / RECORD, record)
     write_json(folder / ADAPTER_CONFIG, config)
-    write_text(folder / CARD, model_card(training.card, record, code))
+    write_text(folder / CARD, model_card(training.card, record, code, folder.resolve().name))
     return warnings
 
 
@@ -95,6 +106,22 @@ def _record(training: Training) -> dict[str, Any]:
         "seed": cell.identity.seed,
         "validation": dict(point.validation),
         "test": dict(point.test),
+    }
+
+
+def _image_processor(images: ImageFormat) -> dict[str, Any]:
+    """What `tasks.types.image` does with a picture, as transformers' image processors have it."""
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        **({"do_convert_rgb": True} if images.channels == 3 else {}),
+        "do_resize": True,
+        "size": {"height": images.size, "width": images.size},
+        "resample": int(Resampling.BICUBIC),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(images.mean),
+        "image_std": list(images.deviation),
     }
 
 
@@ -131,7 +158,7 @@ def _loading_code(record: Mapping[str, Any], base: Any, code: LoadingCode) -> Lo
         arguments["dtype"] = record["dtype"]
     if own_class is None and auto_class == SEQUENCES and base.get_text_config().pad_token_id is None:
         arguments["pad_token_id"] = load_tokenizer(record["model"]).pad_token_id
-    return LoadingCode(auto_class, code.outputs, arguments, own_class is not None)
+    return replace(code, arguments=arguments, own_class=own_class is not None)
 
 
 def _base_fields(record: Mapping[str, Any], base: Any, code: LoadingCode) -> dict[str, Any]:

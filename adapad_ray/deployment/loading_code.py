@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,10 @@ class LoadingCode:
     """Further arguments of `from_pretrained`."""
     own_class: bool = False
     """Whether the base model is loaded with a class of this package."""
+    chats: bool = False
+    """Whether it reads conversations through the tokenizer's chat template."""
+    named: bool = False
+    """Whether `config.json` in the adapter's folder names the classes."""
 
     @property
     def peft_class(self) -> str:
@@ -30,23 +35,49 @@ class LoadingCode:
         return self.auto_class.replace("AutoModel", "AutoPeftModel")
 
     def call(self, adapter: str) -> str:
-        """The expression that makes the model."""
-        arguments = dict(self.arguments)
-        if self.outputs and self.auto_class != "AutoModelForQuestionAnswering":
-            arguments = {"num_labels": self.outputs, **arguments}
-        named = "".join(f", {name}={value!r}" for name, value in arguments.items())
-        return f'{self.peft_class}.from_pretrained("{adapter}"{named}).eval()'.replace("'", '"')
+        """The expression that makes the model; `names` are those of the classes, where there are any."""
+        arguments = {name: _literal(value) for name, value in self.arguments.items()}
+        if self.named:
+            arguments = {"id2label": "names", **arguments}
+        elif self.outputs and self.auto_class != "AutoModelForQuestionAnswering":
+            arguments = {"num_labels": str(self.outputs), **arguments}
+        listed = "".join(f", {name}={value}" for name, value in arguments.items())
+        return f"{self.peft_class}.from_pretrained({_literal(adapter)}{listed}).eval()"
 
     def lines(self, adapter: str) -> str:
-        """A program that loads the adapter and runs it on a text."""
+        """A program that loads the adapter and runs it on a text or an image."""
+        reader = "AutoImageProcessor" if self.auto_class == IMAGES else "AutoTokenizer"
+        classes = f"AutoConfig, {reader}" if self.named else reader
+        imports = [f"from peft import {self.peft_class}", f"from transformers import {classes}", ""]
         if self.auto_class == IMAGES:
-            return f"from peft import {self.peft_class}\n\nmodel = {self.call(adapter)}"
-        run = f'tokenizer = AutoTokenizer.from_pretrained("{adapter}")\n'
+            imports.insert(1, "from PIL import Image")
+        names = [f"names = AutoConfig.from_pretrained({_literal(adapter)}).id2label"] if self.named else []
+        model = [f"model = {self.call(adapter)}", f"{_READER[reader]} = {reader}.from_pretrained({_literal(adapter)})"]
+        return "\n".join([*imports, *names, *model, *self._use()])
+
+    def _use(self) -> list[str]:
+        if self.chats:
+            return [
+                'messages = [{"role": "user", "content": "…"}]',
+                'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")',
+                'answer = model.generate(**inputs, max_new_tokens=64)[0, inputs["input_ids"].shape[1] :]',
+                "print(tokenizer.decode(answer, skip_special_tokens=True))",
+            ]
         if self.auto_class == CAUSAL:
-            run += 'inputs = tokenizer("…", return_tensors="pt")\nprint(tokenizer.decode(model.generate(**inputs)[0]))'
-        elif self.auto_class == "AutoModelForQuestionAnswering":
-            run += 'output = model(**tokenizer("question", "context", return_tensors="pt"))'
-        else:
-            run += 'logits = model(**tokenizer("…", return_tensors="pt")).logits'
-        imports = f"from peft import {self.peft_class}\nfrom transformers import AutoTokenizer\n\n"
-        return f"{imports}model = {self.call(adapter)}\n{run}"
+            return [
+                'inputs = tokenizer("…", return_tensors="pt")',
+                "print(tokenizer.decode(model.generate(**inputs)[0]))",
+            ]
+        if self.auto_class == "AutoModelForQuestionAnswering":
+            return ['output = model(**tokenizer("question", "context", return_tensors="pt"))']
+        inputs = 'processor(Image.open("…"), ' if self.auto_class == IMAGES else 'tokenizer("…", '
+        use = [f'logits = model(**{inputs}return_tensors="pt")).logits']
+        return [*use, "print(names[int(logits.argmax())])"] if self.named else use
+
+
+_READER = {"AutoTokenizer": "tokenizer", "AutoImageProcessor": "processor"}
+
+
+def _literal(value: Any) -> str:
+    """As Python writes it, with double quotes."""
+    return repr(value) if isinstance(value, bool | int | None) else json.dumps(value, ensure_ascii=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,17 +57,23 @@ class CardFacts:
     curve: Sequence[CurveRow] = ()
 
 
-def model_card(facts: CardFacts, record: Mapping[str, Any], code: LoadingCode) -> str:
-    """The card, in Markdown with the Hub's front matter."""
-    parts = [_front_matter(record), _opening(facts, record), _loading(record, code)]
+def model_card(facts: CardFacts, record: Mapping[str, Any], code: LoadingCode, folder: str) -> str:
+    """The card, in Markdown with the Hub's front matter.
+
+    Args:
+        folder: the adapter's folder, by its own name.
+    """
+    parts = [front_matter(record), _opening(facts, record), loading(record, code, folder)]
     if facts.curve:
         parts.append(_curve(facts))
     parts.append(_data(facts, record))
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(record: Mapping[str, Any]) -> str:
-    content: dict[str, Any] = {"library_name": "peft", "tags": ["adapad-ray", "lora", record["method"]]}
+def front_matter(record: Mapping[str, Any]) -> str:
+    """What the Hub reads of a card, from the record of the adapter."""
+    tags = list(dict.fromkeys(["adapad-ray", "lora", record["method"]]))
+    content: dict[str, Any] = {"library_name": "peft", "tags": tags}
     if record["auto_class"] in _PIPELINES:
         content["pipeline_tag"] = _PIPELINES[record["auto_class"]]
     if on_hub(record["model"]):
@@ -98,9 +105,10 @@ def shown(model: str) -> str:
     return model if on_hub(model) or find_asset("model", model) else model.rstrip("/").rpartition("/")[2]
 
 
-def _loading(record: Mapping[str, Any], code: LoadingCode) -> str:
-    text = f"## Load it\n\n```python\n{code.lines('my-adapter')}\n```\n\n"
-    text += "`my-adapter` is this folder, or its name on the Hub."
+def loading(record: Mapping[str, Any], code: LoadingCode, folder: str) -> str:
+    """The section that shows how to load the adapter in a folder of this name."""
+    text = f"## Load it\n\n```python\n{code.lines(folder)}\n```\n\n"
+    text += f"`{folder}` is this folder, or its name on the Hub."
     model = record["model"]
     if code.own_class:
         text += (
@@ -120,9 +128,10 @@ def _loading(record: Mapping[str, Any], code: LoadingCode) -> str:
         )
     if record["labels"] and record["auto_class"] != CAUSAL:
         text += "\n\nOutput i is class i of " + ", ".join(f"`{name}`" for name in record["labels"]) + "."
+    typed = shlex.quote(folder)
     return text + (
-        "\n\nOr, without Python:\n\n```sh\nadapad predict my-adapter rows.csv --to predictions.csv\n"
-        "adapad evaluate my-adapter labelled.csv\n```"
+        f"\n\nOr, without Python:\n\n```sh\nadapad predict {typed} rows.csv --to predictions.csv\n"
+        f"adapad evaluate {typed} labelled.csv\n```"
     )
 
 

@@ -17,6 +17,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.models import Backbone, load_backbone
 from adapad_ray.models.reading import reading_model
 from adapad_ray.tasks import TYPES, DataSource, RawTask, TaskData
+from adapad_ray.tasks.data.column_names import names_in_file
 from adapad_ray.tasks.data.files import read_files
 from adapad_ray.tasks.data.tables import Columns
 from adapad_ray.tasks.rows import RowTask
@@ -63,16 +64,12 @@ class ExportedModel:
         Raises:
             BadRequestError: a column is missing, or holds what the task cannot read.
         """
-        source, labels = _in_folder(self.record.source, folder), self.record.labels
-        if getattr(source, "answerable_only", False):
-            source = source.model_copy(update={"answerable_only": False})
-        answer = self.kind.answer_column(source)
-        unlabelled = table.drop(columns=answer, errors="ignore")
-        placeholder = pd.Series([self.kind.placeholder(labels)] * len(table), index=table.index, dtype=object)
-        evaluated = self._evaluate(unlabelled.assign(**{answer: placeholder}), source)
-        read = [column for column in _columns(self.kind, source).values() if column in unlabelled]
+        source, labels = self.record.source.for_rows(list(map(str, table))), self.record.labels
+        source = _in_folder(source.for_predictions(), folder)
+        evaluated = self._evaluate(self.kind.without_answers(table, source, labels), source)
+        read = [column for column in _columns(self.kind, source).values() if column in table]
         answers = self.kind.prediction_columns(evaluated, labels)
-        return unlabelled[list(dict.fromkeys(read))].assign(**answers)
+        return table[list(dict.fromkeys(read))].assign(**answers)
 
     def evaluate(self, table: pd.DataFrame, folder: Path | None = None) -> dict[str, float]:
         """The task's metrics on rows with right answers.
@@ -80,7 +77,8 @@ class ExportedModel:
         Raises:
             BadRequestError: a column is missing, or holds what the task cannot read; a class is unknown.
         """
-        return dict(self._evaluate(table, _in_folder(self.record.source, folder)).metrics)
+        source = self.record.source.for_rows(list(map(str, table)))
+        return dict(self._evaluate(table, _in_folder(source, folder)).metrics)
 
     def read(self, file: str, *, answers: bool) -> pd.DataFrame:
         """The rows of a CSV, TSV, JSON Lines or Parquet file.
@@ -93,6 +91,8 @@ class ExportedModel:
             BadRequestError: the file cannot be read, or lacks a column.
         """
         source = self.record.source
+        if source.finds_columns and (names := names_in_file(file)):
+            source = source.for_rows(names)
         columns = source.columns() if answers else _columns(self.kind, source)
         return read_files(file, {_SPLIT: file}, columns).splits[_SPLIT]
 
@@ -135,6 +135,9 @@ def load_exported(folder: Path, model: str | None = None, device: str | None = N
     warnings: tuple[str, ...] = ()
     if record.model_digest not in ("", backbone.digest):
         warnings = (f"{name} is not exactly the model that the adapter was trained on: predictions may differ",)
+    template = folder / "chat_template.jinja"
+    if template.is_file() and backbone.tokenizer is not None:  # a sweep may have brought its own
+        backbone.tokenizer.chat_template = template.read_text(encoding="utf-8")
     with reading_model(name):
         loaded = PeftModel.from_pretrained(backbone.model, str(folder)).eval()
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -223,7 +223,8 @@ def memory_advice(identity: CellIdentity) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         training = identity.training
-        advice = [f"a smaller training.batch_size (now {training['batch_size']})"]
+        passed = training.get("micro_batch_size") or training["batch_size"]
+        advice = [f"a smaller training.micro_batch_size (passes have {passed} examples)"]
         advice += [f"a smaller training.max_length (now {training['max_length']})"]
         if not training["gradient_checkpointing"]:
             advice.append("training.gradient_checkpointing: true")

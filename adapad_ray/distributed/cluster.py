@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from adapad_ray.distributed.ray_internals import LOCAL_CLUSTER, silence_authenti
 from adapad_ray.distributed.ray_start import join_cluster, start_cluster
 from adapad_ray.errors import BadRequestError
 from adapad_ray.interrupts import interruptible
+from adapad_ray.training.cpus import usable_cpus
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def _start(address: str | None, num_cpus: int | None, object_store_memory: int |
     start_cluster(
         {
             "address": "local",
-            "num_cpus": len(os.sched_getaffinity(0)) if num_cpus is None else num_cpus,
+            "num_cpus": usable_cpus() if num_cpus is None else num_cpus,
             "object_store_memory": object_store_memory,
             "dashboard_host": "127.0.0.1",
             **LOCAL_CLUSTER,

@@ -27,7 +27,7 @@ from adapad_ray.tasks.data.column_names import column_names
 from adapad_ray.tasks.data.columns import number_of, sort_classes
 from adapad_ray.tasks.data.files import check_place, read_files
 from adapad_ray.tasks.data.tables import FileError
-from adapad_ray.wording import duration
+from adapad_ray.wording import rough_duration
 
 LONGEST_TEXTS = 256
 """Most tokens of a text that the first sweep reads."""
@@ -144,7 +144,7 @@ class _Writer:
         return [
             f"# Written by `adapad init {_plain(self.data)}`; all fields: docs/sweep-file.md.",
             f"#     adapad plan {self.file}      # what it computes, in detail; trains nothing",
-            f"#     adapad sweep {self.file}     # about {duration(here.seconds)} on this machine, {cells}",
+            f"#     adapad sweep {self.file}     # about {rough_duration(here.seconds)} on this machine, {cells}",
             "# Shorter: fewer seeds, budgets or training examples. Better: more of them.",
             f"name: {self.content['name']}",
             f"model: {_value(self.content['model'])}",

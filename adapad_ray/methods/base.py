@@ -133,6 +133,8 @@ class ScheduleHooks(Contract[ConfigT]):
     shares_passes: ClassVar[bool] = False
     """Whether cells of this method can train in packs (`adapters.packs`): the model is an `AdaptedModel` of blocks that
     stack, and nothing else is trained. Lanes with other blocks train alone."""
+    in_parts: bool = False
+    """Whether the gradient of the present lane is summed over several backward passes; the trainer sets it."""
     staleness: int = 0
     """Rounds between the newest published estimates and those that lanes read."""
 

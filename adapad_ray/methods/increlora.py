@@ -7,7 +7,7 @@ modules whose whole update ΔW has the best scores receive another one, whose ve
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -103,7 +103,7 @@ class Increlora(GrowingMethod[IncreloraConfig]):
 
     def attach(self, model: nn.Module, head_modules: Sequence[str]) -> AdaptedModel:
         adapted = cast(AdaptedModel, super().attach(model, head_modules))
-        self._importance = UpdateImportance(adapted)
+        self._importance = UpdateImportance(adapted, lambda: self.in_parts)
         return adapted
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -169,10 +169,16 @@ class UpdateImportance:
 
     The gradient is formed densely, as in the authors' code: one more product per layer and step while ranks grow.
     Dropout on the adapter's input is ignored.
+
+    Args:
+        in_parts: whether a gradient is the sum of several backward passes; it is then kept, for every module, until the
+            last of them.
     """
 
-    def __init__(self, adapted: AdaptedModel) -> None:
+    def __init__(self, adapted: AdaptedModel, in_parts: Callable[[], bool]) -> None:
+        self._layers, self._in_parts = adapted.layers, in_parts
         self._seen: dict[str, Tensor] = {}
+        self._slopes: dict[str, Tensor] = {}
         self._handles = [
             layer.register_forward_hook(partial(self._forward, name)) for name, layer in adapted.layers.items()
         ]
@@ -184,15 +190,25 @@ class UpdateImportance:
 
     @torch.no_grad()
     def _backward(self, name: str, layer: AdaptedLinear, x: Tensor, gradient: Tensor) -> None:
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        slope = gradient.flatten(0, -2).to(wide).T @ x.flatten(0, -2).to(wide)
+        if self._in_parts():
+            self._slopes[name] = self._slopes[name] + slope if name in self._slopes else slope
+        else:
+            self._seen[name] = self._importance(layer, slope)
+
+    @torch.no_grad()
+    def _importance(self, layer: AdaptedLinear, slope: Tensor) -> Tensor:
+        """Of a module, from the gradient of its update `[d_out, d_in]`."""
         vectors = [block.vectors() for block in layer.active()]
         a, b = (torch.cat(side) for side in zip(*vectors, strict=True))
         update = layer.scaling * b.T @ a  # [d_out, d_in]
-        slope = gradient.flatten(0, -2).to(update).T @ x.flatten(0, -2).to(update)
-        self._seen[name] = (update * slope).abs().sum() / math.sqrt(update.numel())
+        return (update * slope.to(update)).abs().sum() / math.sqrt(update.numel())
 
     def take(self) -> dict[str, Tensor]:
-        """Returns the importances `[]` of the last backward pass, on the device, and clears them."""
-        seen, self._seen = self._seen, {}
+        """Returns the importances `[]` of the last gradient, on the device, and clears them."""
+        whole = {name: self._importance(self._layers[name], slope) for name, slope in self._slopes.items()}
+        seen, self._seen, self._slopes = {**self._seen, **whole}, {}, {}
         return seen
 
     def remove(self) -> None:

@@ -54,18 +54,27 @@ class MeanPooledClassifier(nn.Module):
         self.classifier = nn.Linear(width, num_labels, dtype=next(encoder.parameters()).dtype)
 
     @classmethod
-    def from_pretrained(cls, source: str, num_labels: int = 2, dtype: str = "float32", **kwargs: Any) -> nn.Module:
+    def from_pretrained(
+        cls,
+        source: str,
+        num_labels: int = 2,
+        dtype: str = "float32",
+        id2label: dict[int, str] | None = None,
+        **kwargs: Any,
+    ) -> nn.Module:
         """Load a pretrained encoder with a fresh classifier, as PEFT's Auto classes ask for a base model.
 
         Args:
             source: a packaged name, a folder or a Hub name.
-            num_labels: number of classes; 1 for a regression.
+            num_labels: number of classes; 1 for a regression. `id2label` decides it, if that is given.
             dtype: as for `load_backbone`.
+            id2label: names of the classes.
             kwargs: options of transformers, which are ignored.
         """
         from adapad_ray.models.backbone import load_backbone
 
-        return load_backbone(source, num_labels, pooling="mean", dtype=dtype).model
+        count = num_labels if id2label is None else len(id2label)
+        return _with_names(load_backbone(source, count, pooling="mean", dtype=dtype).model, id2label)
 
     def forward(
         self,
@@ -109,18 +118,28 @@ class ImagePrefixClassifier(nn.Module):
         self.classifier = nn.Linear(width, num_labels, dtype=next(model.parameters()).dtype)
 
     @classmethod
-    def from_pretrained(cls, source: str, num_labels: int = 2, dtype: str = "float32", **kwargs: Any) -> nn.Module:
+    def from_pretrained(
+        cls,
+        source: str,
+        num_labels: int = 2,
+        dtype: str = "float32",
+        id2label: dict[int, str] | None = None,
+        **kwargs: Any,
+    ) -> nn.Module:
         """Load a pretrained model with a fresh classifier, as PEFT's Auto classes ask for a base model.
 
         Args:
             source: a folder or a Hub name.
-            num_labels: number of classes.
+            num_labels: number of classes. `id2label` decides it, if that is given.
             dtype: as for `load_backbone`.
+            id2label: names of the classes.
             kwargs: options of transformers, which are ignored.
         """
         from adapad_ray.models.backbone import load_backbone
 
-        return load_backbone(source, num_labels, auto_class="AutoModelForImageClassification", dtype=dtype).model
+        count = num_labels if id2label is None else len(id2label)
+        model = load_backbone(source, count, auto_class="AutoModelForImageClassification", dtype=dtype).model
+        return _with_names(model, id2label)
 
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> ImageClassifierOutput:
         """Return logits `[batch, num_labels]` for images `[batch, channels, height, width]`."""
@@ -128,3 +147,10 @@ class ImagePrefixClassifier(nn.Module):
         prefix = torch.zeros(features.shape[:2], dtype=torch.long, device=features.device)
         states = self.model(inputs_embeds=features, token_type_ids=prefix, **kwargs).last_hidden_state
         return ImageClassifierOutput(logits=self.classifier(states.mean(dim=1)))
+
+
+def _with_names(model: Any, id2label: dict[int, str] | None) -> nn.Module:
+    if id2label is not None:
+        model.config.id2label, model.config.label2id = id2label, {name: i for i, name in id2label.items()}
+    named: nn.Module = model
+    return named

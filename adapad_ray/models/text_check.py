@@ -57,6 +57,8 @@ class Reading:
     """Pads a batch as training does, to a multiple of some length."""
     answer_tokens: int = 0
     """Tokens that the model may generate after the longest text."""
+    plain: bool = True
+    """Whether special tokens in a text, beside the added ones, stand there by its author."""
 
 
 def check_texts(reading: Reading) -> tuple[str, ...]:
@@ -68,14 +70,18 @@ def check_texts(reading: Reading) -> tuple[str, ...]:
         BadRequestError: a token, a token type or a position is beyond the model, or the model rejects the texts.
     """
     _check_vocabulary(reading)
-    marked = [marked_texts(split, reading.tokenizer, reading.added_tokens) for split in reading.splits.values()]
+    marked = {
+        name: marked_texts(split, reading.tokenizer, reading.added_tokens)
+        for name, split in reading.splits.items()
+        if reading.plain
+    }
     longest = max(reading.splits, key=lambda name: int(reading.splits[name].lengths.max()))
     lengths = reading.splits[longest].lengths
     _check_pass(reading, longest, np.array([lengths.argmax(), lengths.argmin()]), reading.answer_tokens)
-    for name, found in zip(reading.splits, marked, strict=True):
+    for name, found in marked.items():
         if len(found.extremes) > 1:
             _check_pass(reading, name, found.extremes, 0)
-    return tuple(_warnings(reading, dict(zip(reading.splits, marked, strict=True)), int(lengths.max())))
+    return tuple(_warnings(reading, marked, int(lengths.max())))
 
 
 def _check_vocabulary(reading: Reading) -> None:

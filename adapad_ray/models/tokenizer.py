@@ -58,9 +58,11 @@ def sketch_tokenizer(source: str) -> tuple[Any, bool]:
     """
     if _has_tokenizer(resolve_for_planning(source)):
         return load_tokenizer(source), True
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "eos_token": "[EOS]"}
+    vocabulary = {token: number for number, token in enumerate(special.values())}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]"), False
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special), False
 
 
 def _has_tokenizer(source: ModelSource) -> bool:

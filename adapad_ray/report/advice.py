@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from adapad_ray.report.statistics import Estimate
@@ -11,6 +12,7 @@ from adapad_ray.wording import counted
 
 if TYPE_CHECKING:
     from adapad_ray.report.recommendation import PointSummary, Recommendation
+    from adapad_ray.tasks import SplitSize
 
 MOST_ITEMS = 1_000_000
 """Largest number of items that advice asks for."""
@@ -39,7 +41,13 @@ def sentence(chosen: Recommendation) -> str:
             reason = f"it has the best validation {metric} ({chosen.validation_mean:.3f})"
             reason = "it is one of them" if chosen.tied > 1 else reason
         head = f" ({chosen.head_parameters:,} parameters)" if chosen.head_parameters else ""
-        parts.append(f"No adapter is needed: {chosen.name}{head} is a reference without one, and {reason}.")
+        if chosen.adapters:
+            parts.append(f"No adapter is needed: {chosen.name}{head} is a reference without one, and {reason}.")
+        else:
+            parts.append(
+                f"No adapter has finished with every seed: there is nothing to deploy, and {chosen.name}{head} is a "
+                f"reference without one."
+            )
         if chosen.smallest_adapter is not None:
             parts.append(f"The smallest adapter that is as good by this rule is {_sized(chosen.smallest_adapter)}.")
     elif not chosen.is_best:
@@ -62,25 +70,31 @@ def sentence(chosen: Recommendation) -> str:
     return " ".join(parts)
 
 
-def next_step(chosen: Recommendation, alone: Estimate | None, test: Estimate) -> str:
+def next_step(
+    chosen: Recommendation, alone: Estimate | None, test: Estimate, splits: Mapping[str, SplitSize] | None = None
+) -> str:
     """What would tell more, or that nothing more is needed.
 
     Args:
         chosen: the recommendation.
         alone: validation metric of `by_means_alone` minus that of the best; None if it is the recommendation.
         test: the recommended point's test metric.
+        splits: how many rows there are, if that is known.
     """
+    splits = splits or {}
     error_rate = 2 * (1 - chosen.confidence)  # of a one-sided test
     within = math.ceil(math.log(1 - chosen.confidence) / math.log1p(-min(chosen.delta, 0.99)))
+    if not chosen.adapters:
+        return "Next: an adapter that finishes. The reasons why none did are in the table of failed cells."
     if chosen.right_or_wrong and chosen.items < within:
         return (
             f"Next: more validation items. {counted(chosen.items, 'item')} cannot show that two models differ by less "
-            f"than {margin(chosen.delta)}; that takes at least {within:,}."
+            f"than {margin(chosen.delta)}; that takes at least {within:,}.{_where_from(within, splits)}"
         )
     if len(chosen.seeds) == 1:
         return "Next: three or more seeds. One seed does not show how much a result varies from training to training."
     if alone is None:
-        return f"{_good_enough(chosen, test)}"
+        return _good_enough(chosen, test, splits)
     subject = f"whether {chosen.by_means_alone.name} suffices"
     gap = alone.mean + chosen.delta
     needed = alone.seeds_needed(gap, error_rate)
@@ -91,12 +105,24 @@ def next_step(chosen: Recommendation, alone: Estimate | None, test: Estimate) ->
     if chosen.items < items <= MOST_ITEMS:
         return (
             f"Next: more validation items. With {chosen.items:,} no number of seeds tells {subject}; it takes at least "
-            f"{items:,}."
+            f"{items:,}.{_where_from(items, splits)}"
         )
     return f"Next: keep this one. No realistic number of seeds or items tells {subject}: it is too close to the margin."
 
 
-def _good_enough(chosen: Recommendation, test: Estimate) -> str:
+def _where_from(items: int, splits: Mapping[str, SplitSize]) -> str:
+    """A sentence on where so many validation items can come from, or that there are not so many."""
+    if (size := splits.get("validation")) is None:
+        return ""
+    there_are = size.available or size.rows
+    if items <= there_are:
+        return f" There are {there_are:,}: raise training.max_validation_examples."
+    if not size.carved:
+        return f" There are only {there_are:,}: a larger delta would tell with fewer."
+    return f" There are only {there_are:,}: take a larger share of the data (task.shares), or a larger delta."
+
+
+def _good_enough(chosen: Recommendation, test: Estimate, splits: Mapping[str, SplitSize]) -> str:
     text = "Good enough: means alone give the same choice"
     width = (chosen.test_high - chosen.test_low) / 2
     if width <= chosen.delta:
@@ -104,7 +130,10 @@ def _good_enough(chosen: Recommendation, test: Estimate) -> str:
     items = math.ceil(test.items * test.of_items * (1.96 / chosen.delta) ** 2)
     known = f"{text}. The test score is known to ±{points(width)} with {counted(test.items, 'test item')}"
     if test.items < items <= MOST_ITEMS:
-        return f"{known}; ±{margin(chosen.delta)} takes at least {items:,}."
+        size = splits.get("test")
+        there_are = items if size is None else size.available or size.rows
+        limit = f", and there are {there_are:,}" if there_are < items else ""
+        return f"{known}; ±{margin(chosen.delta)} takes at least {items:,}{limit}."
     return f"{known}; more seeds would narrow that."
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.report import advice
 from adapad_ray.report.curves import Curves, PointKey, best_member, moderated
+from adapad_ray.tasks import SplitSize
 
 RECOMMENDATION = "recommendation.json"
 """File of the recommendation in a sweep's folder."""
@@ -71,6 +73,8 @@ class Recommendation(PointSummary):
     """The smallest point whose mean validation metric is within `delta` of the best, ignoring uncertainty."""
     smallest_adapter: PointSummary | None
     """The recommended point or, if that is the frozen backbone, the smallest adapter that meets the same rule."""
+    adapters: int
+    """Candidates that are adapters: 0 if none has finished with all seeds."""
     tied: int
     """Points that share the best mean validation metric."""
     items: int
@@ -93,13 +97,22 @@ class Recommendation(PointSummary):
         return self.point == self.best.point
 
 
-def recommend(curves: Curves, *, delta: float = 0.01, confidence: float = 0.95) -> Recommendation:
+def recommend(
+    curves: Curves,
+    *,
+    delta: float = 0.01,
+    confidence: float = 0.95,
+    splits: Mapping[str, SplitSize] | None = None,
+) -> Recommendation:
     """Recommends the point with the fewest deployed parameters that is non-inferior to the best point.
 
     Candidates are final models, prefixes and the frozen backbone, if they have as many seeds as any point. Methods
     that train parameters without a budget (full fine-tuning) are references, not candidates. A candidate is
     non-inferior if the one-sided lower bound of its validation metric minus the best one's, paired by item and seed,
     exceeds `-delta`. Each candidate is tested by itself.
+
+    Args:
+        splits: how many rows there are, if that is known; advice names no more.
 
     Raises:
         BadRequestError: `delta` or `confidence` is out of range, or no candidate has all seeds.
@@ -139,6 +152,7 @@ def recommend(curves: Curves, *, delta: float = 0.01, confidence: float = 0.95) 
         best=_summary(curves, best),
         by_means_alone=_summary(curves, alone),
         smallest_adapter=_summary(curves, adapters[0]) if adapters else None,
+        adapters=sum(size[key] > 0 for key in candidates),
         tied=sum(math.isclose(mean[key], mean[best], abs_tol=1e-9) for key in candidates),
         items=scores[chosen].items,
         right_or_wrong=scores[chosen].right_or_wrong,
@@ -147,7 +161,7 @@ def recommend(curves: Curves, *, delta: float = 0.01, confidence: float = 0.95) 
         command=None if point.adapter is None else export_command(".", chosen, cell.identity.seed),
     )
     at_alone = moderated_behind[alone].estimate if alone != chosen and alone in moderated_behind else None
-    step = advice.next_step(found, at_alone, curves.test[chosen].estimate)
+    step = advice.next_step(found, at_alone, curves.test[chosen].estimate, splits)
     return found.model_copy(update={"sentence": advice.sentence(found), "next_step": step})
 
 

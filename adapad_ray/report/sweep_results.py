@@ -55,7 +55,8 @@ class SweepResults:
     @cached_property
     def recommendation(self) -> Recommendation:
         """The recommended point of the curve."""
-        return recommend(self.curves, delta=self.inputs.delta, confidence=self.inputs.confidence)
+        inputs = self.inputs
+        return recommend(self.curves, delta=inputs.delta, confidence=inputs.confidence, splits=inputs.splits)
 
     @cached_property
     def differences(self) -> list[LabelDifference]:

@@ -101,6 +101,8 @@ def choice_of(found: Recommendation) -> AdapterChoice:
     Raises:
         BadRequestError: it names the frozen backbone.
     """
+    if found.adapters == 0:
+        raise BadRequestError("no adapter of the sweep has finished with every seed: there is none to export")
     if found.parameters == 0:
         adapter = found.smallest_adapter
         instead = ": no adapter of the sweep is shown to be as good"

@@ -55,17 +55,19 @@ def launch_folder(content: Mapping[str, Any], out: str | None = None) -> Iterato
         out: as for `sweep_location`.
 
     Raises:
-        BadRequestError: the folder, the cluster, the cache or MLflow's store cannot be used.
+        BadRequestError: the folder, the cluster, the cache or a tracker cannot be used.
     """
     from adapad_ray.assets import check_cache
     from adapad_ray.distributed import check_cluster
     from adapad_ray.tracking.store import DEFAULT_STORE, check_store
+    from adapad_ray.tracking.writers import check_writers
 
     with working_folder(sweep_location(content, out)) as folder:
         folder.check()
         check_cluster()
         check_cache(text_in(content, "model", ""), text_in(content, "task", ""))
         check_store(text_in(content, "tracking", DEFAULT_STORE), text_in(content, "name", ""))
+        check_writers(tensorboard=content.get("tensorboard") is True, wandb=text_in(content, "wandb", "") or None)
         yield folder
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the console is an observer too, and commands that only read
     from adapad_ray.sweep.planning.cells import Cell, Wave
     from adapad_ray.sweep.planning.tune_cells import Winners
     from adapad_ray.tasks import SplitSize
+    from adapad_ray.tracking.cell_writer import CellWriter
     from adapad_ray.tracking.tracker import Tracker
 
 P = ParamSpec("P")
@@ -71,8 +72,8 @@ class SweepOutcome:
     """None if no cell of the curve is finished."""
     gaps: Sequence[Gap] = ()
     """(label, budget) pairs that cannot exist."""
-    mlflow: dict[str, str] = field(default_factory=dict)
-    """Links and commands that show the sweep in MLflow, by name; known when the launch has ended."""
+    links: dict[str, str] = field(default_factory=dict)
+    """Addresses and commands that show the sweep in its trackers, by name; known when the launch has ended."""
     stopped: Sequence[StoppedTrial] = ()
     """Trials that were stopped early, by this launch or before."""
     trials: int = 0
@@ -306,3 +307,47 @@ class TrackerLog(SweepObserver):
 
     def _log(self, result: CellResult) -> None:
         self._tracker.log_cell(result, self._folder / "cells" / result.id)
+
+
+class WriterLog(SweepObserver):
+    """Sends cells to a tracker beside MLflow, while they train and when they end."""
+
+    def __init__(self, writer: CellWriter, folder: WorkingFolder) -> None:
+        self._writer, self._folder = writer, folder.path
+
+    def cells_reused(self, results: Sequence[CellResult]) -> None:
+        """Sends what the launches that computed them did not."""
+        for result in results:
+            self._finish(result)
+
+    def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
+        """Sends loss and validations."""
+        self._writer.progress(cell.id, cell.identity, progress.data)
+
+    def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
+        """Ends the cell's run."""
+        self._writer.end(cell.id, failed=True)
+
+    def trial_stopped(self, cell: Cell, trial: StoppedTrial) -> None:
+        """Ends the cell's run."""
+        self._writer.end(cell.id)
+
+    def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
+        """Sends what is missing."""
+        self._finish(result)
+
+    def report_started(self, state: SweepState) -> None:
+        """Sends what is missing of all cells, where nothing was left to compute."""
+        for result in state.results.values():
+            self._finish(result)
+
+    def sweep_ended(self, state: SweepState, outcome: SweepOutcome) -> None:
+        """Closes what is open."""
+        self._writer.close()
+
+    def sweep_interrupted(self, reason: BaseException) -> None:
+        """Closes what is open."""
+        self._writer.close()
+
+    def _finish(self, result: CellResult) -> None:
+        self._writer.finish(result, self._folder / "cells" / result.id)

@@ -25,6 +25,7 @@ from adapad_ray.sweep.observers import (
     TimeLimit,
     TrackerLog,
     Work,
+    WriterLog,
 )
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import Wave
@@ -33,7 +34,9 @@ from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.sweep.stages import Stage, build_stages
 from adapad_ray.sweep.sweep_metrics import SweepMetrics
+from adapad_ray.tracking.cell_writer import CellWriter
 from adapad_ray.tracking.tracker import Tracker
+from adapad_ray.tracking.writers import open_writers
 
 OpenExecutor = Callable[[int], AbstractContextManager[Executor]]
 """Opens an executor for so many cells."""
@@ -81,7 +84,10 @@ class Sweep:
         with locked_folder(self.folder, self.spec) as lock:
             tracker = Tracker.open(self.spec.tracking, self.spec.name, self.spec.name)
             tracker.log_adapters = self.spec.log_adapters
-            observers = self._observers(lock, tracker)
+            writers = open_writers(
+                self.folder.path, self.spec.name, tensorboard=self.spec.tensorboard, wandb=self.spec.wandb
+            )
+            observers = self._observers(lock, tracker, writers)
             try:
                 stages = build_stages(self.cells, self.plan, self.folder.path)
                 state, complete = self._known_state(stages)
@@ -90,18 +96,23 @@ class Sweep:
                 else:
                     self._manifest(stages, state).save(self.folder.path)
                     state = self._compute(stages, observers)
-                return self._conclude(stages, state, observers, tracker)
+                outcome = self._conclude(stages, state, observers, tracker)
             except BaseException as reason:
                 observers.notify(SweepObserver.sweep_interrupted, reason)
                 raise
+            outcome.links = tracker.how_to_look
+            for writer in writers:
+                outcome.links |= writer.how_to_look
+            return outcome
 
-    def _observers(self, lock: SweepLock, tracker: Tracker) -> Observers:
+    def _observers(self, lock: SweepLock, tracker: Tracker, writers: Sequence[CellWriter]) -> Observers:
         minutes = self.spec.max_minutes.sweep
         return Observers(
             [
                 LockCheck(lock),
                 SweepMetrics(self.spec.name),
                 TrackerLog(tracker, self.folder),
+                *(WriterLog(writer, self.folder) for writer in writers),
                 *self._given_observers,
                 StoreSync(self.folder, lock),
                 *([] if minutes is None else [TimeLimit(minutes)]),
@@ -157,7 +168,6 @@ class Sweep:
             trials=tuned + len(manifest.stopped),
         )
         observers.notify(SweepObserver.sweep_ended, state, outcome)
-        outcome.mlflow = tracker.how_to_look
         return outcome
 
     def _manifest(

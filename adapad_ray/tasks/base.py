@@ -35,6 +35,8 @@ class TaskType(ABC, Generic[SourceT]):
     """The training loss (see `losses.Loss`)."""
     reads_texts: ClassVar[bool] = True
     """Whether rows are texts, so that the reader is the model's tokenizer."""
+    writes_special_tokens: ClassVar[bool] = False
+    """Whether the type writes special tokens between texts itself, as chat templates do."""
     rows_name_files: ClassVar[bool] = False
     """Whether rows name further files, which `adapad submit` cannot send along."""
 

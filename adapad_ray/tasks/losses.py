@@ -46,12 +46,17 @@ def answer_cross_entropy(output: Any, labels: Tensor) -> Tensor:
 
     Logits are `[batch, answer, vocabulary]`, each at the position before its token; labels `[batch, answer]`.
     """
+    return answer_loss(output, labels) / (labels != IGNORED).sum(dim=1)
+
+
+def answer_loss(output: Any, labels: Tensor) -> Tensor:
+    """Sum of `-log p(token)` over the tokens of each answer `[batch]`, of the same logits and labels."""
     import torch
 
     losses = torch.nn.functional.cross_entropy(
         _wide(output.logits).transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
     )
-    return losses.sum(dim=1) / (labels != IGNORED).sum(dim=1)
+    return losses.sum(dim=1)
 
 
 def _wide(logits: Tensor) -> Tensor:

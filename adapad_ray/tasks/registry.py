@@ -9,6 +9,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.base import TaskType
 from adapad_ray.tasks.source import Source
 from adapad_ray.tasks.types.bilinear import Bilinear
+from adapad_ray.tasks.types.chat import Chat
 from adapad_ray.tasks.types.choice import Choice
 from adapad_ray.tasks.types.classification import Classification
 from adapad_ray.tasks.types.generation import Generation
@@ -23,6 +24,7 @@ _ALL: tuple[TaskType[Any], ...] = (
     Span(),
     Choice(),
     Generation(),
+    Chat(),
     Image(),
     Bilinear(),
 )

@@ -80,13 +80,18 @@ class RowTask(TaskType[DataSourceT]):
     answer_field: ClassVar[str] = "label"
     """The field of the source that names the column of right answers."""
 
-    def answer_column(self, source: DataSourceT) -> str:
-        """The column of right answers, which predictions do without."""
+    def answer_column(self, source: DataSourceT) -> str | None:
+        """The column of right answers, which predictions do without; None where the type has none."""
         return str(getattr(source, self.answer_field))
 
     def placeholder(self, class_names: tuple[str, ...]) -> Any:
         """A value for the column of right answers that `select` accepts, where there are none."""
         return class_names[0]
+
+    def without_answers(self, table: pd.DataFrame, source: DataSourceT, class_names: tuple[str, ...]) -> pd.DataFrame:
+        """The rows with a value that `select` accepts instead of each right answer, whether or not they have any."""
+        answer, placeholder = self.answer_column(source), self.placeholder(class_names)
+        return table.assign(**{str(answer): pd.Series([placeholder] * len(table), index=table.index, dtype=object)})
 
     def prediction_columns(self, evaluated: Evaluated, class_names: tuple[str, ...]) -> dict[str, Sequence[Any]]:
         """What is shown of predictions, a value per item: `prediction`, and how sure it is.
@@ -113,6 +118,10 @@ class RowTask(TaskType[DataSourceT]):
         Raises:
             BadRequestError: `max_length` leaves no room for a text, or exceeds the model's limit.
         """
+
+    def encoding_warnings(self, raw: RawTask, splits: dict[str, Split], reader: Any, max_length: int) -> list[str]:
+        """What is suspicious about the encoded rows; one sentence each."""
+        return []
 
     def read(self, source: DataSourceT) -> RawTask:
         """Three splits, and further tests where the source names some."""
@@ -174,7 +183,7 @@ class RowTask(TaskType[DataSourceT]):
             type=raw.type,
             settings=settings,
             sizes=sizes,
-            warnings=raw.warnings,
+            warnings=(*raw.warnings, *self.encoding_warnings(raw, splits, reader, limits.max_length)),
         )
 
     def declares_rows(self, source: DataSourceT) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -114,6 +115,29 @@ class DataSource(Source):
             BadRequestError: a field names its columns in an unusable way.
         """
         return {"group": self.group}
+
+    finds_columns: ClassVar[bool] = False
+    """Whether columns that are not named are found by those of the data."""
+
+    def found_in(self, columns: Sequence[str]) -> Self:
+        """The same source with the columns that it leaves open, which are found among these.
+
+        Raises:
+            BadRequestError: they are not.
+        """
+        return self
+
+    def for_rows(self, columns: Sequence[str]) -> Self:
+        """The same source for rows that were not in the training, with these columns.
+
+        Raises:
+            BadRequestError: they hold nothing that it reads.
+        """
+        return self
+
+    def for_predictions(self) -> Self:
+        """The same source as it reads and answers rows without right answers."""
+        return self
 
     def check_roles(self) -> None:
         """Check that no column is both read and to be predicted, or read twice; groups may be by any column.

@@ -8,7 +8,7 @@ what the model reads in one row of a batch; an item may have several, such as th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -53,8 +53,14 @@ class Passes(Protocol):
     def outputs(self, split: Split) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor], Any]]:
         """Indices, batch and the model's output, batch by batch; on the CPU, floating-point numbers in fp32."""
 
-    def generate(self, split: Split, max_new_tokens: int) -> list[str]:
-        """The text that the model adds to every example's prompt by greedy decoding, in the split's order."""
+    def losses(self, split: Split, loss: Loss) -> np.ndarray:
+        """The loss of every example, float64 `[examples]`, in the split's order; computed where the model is."""
+
+    def generate(self, split: Split, max_new_tokens: int, ends: Sequence[int] = ()) -> list[str]:
+        """The text that the model adds to every example's prompt by greedy decoding, in the split's order.
+
+        `ends` are tokens that end it, beside the tokenizer's end-of-text token.
+        """
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,8 @@ class Evaluated:
     answers: tuple[str, ...] = ()
     """The model's answer to every item, where answers are texts."""
     loss: float | None = None
-    """Mean training loss over the items; None where predictions are not what the loss takes."""
+    """Mean training loss over the items, for chat over their tokens; None where predictions are not what the loss
+    takes."""
 
 
 @dataclass(frozen=True)

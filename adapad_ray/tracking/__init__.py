@@ -1,4 +1,5 @@
-"""MLflow: the only package that imports mlflow.
+"""MLflow, and optionally TensorBoard and Weights & Biases: the only package that imports theirs.
 
-`tracker` is what a sweep uses; `store` checks the address of a store without importing anything slow.
+`tracker` is MLflow's part, `writers` that of the others; `store` checks the address of MLflow's store without importing
+anything slow.
 """

@@ -12,7 +12,7 @@ import pandas as pd
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.tracking.names import CELL, mlflow_key
 from adapad_ray.tracking.runs import SweepRuns
-from adapad_ray.training.cell.validation import Validation, load_validations
+from adapad_ray.tracking.series import Series, final_scores, run_name, series_of_progress, series_of_training
 from adapad_ray.training.component_errors import COMPONENT_ERRORS
 from adapad_ray.training.record import RoundStats, lane_name
 from adapad_ray.training.round_log import load_rounds
@@ -20,8 +20,6 @@ from adapad_ray.training.round_log import load_rounds
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
-TRAIN_LOSS = "train_loss"
-"""Metric of a cell's run; its step counts from 0."""
 VALUE_LENGTH = 500
 """Longest value of a parameter or tag; the complete record is an artifact."""
 VALUES_PER_SERIES = 250
@@ -44,16 +42,10 @@ def log_progress(runs: SweepRuns, cell_id: str, identity: CellIdentity, progress
         return
     elif run.info.status != "RUNNING":
         runs.resume(run)
-    if progress.get("loss") is not None:
-        runs.log_once(run, TRAIN_LOSS, {progress["step"] - 1: progress["loss"]})
-    _log_validations(runs, run, progress.get("validations", ()))
+    _log_series(runs, run, series_of_progress(progress))
 
 
-def _log_validations(runs: SweepRuns, run: Run, validations: Sequence[Validation]) -> None:
-    series: dict[str, dict[int, float]] = {}
-    for step, scores in validations:
-        for name, value in scores.items():
-            series.setdefault(f"validation/{name}", {})[step] = value
+def _log_series(runs: SweepRuns, run: Run, series: Series) -> None:
     for name, values in series.items():
         runs.log_once(run, mlflow_key(name), values)
 
@@ -84,8 +76,7 @@ def log_cell(runs: SweepRuns, result: CellResult, folder: Path, *, adapter: bool
         params["budget"] = str(result.final.parameters)
     versions = {mlflow_key(f"version.{name}"): _shortened(version) for name, version in result.versions.items()}
     runs.log(run_id, metrics, params, versions)
-    runs.log_once(run, TRAIN_LOSS, dict(enumerate(result.train_loss)))
-    _log_validations(runs, run, load_validations(folder))
+    _log_series(runs, run, series_of_training(result, folder))
     runs.client.log_dict(run_id, result.model_dump(mode="json"), "result.json")
     if adapter and result.final.adapter is not None and (folder / result.final.adapter).is_dir():
         runs.client.log_artifacts(run_id, str(folder / result.final.adapter), "adapter")
@@ -93,9 +84,8 @@ def log_cell(runs: SweepRuns, result: CellResult, folder: Path, *, adapter: bool
 
 
 def _create(runs: SweepRuns, cell_id: str, identity: CellIdentity) -> Run:
-    budget = "" if identity.budget is None else f" {identity.budget:,}"
     tags = {CELL: cell_id, "stage": identity.stage, "label": identity.label, "method": identity.method}
-    run = runs.create(f"{identity.label}{budget} seed {identity.seed}", tags)
+    run = runs.create(run_name(identity), tags)
     runs.cells[cell_id] = run
     return run
 
@@ -106,9 +96,7 @@ def _final_metrics(result: CellResult, time: int) -> list[Metric]:
 
     final, cost = result.final, result.cost
     values: dict[str, float] = {
-        **{f"validation/{name}": value for name, value in final.validation.items()},
-        **({} if final.validation_loss is None else {"validation/loss": final.validation_loss}),
-        **{f"test/{name}": value for name, value in final.test.items()},
+        **final_scores(result),
         **{f"rank/{module}": float(rank) for module, rank in final.ranks.items()},
         "parameters": final.parameters,
         "head_parameters": final.head_parameters,

@@ -35,6 +35,25 @@ class Batch:
         """Whether some example is shorter than the batch."""
         return self.size[0] < self.size[1]
 
+    def parts(self, most: int | None) -> Sequence[Batch]:
+        """The batch in parts of at most `most` examples, each as wide as the whole; None: undivided.
+
+        Sizes in tokens are those of the whole batch.
+        """
+        if most is None or len(self.labels) <= most:
+            return [self]
+        return [
+            Batch(
+                {
+                    name: value if name in SHARED_BY_EXAMPLES else value[first : first + most]
+                    for name, value in self.inputs.items()
+                },
+                self.labels[first : first + most],
+                self.size,
+            )
+            for first in range(0, len(self.labels), most)
+        ]
+
 
 class Batches:
     """The training batches of a cell: a function of (seed, step), the settings and the data alone.

@@ -132,8 +132,7 @@ class OutsideLoop(Trainer):
         if not self._model_has_loss:
             return super()._loss_of(lane, batch, batch_size)
         loss: Tensor = self.adapted.model(**batch.inputs, labels=batch.labels).loss
-        penalty = self.method.penalty(lane)
-        return loss if penalty is None else loss + penalty
+        return loss
 
 
 class _Lanes(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -23,14 +24,17 @@ class TrainingSettings(BaseModel):
 
     epochs: float = Field(default=3.0, gt=0, le=1e6)
     batch_size: int = Field(default=16, ge=1, le=_MOST)
+    micro_batch_size: int | None = Field(default=None, ge=1, le=_MOST)
+    """Most examples of one forward and backward pass, where a batch does not fit into memory; the gradients of its
+    parts add up. Null: the whole batch."""
     max_length: int = Field(default=128, ge=1, le=_MOST)
     """Tokens; longer texts are truncated."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """`sgd` is plain gradient descent without momentum, the local solver of the linear theory (2605.10741). It is not
     meant for networks."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    lr_scheduler_type: Literal["linear", "constant"] = "linear"
-    """What follows the warm-up: a linear decay to zero, or a constant rate."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    """What follows the warm-up: a linear decay to zero, half a cosine to zero, or a constant rate."""
     warmup_fraction: float = Field(default=0.06, ge=0, lt=1)
     """Share of the optimizer steps in which the learning rate rises linearly."""
     component_warmup_steps: int = Field(default=5, ge=0, le=2**53)
@@ -76,4 +80,5 @@ class TrainingSettings(BaseModel):
             return (step + 1) / warmup
         if self.lr_scheduler_type == "constant":
             return 1.0
-        return (total_steps - step) / max(1, total_steps - warmup)
+        left = (total_steps - step) / max(1, total_steps - warmup)
+        return (1 - math.cos(math.pi * left)) / 2 if self.lr_scheduler_type == "cosine" else left

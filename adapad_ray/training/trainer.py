@@ -199,12 +199,20 @@ class Trainer:
         return self._update(position, lane, due.batch.size, loss)
 
     def add_gradients(self, lane: Lane, batch: Batch, batch_size: int) -> Tensor:
-        """Forward and backward pass of a lane; returns this worker's part of the loss."""
+        """Forward and backward passes of a lane, one for every micro-batch; returns this worker's part of the loss."""
         self.adapted.use(lane, self.dropout(lane))
-        loss = self._loss_of(lane, batch, batch_size)
-        if loss.requires_grad:  # not in a lane that has neither a learning component nor a head
-            self._backward(loss, self.adapted.parameters(lane))
-        return loss
+        parts = batch.parts(self.settings.micro_batch_size)
+        losses: list[Tensor] = []
+        self.method.in_parts = len(parts) > 1
+        for part in parts:
+            loss = self._loss_of(lane, part, batch_size)
+            penalty = None if losses else self.method.penalty(lane)
+            if penalty is not None:
+                loss = loss + penalty / self.workers.replicas
+            if loss.requires_grad:  # not in a lane that has neither a learning component nor a head
+                self._backward(loss, self.adapted.parameters(lane))
+            losses.append(loss)
+        return losses[0] if len(losses) == 1 else torch.stack([loss.detach() for loss in losses]).sum()
 
     def _update(self, position: int, lane: Lane, own_size: tuple[int, int], loss: Tensor) -> LanePass:
         """Clips the gradients of a lane and takes an optimizer step with them."""
@@ -219,15 +227,14 @@ class Trainer:
         return LanePass(self.step, position, lane.index, acting, own_size[0], size, loss.detach(), norm)
 
     def _loss_of(self, lane: Lane, batch: Batch, batch_size: int) -> Tensor:
-        """This worker's part of the mean loss over the whole batch, the method's penalty included."""
+        """This worker's part of the mean loss over the whole batch."""
         if len(batch.labels):
             with known_padding(batch, on=torch.device(self.batches.device).type != "cpu"):
                 output = self.adapted.model(**batch.inputs)
             loss = self.loss(output, batch.labels).sum() / batch_size
         else:  # a last batch with fewer examples than workers
             loss = torch.zeros((), device=self.batches.device)
-        penalty = self.method.penalty(lane)
-        return loss if penalty is None else loss + penalty / self.workers.replicas
+        return loss
 
     def dropout(self, lane: Lane) -> torch.Generator:
         """Draws the dropout of a lane in this step."""

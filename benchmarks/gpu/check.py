@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.gpu.scale import FULL, TINY
 
-SECTIONS = {"methods": 90, "step_times": 150, "packs": 120, "recovery": 100, "shares": 140}
+SECTIONS = {"methods": 90, "step_times": 140, "packs": 110, "curve": 60, "recovery": 90, "shares": 140}
 """Module of this folder → most seconds that it may take on a GPU."""
 TINY_FACTOR = 4
 """Tiny shapes may take this much longer: other tests run beside them."""

@@ -36,10 +36,12 @@ class Scale:
     lanes: tuple[int, ...]
     rank: int
     """Of LoRA, and components per module in budgets."""
+    seeds: int
+    """Of the curve."""
 
 
-FULL = Scale(("MiniLM-L6", "DeBERTaV3-base", "Qwen3-0.6B"), 16, 128, 5, (4, 8), 8)
-TINY = Scale(("tiny",), 4, 12, 2, (2,), 2)
+FULL = Scale(("MiniLM-L6", "DeBERTaV3-base", "Qwen3-0.6B"), 16, 128, 5, (4, 8), 8, 3)
+TINY = Scale(("tiny",), 4, 12, 2, (2,), 2, 1)
 
 
 def _bert(width: int, layers: int, heads: int, vocabulary: int) -> nn.Module:

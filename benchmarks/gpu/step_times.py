@@ -35,7 +35,7 @@ def measure(scale: Scale, model: str | None) -> Iterator[dict[str, Any]]:
 def _row(shape: str, precision: str, scale: Scale) -> dict[str, Any]:
     torch.set_float32_matmul_precision("high" if precision == "TF32" else "highest")
     candidates: dict[str, Callable[[], Callable[[], Any]]] = {
-        "PEFT LoRA": lambda: _by_peft(shape, precision, scale),
+        "PEFT LoRA": lambda: by_peft(shape, precision, scale),
         "LoRA": lambda: _ours("lora", {}, shape, precision, scale),
     }
     for lanes in scale.lanes:
@@ -84,7 +84,8 @@ def _ours(method: str, config: dict[str, Any], shape: str, precision: str, scale
     return trainer.train_step
 
 
-def _by_peft(shape: str, precision: str, scale: Scale) -> Callable[[], Any]:
+def by_peft(shape: str, precision: str, scale: Scale) -> Callable[[], Any]:
+    """A training step of PEFT's LoRA."""
     frozen, train = backbone(shape), random_task(scale).splits["train"]
     names = [m.name for m in target_modules(frozen.model, "all-linear")]
     config = peft.LoraConfig(

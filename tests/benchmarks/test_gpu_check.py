@@ -19,12 +19,13 @@ ROOT = Path(__file__).parents[2]
 def test_every_method_and_every_step_time_is_measured(tmp_path: Path) -> None:
     out = tmp_path / "check.json"
     command = ["bash", str(ROOT / "benchmarks/gpu/check.sh"), "--tiny", "--out", str(out), "methods", "step_times"]
-    command += ["packs"]
+    command += ["packs", "curve"]
     ended = subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     sections = json.loads(out.read_text())["sections"]
     assert all(row["repeats"] == "bitwise" for row in sections["methods"])
     assert {"PEFT LoRA", "LoRA", "AdaPaD, 2 lanes"} <= sections["step_times"][0].keys()
+    assert all(float(row["of PEFT"]) > 0 for row in sections["curve"])
     assert all(float(row["gain"]) > 0 and float(row["of LoRA's step"]) > 0 for row in sections["packs"])
 
 

@@ -24,7 +24,8 @@ def test_the_command_prints_a_table_and_writes_adapter_and_report(tmp_path):
     for words in ("attention.self.query", "intermediate.dense", "energy kept", "of the budget left"):
         assert words in output
     names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert names == {"adapter_config.json", "adapter_model.safetensors", "compression.json", "adapad.json"}
+    files = {"adapter_config.json", "adapter_model.safetensors", "compression.json", "adapad.json", "README.md"}
+    assert names == files
     code, output = compress(adapter.folder, "--to", tmp_path / "out", "--keep-ratio", 1)
     assert code == 2 and "is not an empty folder" in output
 

@@ -9,6 +9,7 @@ from adapad_ray.distributed import GroupRetired
 from adapad_ray.report.inputs import Gap, ReportInputs
 from adapad_ray.report.page import build_report
 from adapad_ray.sweep.observers import SweepOutcome, SweepState
+from adapad_ray.sweep.planning.cells import Cell
 from adapad_ray.tasks import SplitSize
 from tests.report.factory import SweepFactory
 
@@ -40,6 +41,23 @@ def test_one_cell_is_not_written_like_several():
     assert printed(lambda console: console.nothing_to_compute(2)) == "All 2 cells are finished: nothing to compute.\n"
     summary = printed(lambda console: console.summary(SweepOutcome(1, 0, [], None)))
     assert summary == "\n1 cell computed, 0 reused, 0 failed.\n"
+
+
+def test_a_trial_is_judged_by_its_validation_loss_and_a_cell_of_the_curve_by_its_metric(tmp_path):
+    factory = SweepFactory(tmp_path, items=50)
+
+    def shown(result, loss):
+        final = result.final.model_copy(update={"validation_loss": loss})
+        cell, lines = Cell(result.identity), io.StringIO()
+        console = Console(rich.console.Console(file=lines, width=200))
+        console.computing_started(SweepState(), 1, 1)
+        console.cell_finished(cell, result.model_copy(update={"points": (final,)}), 1)
+        return lines.getvalue().splitlines()[-1]
+
+    assert shown(factory.cell("lora", 82_944, 0, 0.7, stage="tune"), 0.61234).startswith(
+        "tune lora 82,944 seed 0: validation loss 0.6123, "
+    )
+    assert ": validation accuracy 0." in shown(factory.cell("lora", 82_944, 0, 0.7), 0.61234)
 
 
 def test_the_recommended_row_is_marked_and_the_line_that_exports_it_is_printed(tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 import yaml
@@ -12,6 +11,7 @@ from typer.testing import CliRunner
 from adapad_ray.cli import app
 from adapad_ray.cost.worker_scaling import WORKERS
 from adapad_ray.testing import COST_PER_RANK
+from adapad_ray.training.cpus import usable_cpus
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_share_of_data_that_are_given_is_rejected(spec_file, reviews):
 
 
 def test_the_first_line_says_what_this_machine_takes(spec_file):
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cpus()
     whole = plan(spec_file, f"resources.cpus_per_worker={cores}", "seeds=[0]").output
     assert whole.startswith("This machine: about ") and "one cell at a time" in whole.partition("\n")[0]
     assert plan(spec_file, f"resources.cpus_per_worker={cores + 1}").output.startswith("This machine has no room")

@@ -70,6 +70,14 @@ def test_a_tracking_server_that_is_down(launch, monkeypatch):
     assert len(lines) == 1
 
 
+def test_a_tracker_whose_package_is_missing(launch, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("adapad_ray.tracking.writers.find_spec", lambda package: None)
+    code, lines = launch("tensorboard=true")
+    assert code == 2 and len(lines) == 1
+    assert lines[0].startswith("adapad: `tensorboard: true` needs the package tensorboard, which is not installed")
+
+
 def test_the_checks_come_before_the_imports_that_take_seconds(launch, tmp_path):
     """A server that never answers is waited for, and on a busy machine torch would double the wait."""
     program = (

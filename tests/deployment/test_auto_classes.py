@@ -13,7 +13,7 @@ import transformers
 from small_tasks import compute
 from typer.testing import CliRunner
 
-from adapad_ray.adapters.compression import compress_adapter
+import adapad_ray as ar
 from adapad_ray.adapters.export import ADAPTER_CONFIG
 from adapad_ray.cli import app
 from adapad_ray.deployment.prediction import load_exported
@@ -86,6 +86,10 @@ def exported(reviews, model, folder, **changes):
     budget = str(results["lora"].identity.budget)
     warnings = export_adapter(folder, folder / "my-adapter", AdapterChoice("lora", budget)).warnings
     assert warnings == []
+    umask = 0o666 & (folder / "spec.yaml").stat().st_mode
+    assert {0o666 & path.stat().st_mode for path in (folder / "my-adapter").iterdir()} == {umask}
+    card = (folder / "my-adapter" / "README.md").read_text()
+    assert card.count("\n- lora\n") == 1 and "adapad predict my-adapter rows.csv" in card
     return folder / "my-adapter", results["lora"]
 
 
@@ -93,7 +97,7 @@ def run_card(adapter):
     """Runs the program on the card, and returns its names."""
     program = re.search(r"```python\n(.*?)```", (adapter / "README.md").read_text(), re.DOTALL)[1]
     names = {}
-    exec(program.replace("my-adapter", str(adapter)).replace("…", "a fine film"), names)
+    exec(program.replace(f'"{adapter.name}"', f'"{adapter}"').replace("…", "a fine film"), names)
     return names
 
 
@@ -105,6 +109,7 @@ def check(adapter):
     with torch.inference_mode():
         expected, found = ours.model(**inputs).logits, names["model"](**inputs).logits
     assert found.shape[1] == 3
+    assert names["model"].config.id2label == names["names"] == {0: "bad", 1: "good", 2: "odd"}
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     return names
 
@@ -167,10 +172,15 @@ def test_predict_and_evaluate_from_the_command_line(folders, reviews, tmp_path):
     assert json.loads(output)["rows"] == 120
 
 
-def test_a_compressed_export_still_predicts(folders, reviews, tmp_path):
+def test_a_compressed_export_still_predicts_and_is_as_complete(folders, reviews, tmp_path):
     adapter, _ = exported(reviews, folders["roberta"], tmp_path)
-    compress_adapter(adapter, tmp_path / "all", energy=1.0)
+    ar.compress(adapter, tmp_path / "all", keep_energy=1.0)
     model, same = load_exported(adapter), load_exported(tmp_path / "all")
+    names = [{path.name for path in folder.iterdir()} for folder in (adapter, tmp_path / "all")]
+    assert names[1] == names[0] | {"compression.json"}
+    card = (tmp_path / "all" / "README.md").read_text()
+    assert "all, compressed" not in card and "# my-adapter, compressed to" in card
+    check(tmp_path / "all")
     rows = model.read(str(reviews), answers=False)
     shares = [loaded.predict(rows)["probability good"] for loaded in (model, same)]
     np.testing.assert_allclose(*shares, atol=1e-5)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import pandas as pd
 import torch
 from peft import AutoPeftModel
 from PIL import Image
@@ -43,4 +46,12 @@ def test_images_are_predicted_from_files_beside_the_table(tmp_path):
     pixels = torch.rand(2, model.reader.channels, model.reader.size, model.reader.size)
     with torch.inference_mode():
         torch.testing.assert_close(loaded(pixel_values=pixels).logits, model.model(pixel_values=pixels).logits)
-    assert "AutoPeftModel.from_pretrained" in (tmp_path / "out" / "README.md").read_text()
+    program = re.search(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)[1]
+    names = {}
+    exec(program.replace('"out"', repr(str(tmp_path / "out"))).replace("…", str(place / "3.png")), names)
+    assert found["prediction"][3] == names["names"][int(names["logits"].argmax())]
+    ours = model.kind.encode_split(
+        None, pd.DataFrame({"image": [place / "3.png"], "label": [0]}), "test", model.reader, 0
+    ).batch([0], 0)["pixel_values"]
+    theirs = names["processor"](Image.open(place / "3.png"), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)

@@ -117,6 +117,6 @@ def test_a_cell_with_too_little_memory_says_what_needs_less():
     with pytest.raises(AcceleratorMemoryError) as caught, memory_advice(CASES["joint"].identity()):
         raise torch.OutOfMemoryError(f"{reason}\nSee the documentation for Memory Management")
     assert str(caught.value) == (
-        f"{reason} What needs less: a smaller training.batch_size (now 8), a smaller training.max_length (now 10), "
-        "training.gradient_checkpointing: true, dtype: bfloat16"
+        f"{reason} What needs less: a smaller training.micro_batch_size (passes have 8 examples), a smaller "
+        "training.max_length (now 10), training.gradient_checkpointing: true, dtype: bfloat16"
     )

@@ -15,6 +15,7 @@ from tests.models.tiny_configs import tiny_config
 
 PUBLISHED = {
     "FacebookAI/roberta-base": 124_055_040,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
     "Qwen/Qwen3-0.6B": 596_049_920,
     "facebook/opt-1.3b": 1_315_758_080,
     "google/gemma-3-4b-it": 4_300_079_472,

@@ -12,6 +12,8 @@ from adapad_ray.report.curves import Curves
 from adapad_ray.report.differences import areas, label_differences
 from adapad_ray.report.recommendation import recommend
 from adapad_ray.report.records import load_results
+from adapad_ray.sweep.export import choice_of
+from adapad_ray.tasks import SplitSize
 from tests.report.factory import RANK_ONE, SweepFactory
 
 
@@ -127,6 +129,35 @@ def test_equal_models_are_called_ties_and_their_number_of_items_is_said_to_be_to
         "Next: more validation items. 31 items cannot show that two models differ by less than 1 point; that takes at "
         "least 299."
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "where"),
+    [
+        (SplitSize(31, available=400), "There are 400: raise training.max_validation_examples."),
+        (SplitSize(31, available=298), "There are only 298: a larger delta would tell with fewer."),
+        (
+            SplitSize(31, available=31, carved=True),
+            "There are only 31: take a larger share of the data (task.shares), or a larger delta.",
+        ),
+    ],
+)
+def test_advice_names_no_items_that_do_not_exist(tmp_path, size, where):
+    factory = SweepFactory(tmp_path / "sweep", items=31)
+    for seed in range(3):
+        factory.cell("lora", 41_472, seed, 1.2)
+    choice = recommend(curves(factory), splits={"validation": size})
+    assert choice.next_step.endswith(f"that takes at least 299. {where}")
+
+
+def test_where_no_adapter_has_finished_none_is_called_needless(factory):
+    for seed in range(3):
+        factory.cell("head_only", None, seed, 0.7)
+    choice = recommend(curves(factory))
+    assert choice.sentence.startswith("No adapter has finished with every seed: there is nothing to deploy")
+    assert "failed cells" in choice.next_step
+    with pytest.raises(BadRequestError, match="no adapter of the sweep has finished"):
+        choice_of(choice)
 
 
 def test_no_error_among_few_items_is_no_certainty(tmp_path):

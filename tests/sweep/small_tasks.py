@@ -122,18 +122,30 @@ TASKS: dict[str, dict[str, Any]] = {
         "max_new_tokens": 3,
         "metric": "answer_f1",
     },
+    "chat": {
+        **FILES,
+        "type": "chat",
+        "instruction": "question",
+        "input": "context",
+        "output": "answers",
+        "chat_template": "plain",
+        "max_new_tokens": 3,
+        "metric": "answer_f1",
+    },
 }
+HEADLESS = ("choice", "generation", "chat")
 DECIDING = {
     "span": "answer_f1",
     "span 2.0": "answer_f1",
     "regression": "pearson_spearman",
     "choice": "accuracy",
     "generation": "answer_f1",
+    "chat": "answer_f1",
 }
 
 
 def spec_of(task: str, models: dict[str, str], data_dir: Path, **changes: Any) -> Any:
-    model = models["decoder" if task in ("choice", "generation") else "encoder"]
+    model = models["decoder" if task in HEADLESS else "encoder"]
     content = {
         "name": task.split()[0],
         "model": model,

@@ -56,7 +56,18 @@ def test_hooks_are_called_in_the_order_of_a_launch(launch):
     assert winners["lora", None] == {"learning_rate": best}
     assert f"lora: the best learning_rate, {best:g}, is the largest of those tried; higher ones may be better" in edges
     assert {i.training["learning_rate"] for i in executor.computed if i.stage == "curve"} == {best}
-    assert outcome.mlflow == {"MLflow": "http://mlflow"}
+    assert outcome.links == {"MLflow": "http://mlflow"}
+
+
+def test_tensorboard_has_a_run_of_every_cell_if_it_is_asked_for(launch, folder):
+    pytest.importorskip("tensorboard")
+    outcome, _ = launch(SyntheticExecutor(), tensorboard=True)
+    place = folder / "tensorboard"
+    assert outcome.links == {"MLflow": "http://mlflow", "TensorBoard": f"tensorboard --logdir {place}"}
+    runs = {path.parent.name.split()[-1]: path.stat().st_mtime_ns for path in place.glob("*/*")}
+    assert runs.keys() == {path.name for path in (folder / "cells").iterdir()}
+    launch(SyntheticExecutor(), tensorboard=True)
+    assert sorted(path.stat().st_mtime_ns for path in place.glob("*/*")) == sorted(runs.values())
 
 
 def test_the_curve_of_a_label_starts_when_the_label_is_tuned(launch):

@@ -10,7 +10,7 @@ import numpy as np
 import peft
 import pytest
 from safetensors.numpy import load_file
-from small_tasks import COLOURS, DECIDING, FILES, TASKS, compute, spec_of, write_models, write_questions
+from small_tasks import COLOURS, DECIDING, FILES, HEADLESS, TASKS, compute, spec_of, write_models, write_questions
 from sweep_helpers import adapad
 
 from adapad_ray.models import load_backbone
@@ -51,7 +51,7 @@ def test_every_type_learns_with_lora_and_adapad(finished: Any) -> None:
         rounds = load_rounds(folder / "cells" / results[label].id)[0]
         loss = [np.mean(list(stats.losses.values())) for stats in rounds]
         assert np.mean(loss[-8:]) < np.mean(loss[:8])
-    if task in ("choice", "generation"):
+    if task in HEADLESS:
         assert results["lora"].final.test[DECIDING[task]] > results["head_only"].final.test[DECIDING[task]]
     else:
         assert np.mean(results["lora"].train_loss[-8:]) < np.mean(results["head_only"].train_loss[-8:])
@@ -60,9 +60,8 @@ def test_every_type_learns_with_lora_and_adapad(finished: Any) -> None:
 def test_a_model_without_a_head_has_the_bare_backbone_as_its_reference(finished: Any) -> None:
     task, _, _, results = finished
     bare = results["head_only"]
-    headless = task in ("choice", "generation")
-    assert (bare.cost.steps == 0) == headless
-    assert (bare.final.head_parameters == 0) == headless
+    assert (bare.cost.steps == 0) == (task in HEADLESS)
+    assert (bare.final.head_parameters == 0) == (task in HEADLESS)
 
 
 def test_the_report_finds_the_metric_in_the_stored_predictions(finished: Any) -> None:
@@ -104,7 +103,7 @@ def test_further_tests_are_reported_beside_the_test_under_their_names(finished: 
 def test_answers_are_kept_as_texts(finished: Any) -> None:
     task, _, folder, results = finished
     file = folder / "cells" / results["lora"].id / "answers.json"
-    assert file.exists() == (task in ("span", "span 2.0", "generation"))
+    assert file.exists() == (task in ("span", "span 2.0", "generation", "chat"))
     if file.exists():
         answers = json.loads(file.read_text())["test/final"]
         assert len(answers) == 60

@@ -42,8 +42,8 @@ def resampled(name, predictions, labels, chosen):
 
 
 def test_every_metric_is_tested_and_registered_under_its_name():
-    answers = {"exact_match", "answer_f1"}
-    assert set(METRICS) == set(OF_CLASSES) | set(OF_NUMBERS) | answers
+    of_texts = {"exact_match", "answer_f1", "neg_log_loss"}
+    assert set(METRICS) == set(OF_CLASSES) | set(OF_NUMBERS) | of_texts
     assert all(metric.name == name for name, metric in METRICS.items())
 
 
@@ -111,6 +111,18 @@ def test_metrics_of_numbers_are_those_of_scipy_and_scikit_learn(name):
     tolerance = {"spearman": 0.02, "pearson_spearman": 0.01}.get(name, 1e-12)
     of_resample = OF_NUMBERS[name](labels[chosen], outputs[chosen].astype(np.float64))
     assert resampled(name, outputs[:, None], labels, chosen) == pytest.approx(of_resample, rel=0, abs=tolerance)
+
+
+def test_neg_log_loss_is_the_mean_over_tokens_not_over_items():
+    """An item has the summed loss of its tokens, and their number."""
+    draw = np.random.default_rng(5)
+    tokens = draw.integers(1, 9, size=50)
+    log_p = [np.log(draw.uniform(0.01, 1, n)) for n in tokens]
+    scores = np.stack([np.zeros(50), np.zeros(50), [-each.sum() for each in log_p], tokens], axis=1)
+    assert score("neg_log_loss", scores, None) == exactly(np.concatenate(log_p).mean())
+    chosen = draw.integers(50, size=50)
+    expected = np.concatenate([log_p[i] for i in chosen]).mean()
+    assert resampled("neg_log_loss", scores, np.ones(50), chosen) == exactly(expected)
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman", "pearson_spearman"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from adapad_ray.tasks.squad_scores import best_threshold, exact_match, normalise_answer, token_f1
-from adapad_ray.tasks.types.generation import last_number
+from adapad_ray.tasks.types.answer_scores import last_number
 
 
 @pytest.mark.parametrize(

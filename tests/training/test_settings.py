@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from pydantic import ValidationError
 
 from adapad_ray.training.settings import TrainingSettings
@@ -30,3 +32,12 @@ def test_settings_survive_a_round_trip_through_json():
 def test_the_longest_text_has_to_fit():
     with pytest.raises(ValidationError, match="pad_to_multiple_of 64 must divide max_length 100"):
         TrainingSettings(max_length=100, pad_to_multiple_of=64)
+
+
+def test_a_cosine_schedule_ends_at_zero_as_transformers_does():
+    settings = TrainingSettings(lr_scheduler_type="cosine", warmup_fraction=0.2)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = transformers.get_cosine_schedule_with_warmup(optimizer, 4, 20)
+    for step in range(4, 20):
+        expected = theirs.lr_lambdas[0](step)
+        assert settings.schedule(step, 20) == pytest.approx(expected, abs=1e-12)

@@ -110,16 +110,19 @@ class Pack:
         return self.rows.placed
 
     @contextmanager
-    def passing(self, rows: int, generators: Sequence[torch.Generator | None] | None = None) -> Iterator[None]:
-        """Put the stacks into the model while the context is open: the forward pass and its backward pass. Gradients of
-        the pass before are dropped.
+    def passing(
+        self, rows: int, generators: Sequence[torch.Generator | None] | None = None, *, adds: bool = False
+    ) -> Iterator[None]:
+        """Put the stacks into the model while the context is open: the forward pass and its backward pass.
 
         Args:
             rows: examples of all slots together.
             generators: draw the dropout of each slot.
+            adds: whether gradients add to those of the pass before, which are dropped otherwise.
         """
         before = [parent[key] for parent, key, _ in self._places]
-        self.rows.gradients.zero_()
+        if not adds:
+            self.rows.gradients.zero_()
         self._pass.count = rows
         self._pass.generators = generators or [None] * len(self.slots)
         for parent, key, module in self._places:

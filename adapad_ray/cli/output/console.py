@@ -105,7 +105,10 @@ class Console(SweepObserver):
             self._best = value
             lines.best = f"best validation {result.metric} {value:.3f}: {identity.label} at {result.final.parameters:,}"
         seconds = duration(result.cost.train_seconds + result.cost.evaluation_seconds)
-        self._print(f"{identity.stage} {self._name(cell)}: validation {result.metric} {value:.3f}, {seconds}")
+        score = f"{result.metric} {value:.3f}"
+        if identity.stage == "tune" and result.final.validation_loss is not None:  # which decides there
+            score = f"loss {result.final.validation_loss:.4f}"
+        self._print(f"{identity.stage} {self._name(cell)}: validation {score}, {seconds}")
 
     def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
         """Prints the reason."""

@@ -17,7 +17,7 @@ from adapad_ray.cost.packs import ExpectedPacks
 from adapad_ray.cost.worker_scaling import WORKERS
 from adapad_ray.sweep.export import AvailablePoint
 from adapad_ray.tasks import sizes_in_words
-from adapad_ray.wording import counted, duration
+from adapad_ray.wording import counted, duration, rough_duration
 
 OPTIONAL_IN_PLAN = ("W = 64", "W = 32", "W = 16", "W = 8", "remainder", "in training", "TFLOP", "steps")
 """Columns that a narrow terminal does not show, the first first."""
@@ -44,7 +44,7 @@ def machine_takes(estimate: SweepEstimate) -> str:
         return "This machine has no room for a cell: see `resources`, and the times of clusters below."
     side_by_side = "one cell at a time" if here.groups == 1 else f"{here.groups} cells at a time"
     bound = "at least " if estimate.tokens_are_words or not estimate.throughput.measured else ""
-    return f"This machine: {bound}about {duration(here.seconds)}, {side_by_side}, if nothing else runs."
+    return f"This machine: {bound}about {rough_duration(here.seconds)}, {side_by_side}, if nothing else runs."
 
 
 def _cells_table(estimate: SweepEstimate) -> Table:

@@ -35,6 +35,8 @@ class Cell:
         content = self.identity.model_dump(mode="json", exclude=NAMES)
         if not self.identity.packed:  # ids from before there were packs stay valid
             del content["packed"]
+        if content["training"].get("micro_batch_size") is None:  # or micro-batches
+            content["training"].pop("micro_batch_size", None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 
 from adapad_ray.tasks.data.files import decode
 from adapad_ray.tasks.data.json_rows import json_keys
 from adapad_ray.tasks.data.tables import FileError
+
+
+def names_in_file(path: str) -> list[str]:
+    """The columns of a file; none if it cannot be read."""
+    try:
+        return column_names(Path(os.path.expanduser(path)))
+    except (FileError, OSError, ValueError):
+        return []
 
 
 def column_names(path: Path) -> list[str]:

@@ -53,7 +53,7 @@ def as_text(values: pd.Series, column: str, split: str) -> list[str]:
     if set(map(type, texts)) - {str}:
         texts = [text_of(value, column, split, row) for row, value in enumerate(texts, 1)]
     for row, text in enumerate(texts, 1) if not all(map(str.isascii, texts)) else ():
-        if not (text.isascii() or _encodes(text)):
+        if not (text.isascii() or is_unicode(text)):
             raise BadRequestError(
                 f"column {column!r} of the {split} data holds half a surrogate pair in row {row:,} "
                 f"({ascii(text)[:60]}): write the whole character"
@@ -191,7 +191,8 @@ def _holds_objects(values: pd.Series) -> bool:
     return bool(pd.api.types.is_object_dtype(values))
 
 
-def _encodes(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether a text holds no half of a surrogate pair, which cannot be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError:

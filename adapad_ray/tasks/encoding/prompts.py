@@ -40,11 +40,9 @@ class PromptedSplit(TokenSequences):
         import torch
 
         rows = np.asarray(indices)
-        inputs = self._padded(rows, pad_token_id, self.lengths[rows])
-        answered = self.answered[rows]
-        longest = int(answered.max(initial=1))
-        learnt = np.arange(longest)[None, :] >= longest - answered[:, None]
-        inputs["labels"] = np.where(learnt, inputs["input_ids"][:, -longest:], IGNORED)
+        inputs = self.left_padded(self, rows, pad_token_id, self.lengths[rows])
+        longest = int(self.answered[rows].max(initial=1))
+        inputs["labels"] = np.where(self._learns(rows, longest), inputs["input_ids"][:, -longest:], IGNORED)
         inputs["logits_to_keep"] = np.arange(-longest - 1, -1)
         return {name: torch.from_numpy(array) for name, array in inputs.items()}
 
@@ -53,14 +51,29 @@ class PromptedSplit(TokenSequences):
         import torch
 
         rows = np.asarray(indices)
-        inputs = self._padded(rows, pad_token_id, self.lengths[rows] - self.answered[rows])
+        inputs = self.left_padded(self, rows, pad_token_id, self.prompt_lengths[rows])
         return {name: torch.from_numpy(inputs[name]) for name in ("input_ids", "attention_mask")}
 
-    def _padded(self, rows: np.ndarray, pad_token_id: int, lengths: np.ndarray) -> dict[str, np.ndarray]:
+    @property
+    def prompt_lengths(self) -> np.ndarray:
+        """Tokens of each prompt, int64 `[sequences]`."""
+        lengths: np.ndarray = self.lengths - self.answered
+        return lengths
+
+    def _learns(self, rows: np.ndarray, longest: int) -> np.ndarray:
+        """Which of the last `longest` tokens of each row are learnt, bool `[rows, longest]`."""
+        learns: np.ndarray = np.arange(longest)[None, :] >= longest - self.answered[rows][:, None]
+        return learns
+
+    @staticmethod
+    def left_padded(
+        of: TokenSequences, rows: np.ndarray, pad_token_id: int, lengths: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """The first `lengths` tokens of some sequences, padded on the left, with their mask and positions."""
         width = int(lengths.max(initial=1))
         positions = np.arange(width)[None, :] - (width - lengths)[:, None]
         mask = positions >= 0
-        tokens = self.tokens[np.where(mask, self.offsets[rows][:, None] + positions, 0)]
+        tokens = of.tokens[np.where(mask, of.offsets[rows][:, None] + positions, 0)]
         return {
             "input_ids": np.where(mask, tokens, pad_token_id).astype(np.int64),
             "attention_mask": mask.astype(np.int64),

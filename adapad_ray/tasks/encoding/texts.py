@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -121,11 +121,12 @@ def encode_texts(frame: pd.DataFrame, tokenizer: Any, max_length: int, label_typ
     return split(tokens, offsets, token_types, frame["label"].to_numpy(dtype=label_type))
 
 
-def concatenate(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+def concatenate(rows: Sequence[Sequence[int] | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Concatenated token sequences, int32, and their offsets, int64 `[rows + 1]`."""
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(ids) for ids in rows], out=offsets[1:])
-    return np.concatenate([np.asarray(ids, dtype=np.int32) for ids in rows]), offsets
+    tokens = [np.asarray(ids, dtype=np.int32) for ids in rows]
+    return np.concatenate(tokens) if tokens else np.zeros(0, dtype=np.int32), offsets
 
 
 def assumed_texts(count: int, length: int, label: np.ndarray) -> AssumedSplit:

@@ -11,6 +11,7 @@ from adapad_ray.spelling import closest
 from adapad_ray.tasks.metrics.answers import ANSWER_F1, EXACT_MATCH
 from adapad_ray.tasks.metrics.base import MeanOfTwo, Metric
 from adapad_ray.tasks.metrics.classes import ACCURACY, F1, F1Macro, MatthewsCorrcoef
+from adapad_ray.tasks.metrics.likelihoods import NEG_LOG_LOSS
 from adapad_ray.tasks.metrics.numbers import R2, Pearson, Spearman
 
 _ALL: tuple[Metric, ...] = (
@@ -25,6 +26,7 @@ _ALL: tuple[Metric, ...] = (
     R2(),
     EXACT_MATCH,
     ANSWER_F1,
+    NEG_LOG_LOSS,
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 """Name → metric."""
@@ -51,11 +53,11 @@ def check_classes(name: str, classes: int, task: str) -> None:
         raise BadRequestError(f"metric {name} is for two classes and task {task!r} has {classes}: use f1_macro")
 
 
-def metric_of(predicted: str) -> AfterValidator:
+def metric_of(*predicted: str) -> AfterValidator:
     """Annotate a task's field `metric` so that it accepts the metrics of such predictions."""
 
     def check(name: str) -> str:
-        known = [metric.name for metric in METRICS.values() if metric.predicted == predicted]
+        known = [metric.name for metric in METRICS.values() if metric.predicted in predicted]
         if name not in known:
             raise ValueError(_hint(name, known))
         return name

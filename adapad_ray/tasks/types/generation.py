@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.data.columns import text_of
+from adapad_ray.tasks.data.answers import acceptable_answers
+from adapad_ray.tasks.data.conversations import Place
 from adapad_ray.tasks.data.tables import Columns
 from adapad_ray.tasks.encoding.prompts import PromptedSplit, check_room, prompted, sequences
 from adapad_ray.tasks.metrics import AnswerMetricName, find_metric
-from adapad_ray.tasks.squad_scores import exact_match, token_f1
 from adapad_ray.tasks.task_data import Evaluated, Passes, RawTask, TaskData
+from adapad_ray.tasks.types.answer_scores import ended, score_answer
 from adapad_ray.tasks.types.prompts import PromptSource, PromptTask, fill_prompts
-
-if TYPE_CHECKING:
-    pass
-
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 class GenerationSource(PromptSource):
@@ -62,10 +56,11 @@ class Generation(PromptTask[GenerationSource]):
     def select(self, table: pd.DataFrame, source: GenerationSource, split: str) -> pd.DataFrame:
         """Prompts, and `label`, the acceptable answers."""
         frame = fill_prompts(table, source, split)
-        frame["label"] = pd.Series(
-            [_answers(value, source, split, row) for row, value in enumerate(table[source.answer], 1)], dtype=object
-        )
-        return frame
+        answers = [
+            acceptable_answers(value, Place(source.answer, split, row), source.no_answer)
+            for row, value in enumerate(table[source.answer], 1)
+        ]
+        return frame.assign(label=pd.Series(answers, dtype=object))
 
     def settings(self, raw: RawTask) -> dict[str, Any]:
         """How answers are generated and compared."""
@@ -104,36 +99,8 @@ class Generation(PromptTask[GenerationSource]):
             split = data.splits[name]
             assert isinstance(split, PromptedSplit)
             texts = passes.generate(split, data.settings["max_new_tokens"])
-            texts = [(text.partition(stop)[0] if stop else text).strip() for text in texts]
-            scores = np.array([_scores(t, gold, match) for t, gold in zip(texts, split.gold, strict=True)])
+            texts = [ended(text, stop) for text in texts]
+            scores = np.array([score_answer(t, gold, match) for t, gold in zip(texts, split.gold, strict=True)])
             metrics = find_metric(data.metric).scores(scores, split.labels)
             results[name] = Evaluated(scores.astype(np.float32), metrics, tuple(texts))
         return results
-
-
-def last_number(text: str) -> str:
-    """The last number of a text, without thousands separators and trailing zeros of a fraction; '' without any."""
-    found = _NUMBER.findall(text)
-    if not found:
-        return ""
-    number = str(found[-1]).replace(",", "")
-    return number.rstrip("0").rstrip(".") if "." in number else number
-
-
-def _scores(answer: str, gold: tuple[str, ...], match: str) -> tuple[float, float]:
-    if match == "number":
-        right = float(last_number(answer) in [last_number(text) for text in gold] and last_number(answer) != "")
-        return right, right
-    return exact_match(answer, gold), token_f1(answer, gold)
-
-
-def _answers(value: Any, source: GenerationSource, split: str, row: int) -> tuple[str, ...]:
-    texts = value.get("text") if isinstance(value, Mapping) else value
-    if not isinstance(texts, (list, tuple, np.ndarray)):
-        texts = [texts]
-    answers = tuple(text_of(text, source.answer, split, row) for text in texts)
-    if isinstance(value, str) and not value.strip():
-        raise BadRequestError(
-            f"column {source.answer!r} of the {split} data holds an empty answer in row {row:,}: drop such rows"
-        )
-    return answers or (source.no_answer,)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -54,6 +54,10 @@ class SpanSource(DataSource):
         """Question, context, answers and group."""
         named = {"question": self.question, "context": self.context, "answers": self.answers}
         return named | super().columns()
+
+    def for_predictions(self) -> Self:
+        """The same, whether or not a question has an answer."""
+        return self.model_copy(update={"answerable_only": False})
 
 
 class Span(RowTask[SpanSource]):

@@ -132,6 +132,7 @@ class Deployment:
             "pooling": backbone.pooling,
             "auto_class": TYPES[data.type].auto_class,
             "labels": list(data.class_names),
+            **{name: data.settings[name] for name in ("chat_template",) if name in data.settings},
             "family": adapter.family,
             "parameters": adapter.parameters,
             "lora_parameters": adapter.lora_parameters,

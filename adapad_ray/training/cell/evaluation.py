@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 
 from adapad_ray.tasks import Split
 from adapad_ray.tasks.logits import logits_of
+from adapad_ray.tasks.losses import Loss
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,17 @@ class ModelPasses:
             yield rows, batch, output
 
     @torch.inference_mode()
-    def generate(self, split: Split, max_new_tokens: int) -> list[str]:
+    def losses(self, split: Split, loss: Loss) -> np.ndarray:
+        """The loss of every example, float64 `[examples]`; logits stay where the model is."""
+        losses = np.empty(len(split))
+        for rows in split.evaluation_batches(self.batch_size):
+            batch = {key: value.to(self.device) for key, value in split.batch(rows, self.pad_token_id).items()}
+            labels = batch.pop("labels")
+            losses[rows] = loss(self.model(**batch), labels).double().cpu().numpy()
+        return losses
+
+    @torch.inference_mode()
+    def generate(self, split: Split, max_new_tokens: int, ends: Sequence[int] = ()) -> list[str]:
         """The text that the model appends to every example's prompt by greedy decoding, in the split's order."""
         model: Any = self.model
         chosen = GenerationConfig(
@@ -46,7 +57,7 @@ class ModelPasses:
             do_sample=False,
             use_cache=True,
             pad_token_id=self.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
+            eos_token_id=list(dict.fromkeys(t for t in (self.tokenizer.eos_token_id, *ends) if t is not None)) or None,
         )
         texts = [""] * len(split)
         for rows in split.evaluation_batches(self.batch_size):

@@ -43,6 +43,7 @@ def check_reading(
                 left=getattr(splits["train"], "pads_left", False),
             ),
             answer_tokens=_answer_tokens(data),
+            plain=not TYPES[data.type].writes_special_tokens,
         )
     )
 
@@ -53,5 +54,5 @@ def _answer_tokens(data: TaskData) -> int:
     if most is None:
         return 0
     longest = max(int(split.lengths.max()) for split in data.splits.values())
-    prompt = max(int((split.lengths - split.answered).max()) for split in data.splits.values())  # type: ignore[attr-defined]
+    prompt = max(int(split.prompt_lengths.max(initial=0)) for split in data.splits.values())  # type: ignore[attr-defined]
     return max(0, prompt + int(most) - longest)

@@ -18,7 +18,7 @@ from adapad_ray.adapters.lane import Lane
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.adapters.packs import NotPackableError, Pack, PublishedRow, Slot, can_be_packed
 from adapad_ray.errors import BadRequestError
-from adapad_ray.training.batches import joined
+from adapad_ray.training.batches import Batch, joined
 from adapad_ray.training.packs.memory import slots_that_fit
 from adapad_ray.training.packs.optimizer import PackOptimizer
 from adapad_ray.training.passes.attention_masks import known_padding
@@ -181,15 +181,31 @@ class SharedPasses:
         return losses
 
     def _pass(self, pack: Pack, lanes: Sequence[DueLane]) -> Tensor:
-        first = lanes[0].trainer
-        batches = [lane.due.batch for lane in lanes]
-        whole = joined(batches, first.batches.pad_token_id, left=first.batches.pads_left)
+        """Passes of all slots, one for every micro-batch; returns their losses `[slots]`."""
         drops = any(lane.trainer.method.config.dropout for lane in lanes)
         generators = [lane.trainer.dropout(lane.lane) for lane in lanes] if drops else None
+        most = lanes[0].trainer.settings.micro_batch_size
+        losses: list[Tensor] = []
+        for parts in zip(*(lane.due.batch.parts(most) for lane in lanes), strict=True):
+            losses.append(self._add_pass(pack, lanes, parts, generators, adds=bool(losses)))
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
+
+    @staticmethod
+    def _add_pass(
+        pack: Pack,
+        lanes: Sequence[DueLane],
+        parts: Sequence[Batch],
+        generators: Sequence[torch.Generator] | None,
+        *,
+        adds: bool,
+    ) -> Tensor:
+        """One pass with these parts of the slots' batches."""
+        first = lanes[0].trainer
+        whole = joined(parts, first.batches.pad_token_id, left=first.batches.pads_left)
         on_device = torch.device(first.batches.device).type != "cpu"
-        with pack.passing(len(whole.labels), generators), known_padding(whole, on=on_device):
+        with pack.passing(len(whole.labels), generators, adds=adds), known_padding(whole, on=on_device):
             losses = pack.losses(first.loss(pack.model(**whole.inputs), whole.labels), lanes[0].due.batch_size)
-            penalties = [lane.trainer.method.penalty(lane.lane) for lane in lanes]
+            penalties = [None if adds else lane.trainer.method.penalty(lane.lane) for lane in lanes]
             if any(penalty is not None for penalty in penalties):
                 losses = losses + torch.stack([losses.new_zeros(()) if p is None else p for p in penalties])
             torch.autograd.backward(losses.sum())
