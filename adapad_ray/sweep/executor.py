@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,8 +22,7 @@ from adapad_ray.distributed import (
 )
 from adapad_ray.distributed.cell_jobs import compute, compute_together, open_workspace
 from adapad_ray.distributed.shared_backbone import share_backbone
-from adapad_ray.search.searchers import TrialCells, TuneCell
-from adapad_ray.search.space import Space
+from adapad_ray.search.searchers import TrialCells, TuneStudy
 from adapad_ray.search.studies import SearchStudy
 from adapad_ray.search.tuner import run_search_trials, run_tune_trials
 from adapad_ray.sweep.inputs import LoadedInputs
@@ -60,14 +59,9 @@ class Executor(ABC):
 
     @abstractmethod
     def run_tune_trials(
-        self,
-        cells: Sequence[TuneCell],
-        spaces: Mapping[str, Space],
-        seed: int,
-        storage: optuna.storages.BaseStorage,
-        on_event: EventListener,
+        self, studies: Mapping[str, TuneStudy], storage: optuna.storages.BaseStorage, on_event: EventListener
     ) -> None:
-        """Computes the cells of the tune stage, each as a trial of its study."""
+        """Computes cells of the tune stage, each as a trial of its study, as far as its study wants."""
 
     @abstractmethod
     def run_search_trials(
@@ -123,21 +117,14 @@ class RayExecutor(Executor):
         return listen
 
     def run_tune_trials(
-        self,
-        cells: Sequence[TuneCell],
-        spaces: Mapping[str, Space],
-        seed: int,
-        storage: optuna.storages.BaseStorage,
-        on_event: EventListener,
+        self, studies: Mapping[str, TuneStudy], storage: optuna.storages.BaseStorage, on_event: EventListener
     ) -> None:
         """Runs one Ray Tune experiment for all studies."""
         listener = self._passing(on_event)
         run_tune_trials(
             self._pool,
-            cells,
-            spaces,
+            studies,
             name=self._name,
-            seed=seed,
             jobs_at_once=self._jobs_at_once,
             on_event=listener,
             storage=storage,
