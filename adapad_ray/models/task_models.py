@@ -63,7 +63,7 @@ class MeanPooledClassifier(nn.Module):
             dtype: as for `load_backbone`.
             kwargs: options of transformers, which are ignored.
         """
-        from adapad_ray.models.backbone import load_backbone
+        from adapad_ray.models.loading.recipe import load_backbone
 
         return load_backbone(source, num_labels, pooling="mean", dtype=dtype).model
 
@@ -118,7 +118,7 @@ class ImagePrefixClassifier(nn.Module):
             dtype: as for `load_backbone`.
             kwargs: options of transformers, which are ignored.
         """
-        from adapad_ray.models.backbone import load_backbone
+        from adapad_ray.models.loading.recipe import load_backbone
 
         return load_backbone(source, num_labels, auto_class="AutoModelForImageClassification", dtype=dtype).model
 

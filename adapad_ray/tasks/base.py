@@ -14,7 +14,7 @@ from adapad_ray.tasks.task_data import DataLimits, Evaluated, Passes, RawTask, T
 if TYPE_CHECKING:
     from torch import nn
 
-    from adapad_ray.models import Backbone
+    from adapad_ray.models import BackboneRecipe
 
 SourceT = TypeVar("SourceT", bound=Source)
 
@@ -83,7 +83,7 @@ class TaskType(ABC, Generic[SourceT]):
         """Number of outputs of the model's head."""
         return len(class_names)
 
-    def backbone(
+    def recipe(
         self,
         model: str,
         data: TaskData,
@@ -91,17 +91,17 @@ class TaskType(ABC, Generic[SourceT]):
         pooling: str | None = None,
         dtype: str = "float32",
         precision: str = "full",
-    ) -> Backbone:
-        """Load the model with its weights.
+    ) -> BackboneRecipe:
+        """Check the model, and return how to load it with its weights.
 
         Raises:
             BadRequestError: the model cannot be loaded, or `pooling` or `dtype` does not fit it.
         """
-        from adapad_ray.models import load_backbone
+        from adapad_ray.models import find_recipe
 
         assert self.auto_class is not None
         outputs = self.outputs(data.class_names)
-        return load_backbone(
+        return find_recipe(
             model, outputs, auto_class=self.auto_class, pooling=pooling, dtype=dtype, precision=precision
         )
 

@@ -1,0 +1,222 @@
+"""The recipe of a backbone: found and checked without reading a weight, then loaded by each process that needs it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import transformers
+
+from adapad_ray.frozen_linear.mixed import use_bf16_products
+from adapad_ray.models.backbone import Backbone, backbone_parameters, linear_backbone, parse_dtype
+from adapad_ray.models.checkpoint_files import missing_layers
+from adapad_ray.models.head import find_head_modules, initialise_head
+from adapad_ray.models.loading.checkpoint import Checkpoint, find_checkpoint
+from adapad_ray.models.reading import reading_model
+from adapad_ray.models.source import ModelSource, Pooling, read_config, resolve_model
+from adapad_ray.models.task_classes import (
+    CAUSAL,
+    SEQUENCES,
+    check_architecture,
+    choose_pooling,
+    project_classifier,
+    without_pooler,
+)
+from adapad_ray.models.tokenizer import load_tokenizer
+
+_STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
+"""Names of dtypes in safetensors files."""
+
+
+class BackboneRecipe(ABC):
+    """How a process loads a backbone itself. It is small, and is sent to workers in the place of weights."""
+
+    frame: Backbone
+    """The backbone with every parameter on the meta device."""
+
+    @abstractmethod
+    def private_bytes(self) -> int:
+        """Return the bytes of weights that every process on a CPU has for itself.
+
+        Weights that are stored in the backbone's dtype are the files themselves, mapped: one copy for a whole node.
+        """
+
+    @abstractmethod
+    def load(self, device: str = "cpu") -> Backbone:
+        """Load the backbone with its weights.
+
+        Raises:
+            AbsentCheckpointError: this node has not the files.
+        """
+
+
+@dataclass(frozen=True)
+class LoadingOptions:
+    """The arguments of `load_backbone` that are the same wherever the files are."""
+
+    num_labels: int
+    auto_class: str
+    pooling: Pooling
+    dtype: str
+    precision: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class CheckpointRecipe(BackboneRecipe):
+    """A backbone from the files of a pretrained model."""
+
+    frame: Backbone
+    checkpoint: Checkpoint
+    options: LoadingOptions
+
+    def private_bytes(self) -> int:
+        """Those of weights that are converted to another dtype, and of their copies in bf16."""
+        kept = self.checkpoint.stored_dtypes() <= {_STORED[self.options.dtype]}
+        converted = 0 if kept else parse_dtype(self.options.dtype).itemsize
+        return self.frame.parameters * (converted + (2 if self.options.precision == "mixed" else 0))
+
+    def load(self, device: str = "cpu") -> Backbone:
+        """Read the files, tensor by tensor, straight to the device."""
+        frame = self.frame
+        checkpoint = self.checkpoint.on_this_node(frame.pooling, frame.digest)
+        model, _, _ = _read(checkpoint, self.options, device)
+        _prepare(model, self.options, frame.tokenizer, frame.head_modules)
+        return replace(frame, model=model)
+
+
+@dataclass(frozen=True)
+class LinearRecipe(BackboneRecipe):
+    """A `LinearModel` of zeros."""
+
+    frame: Backbone
+    dtype: str
+
+    @classmethod
+    def of(cls, in_features: int, out_features: int, dtype: str) -> LinearRecipe:
+        """The recipe of a model of these sizes."""
+        return cls(linear_backbone(in_features, out_features, dtype=dtype, device="meta"), dtype)
+
+    def private_bytes(self) -> int:
+        """All of them."""
+        return self.frame.parameters * parse_dtype(self.dtype).itemsize
+
+    def load(self, device: str = "cpu") -> Backbone:
+        """Make the model."""
+        layer: Any = self.frame.model.get_submodule("layers.0")
+        return linear_backbone(layer.in_features, layer.out_features, dtype=self.dtype, device=device)
+
+
+def find_recipe(
+    source: str,
+    num_labels: int,
+    *,
+    auto_class: str = SEQUENCES,
+    pooling: str | None = None,
+    dtype: str = "float32",
+    precision: str = "full",
+    seed: int = 0,
+) -> CheckpointRecipe:
+    """Check a pretrained model as `load_backbone` does, without reading its weights but for their digest.
+
+    Args and Raises: as `load_backbone`.
+    """
+    checkpoint, options = _find(source, num_labels, auto_class, pooling, dtype, precision, seed)
+    return CheckpointRecipe(_backbone(checkpoint, options, "meta"), checkpoint, options)
+
+
+def load_backbone(
+    source: str,
+    num_labels: int,
+    *,
+    auto_class: str = SEQUENCES,
+    pooling: str | None = None,
+    dtype: str = "float32",
+    precision: str = "full",
+    seed: int = 0,
+) -> Backbone:
+    """Load a pretrained model, frozen and in eval mode, with a head initialised from `seed`.
+
+    Weights come from safetensors only, and no code of a checkpoint is run. A classifier that the checkpoint brings is
+    replaced, because its classes are not the task's. The global random state is left as it was. Weights that are stored
+    in the dtype that is asked for stay in the file, mapped into memory; others are converted.
+
+    Args:
+        source: a packaged name, a folder or a Hub name.
+        num_labels: outputs of the head: number of classes, 1 for regression, 2 for the start and end of a span.
+        auto_class: the name of one of transformers' auto classes.
+        pooling: `mean` or `own`, for sequences only; default: what the model declares.
+        dtype: `float32`, `bfloat16`, `float16` or `float64`.
+        precision: `full`, or `mixed`, which trains an fp32 backbone with products in bf16.
+        seed: of the head's initialisation.
+
+    Raises:
+        BadRequestError: the model cannot be loaded, or an argument does not fit it.
+    """
+    return _backbone(*_find(source, num_labels, auto_class, pooling, dtype, precision, seed), "cpu")
+
+
+def _find(
+    source: str, num_labels: int, auto_class: str, pooling: str | None, dtype: str, precision: str, seed: int
+) -> tuple[Checkpoint, LoadingOptions]:
+    parse_dtype(dtype)
+    resolved = resolve_model(source)
+    chosen = choose_pooling(resolved, pooling, num_labels, auto_class)
+    options = LoadingOptions(num_labels, auto_class, chosen, dtype, precision, seed)
+    return find_checkpoint(resolved, source), options
+
+
+def _backbone(checkpoint: Checkpoint, options: LoadingOptions, device: str) -> Backbone:
+    source = checkpoint.source
+    model, missing, left_over = _read(checkpoint, options, device)
+    reads_texts = getattr(model, "main_input_name", "input_ids") == "input_ids"
+    tokenizer = load_tokenizer(source) if reads_texts else None
+    head = find_head_modules(model, missing, source, options.auto_class)
+    parameters, warnings = backbone_parameters(model, head), missing_layers(source, model, left_over)
+    _prepare(model, options, tokenizer, head)
+    digest = checkpoint.digest(options.pooling)
+    return Backbone(source, model, tokenizer, head, options.pooling, digest, parameters, warnings)
+
+
+def _read(checkpoint: Checkpoint, options: LoadingOptions, device: str) -> tuple[Any, set[str], set[str]]:
+    """Return the model with its head, the parameters that the checkpoint lacks, and those that only it has."""
+    source, folder, auto_class = checkpoint.source, str(checkpoint.folder), options.auto_class
+    with reading_model(source), torch.random.fork_rng():
+        config = read_config(ModelSource(folder, options.pooling))
+        check_architecture(config, auto_class, source)
+        how: dict[str, Any] = {"config": config, "dtype": parse_dtype(options.dtype), "output_loading_info": True}
+        how |= {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
+        if device != "cpu":
+            how["device_map"] = {"": device}
+        if (classifier := project_classifier(config, options.pooling, auto_class)) is not None:
+            encoder, info = transformers.AutoModel.from_pretrained(folder, **without_pooler(config), **how)
+            with torch.device(device):
+                model: Any = classifier(encoder, options.num_labels)
+            prefix = f"{model.base_model_prefix}."
+            return model, {prefix + key for key in _lacking(info)}, set(info["unexpected_keys"])
+        if auto_class != CAUSAL:
+            config.num_labels = options.num_labels
+        model, info = getattr(transformers, auto_class).from_pretrained(folder, **how)
+        return model, _lacking(info), set(info["unexpected_keys"])
+
+
+def _lacking(info: Mapping[str, Any]) -> set[str]:
+    """The parameters that a checkpoint lacks, or has with another shape than the configuration says."""
+    return set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+
+
+def _prepare(model: Any, options: LoadingOptions, tokenizer: Any, head: tuple[str, ...]) -> None:
+    """Make a loaded model the frozen backbone with a fresh head, in place."""
+    if isinstance(getattr(model, "generation_config", None), transformers.GenerationConfig):
+        # Settings of generation_config.json, such as a repetition penalty, would change greedy answers.
+        model.generation_config = transformers.GenerationConfig()
+    if tokenizer is not None:
+        for part in (model.config, model.config.get_text_config()):
+            part.pad_token_id = tokenizer.pad_token_id
+    model.requires_grad_(False).eval()
+    initialise_head(model, head, options.seed)
+    if options.precision == "mixed":
+        use_bf16_products(model, skip=head)
