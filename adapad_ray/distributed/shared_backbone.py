@@ -124,7 +124,8 @@ class OfferedBackbone:
         """Load the backbone from its files if this node has them, else take it from the object store.
 
         Raises:
-            AbsentCheckpointError: this node has not the files, and was not part of the cluster when the sweep began.
+            AbsentCheckpointError: this node has not the files, and no keeper has the weights: they are quantised, or
+                the node was not part of the cluster when the sweep began.
         """
         if self.keeper is not None and self.shares_on_cpu and device == "cpu":
             return self._shared(self.keeper, device)
@@ -133,7 +134,8 @@ class OfferedBackbone:
         except AbsentCheckpointError as error:
             if self.keeper is None:
                 raise AbsentCheckpointError(
-                    f"{error}: copy them there, or start the sweep again, which sends them to all nodes of the cluster"
+                    f"{error}: copy them there, or, for a model that is not quantised, start the sweep again, which "
+                    "sends its weights to all nodes of the cluster"
                 ) from error
             return self._shared(self.keeper, device)
 
@@ -146,7 +148,7 @@ class OfferedBackbone:
 def offered_backbone(recipe: BackboneRecipe, processes: int, *, on_gpus: bool) -> Iterator[OfferedBackbone]:
     """Decide how so many worker processes get a backbone, which they can while the block runs."""
     shares_on_cpu = not on_gpus and (processes - 1) * recipe.private_bytes() > _KEEPER_BYTES
-    if not shares_on_cpu and not has_other_nodes():
+    if not recipe.shareable or (not shares_on_cpu and not has_other_nodes()):
         yield OfferedBackbone(recipe, None, shares_on_cpu)
         return
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

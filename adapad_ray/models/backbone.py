@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.frozen_linear.quantized import logical_size
 from adapad_ray.models.source import Pooling
 from adapad_ray.models.target_modules import base_prefix
 from adapad_ray.models.task_models import LINEAR, LinearModel
@@ -66,7 +67,7 @@ def backbone_parameters(model: nn.Module, head_modules: Sequence[str] = ()) -> i
     predicts_tokens = getattr(model, "get_output_embeddings", lambda: None)() is not None
     base = "" if predicts_tokens else base_prefix(model)
     return sum(
-        parameter.numel()
+        logical_size(parameter)
         for name, parameter in model.named_parameters()
         if name.startswith(base) and name.rpartition(".")[0] not in head_modules
     )

@@ -57,7 +57,14 @@ def load_inputs(spec: SweepSpec) -> LoadedInputs:
     raw = kind.read(source)
     reader = kind.reader(spec.model)
     data = kind.encode(raw, reader, limits)
-    recipe = kind.recipe(spec.model, data, pooling=spec.pooling, dtype=spec.dtype, precision=precision)
+    recipe = kind.recipe(
+        spec.model,
+        data,
+        pooling=spec.pooling,
+        dtype=spec.dtype,
+        precision=precision,
+        quantization=spec.quantization,
+    )
     backbone = recipe.frame
     read = check_reading(spec.model, backbone.model, reader, raw, data, _multiple(spec))
     warnings = (*data.warnings, *backbone.warnings, *read)

@@ -91,18 +91,25 @@ class TaskType(ABC, Generic[SourceT]):
         pooling: str | None = None,
         dtype: str = "float32",
         precision: str = "full",
+        quantization: str | None = None,
     ) -> BackboneRecipe:
         """Check the model, and return how to load it with its weights.
 
         Raises:
-            BadRequestError: the model cannot be loaded, or `pooling` or `dtype` does not fit it.
+            BadRequestError: the model cannot be loaded, or an argument does not fit it.
         """
         from adapad_ray.models import find_recipe
 
         assert self.auto_class is not None
         outputs = self.outputs(data.class_names)
         return find_recipe(
-            model, outputs, auto_class=self.auto_class, pooling=pooling, dtype=dtype, precision=precision
+            model,
+            outputs,
+            auto_class=self.auto_class,
+            pooling=pooling,
+            dtype=dtype,
+            precision=precision,
+            quantization=quantization,
         )
 
     def skeleton(self, model: str, data: TaskData, *, pooling: str | None = None, device: str = "meta") -> nn.Module:

@@ -55,6 +55,11 @@ class Checkpoint:
         """The paths of the files, `config.json` first."""
         return tuple(self.folder / stamp.name for stamp in self.stamps)
 
+    @property
+    def quantized(self) -> bool:
+        """Whether the files hold quantised weights, as their configuration says."""
+        return "quantization_config" in read_object(self.files[0], f"config.json of model {self.source!r}")
+
     def digest(self, pooling: Pooling) -> str:
         """sha256 over the pooling and the files."""
         return files_digest(pooling, self.files)

@@ -133,10 +133,13 @@ class Bilinear(TaskType[BilinearSource]):
         pooling: str | None = None,
         dtype: str = "float32",
         precision: str = "full",
+        quantization: str | None = None,
     ) -> BackboneRecipe:
-        """A linear model of the data's width."""
+        """A linear model of the data's width, which is not quantised."""
         from adapad_ray.models import LinearRecipe
 
+        if quantization is not None:
+            raise BadRequestError(f"quantization {quantization} is for pretrained models, not for model {model}")
         return LinearRecipe.of(*_features(data), dtype)
 
     def skeleton(self, model: str, data: TaskData, *, pooling: str | None = None, device: str = "meta") -> nn.Module:

@@ -87,9 +87,7 @@ def test_what_a_checkpoint_lacks_is_found_without_its_weights(tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     weights["encoder.layer.1.output.dense.weight"] = weights["encoder.layer.1.output.dense.weight"][:, :-1].clone()
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        BadRequestError, match=r"do not go with .* bert\.encoder\.layer\.1\.output\.dense first"
-    ):
+    with pytest.raises(BadRequestError, match=r"do not go with .* bert\.encoder\.layer\.1\.output\.dense first"):
         find_recipe(str(tmp_path), 2)
 
 
