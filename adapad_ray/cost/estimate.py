@@ -14,7 +14,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.search.halving import full_trainings
 from adapad_ray.sweep.inputs import SweepInputs, sketch_inputs
 from adapad_ray.sweep.planning.cell_factory import CellFactory
-from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep, tuned_rows
+from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep, tuned_labels, tuned_rows
 from adapad_ray.sweep.planning.rows import GapRow, Row
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import Split, SplitSize
@@ -269,7 +269,7 @@ def _cells(spec: SweepSpec, plan: SweepPlan) -> dict[str, int]:
     """Stage → number of cells."""
     trials = 0 if spec.tune is None else spec.tune.trials
     by_budget = spec.tune is not None and spec.tune.by_budget
-    tuned = len(tuned_rows(spec, plan.rows)) if by_budget else len(spec.labels())
+    tuned = len(tuned_rows(spec, plan.rows) if by_budget else tuned_labels(spec, plan.rows))
     cells = {"tune": trials * tuned, "curve": len(plan.rows) * len(spec.seeds)}
     if spec.search is not None:
         cells["search"] = spec.search.trials * len(plan.searched)

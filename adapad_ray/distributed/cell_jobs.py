@@ -16,7 +16,7 @@ from adapad_ray.distributed.board_exchange import BoardExchange
 from adapad_ray.distributed.jobs import JobContext, SetupContext
 from adapad_ray.distributed.ray_internals import process_title
 from adapad_ray.distributed.ray_metrics import CellMetrics
-from adapad_ray.distributed.shared_backbone import open_backbone
+from adapad_ray.distributed.shared_backbone import OfferedBackbone, SharedBackbone
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.storage import CHECKPOINT, RECORD, WorkingFolder, working_folder
@@ -37,16 +37,17 @@ class TimeLimitError(RuntimeError):
 
 
 def open_workspace(context: SetupContext) -> Workspace:
-    """Sets a worker up: takes the frozen backbone and the tokenised data from the object store.
+    """Sets a worker up: opens the frozen backbone, and takes the tokenised data from the object store.
 
     Raises:
         NoAcceleratorError: this worker has a GPU that torch does not see.
+        BadRequestError: the backbone's files are not on this node.
     """
     if context.gpus:
         require_accelerator()
     limit_memory(context.device, context.gpus)
-    backbone = open_backbone(ray.get(context.shared["backbone"]), context.device)
-    return Workspace(backbone, ray.get(context.shared["data"]), context.device)
+    offered: OfferedBackbone | SharedBackbone = ray.get(context.shared["backbone"])
+    return Workspace(offered.open(context.device), ray.get(context.shared["data"]), context.device)
 
 
 def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from adapad_ray.search.settings import ENDS, TuneStage
 from adapad_ray.search.space import interpolated, parse_space, quasi_random_points
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import PlannedCell, Results, Wave
-from adapad_ray.sweep.planning.plan import SweepPlan, tuned_rows
+from adapad_ray.sweep.planning.plan import SweepPlan, tuned_labels, tuned_rows
 from adapad_ray.sweep.planning.waves import leaders_first, parents_first, passes_per_step
 from adapad_ray.sweep.spec import SweepSpec
 
@@ -124,7 +124,9 @@ class TuneCells:
             rows = tuned_rows(spec, self._plan.rows)
             return {label: [row.budget for row in rows if row.label == label] for label in spec.labels()}
         reference = self._cells.budget(self._stage.budget)
-        return {label: [reference if spec.has_budget(label) else None] for label in spec.labels()}
+        tuned = tuned_labels(spec, self._plan.rows)
+        budgets = {label: [reference if spec.has_budget(label) else None] for label in tuned}
+        return {label: budgets.get(label, []) for label in spec.labels()}
 
     def _at_budget(self, label: str, budget: int | None, epochs_factor: float) -> Wave:
         if label not in self._points:
