@@ -131,7 +131,7 @@ def _inputs(
         if tokenizer is not None or head_modules is not None:
             raise BadRequestError(f"tokenizer and head_modules are for a model that is an object, not for {model!r}")
         data = encode(raw, kind.reader(model), **limits)
-        return kind.backbone(model, data), data
+        return kind.recipe(model, data).load(), data
     if kind.auto_class in (None, IMAGES):
         raise BadRequestError(f"a {raw.type} task takes its model by name or folder, not as an object")
     if tokenizer is None:

@@ -132,6 +132,8 @@ class SweepSpec(_Section):
     """`mean` or `own`; default: what the model declares."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     """Of the backbone's weights."""
+    quantization: Literal["nf4", "int8", "fp8"] | None = None
+    """Of the backbone's linear layers; None: they are in the `dtype`, as all else is."""
     precision: Literal["auto", "full", "tf32", "mixed"] = "auto"
     """Of the training; evaluation is always in the `dtype`. `mixed`: products with frozen weights are in bf16, all else
     in fp32. `tf32`: all products of a GPU are in TF32. `auto`: see `precision.py`."""

@@ -133,7 +133,7 @@ def test_a_model_by_name_trains_the_cell_of_a_sweep(tiny_model, reviews, tmp_pat
     with cpu_threads(cell.identity.threads):
         sweeps = run_cell(
             CellRequest(cell.id, cell.identity, tmp_path / "sweeps", spec.model),
-            Workspace(loaded.backbone, loaded.inputs.data),
+            Workspace(loaded.recipe.load(), loaded.inputs.data),
         )
     ours = ar.train(
         str(tiny_model),
