@@ -322,6 +322,19 @@ def test_templates_that_do_not_say_what_the_assistant_says_are_refused(template)
         task(with_template(template), {"messages": [conversation]})
 
 
+def test_a_template_may_close_the_whole_conversation():
+    """Phi-3's ends one that is not to be continued with the end-of-text token."""
+    tokenizer = with_template(
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' + m['content'] + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant ' }}{% else %}{{ eos_token }}{% endif %}"
+    )
+    split = task(tokenizer, {"messages": [turns("hi", "bye", "how", "well")]}).splits["train"]
+    assert "".join(tokens_of(tokenizer, split)) == (
+        "<|im_start|>user hi<|im_end|><|im_start|>assistant *bye**<|im_end|>*"
+        "<|im_start|>user how<|im_end|><|im_start|>assistant *well**<|im_end|>*"
+    )
+
+
 def test_a_template_that_always_asks_for_another_answer_does_not_teach_the_question():
     """Llama 3's first template ignored `add_generation_prompt`."""
     tokenizer = make_tokenizer("llama3")

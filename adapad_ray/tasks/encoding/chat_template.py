@@ -177,12 +177,15 @@ class ChatTemplate:
         """Where the text of an assistant's turn begins and ends."""
         before = self._try(conversation[:turn], place, add_generation_prompt=True)
         until = self._try(conversation[: turn + 1], place)
-        if not text.startswith(before) or not text.startswith(until):
+        shared = len(until) if text.startswith(until) else _shared_beginning(text, until)
+        # What closes a whole conversation, as in Phi-3's template, may follow the token that ends the turn.
+        ends = shared == len(until) or (self._end_text or "\0") in text[len(before) : shared]
+        if not text.startswith(before) or not ends:
             raise place.refuse(
                 "a conversation that the chat template does not write turn by turn",
                 f"which tokens are the assistant's cannot be told, so {_REMEDY}, or of one with {{% generation %}}",
             )
-        return len(before), len(until)
+        return len(before), shared
 
     def _marked(self, conversations: Sequence[Conversation], places: Sequence[Place]) -> list[Rendered]:
         rendered = []
@@ -209,6 +212,10 @@ class ChatTemplate:
     def _tokens(self, texts: list[str], **options: Any) -> Any:
         return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, **options)
 
+    @property
+    def _end_text(self) -> str | None:
+        return None if self.end is None else str(self.tokenizer.convert_ids_to_tokens(self.end))
+
     @cached_property
     def _special(self) -> np.ndarray:
         """Tokens that texts are not made of: special ones, and added ones that the template writes."""
@@ -232,6 +239,11 @@ def last_answer(learnt: np.ndarray) -> int:
 
 def _answers(conversation: Conversation) -> list[int]:
     return [i for i, message in enumerate(conversation) if message.role == "assistant"]
+
+
+def _shared_beginning(one: str, other: str) -> int:
+    """How many characters two texts have in common before they differ."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _until_last(tokens: np.ndarray, learnt: np.ndarray) -> Rendered:
