@@ -308,6 +308,10 @@ BAD_TEMPLATES = {
         "column 'messages' of the train data holds a conversation that the chat template does not write turn by turn "
         "in row 1: which tokens are the assistant's cannot be told",
     ),
+    SIMPLE + "{% if false %}{% generation %}{% endgeneration %}{% endif %}": (
+        turns("hi", "bye"),
+        "a conversation of whose answers the chat template marks, or leaves, nothing in row 1",
+    ),
     (TEMPLATES / "gemma.jinja").read_text(): (
         [*turns("hi", "bye"), {"role": "assistant", "content": "well"}],
         "a conversation that the chat template refuses .Conversation roles must alternate.* in row 1",

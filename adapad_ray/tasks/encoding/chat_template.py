@@ -163,14 +163,15 @@ class ChatTemplate:
             spans.append([self._span(text, conversation, i, place) for i in _answers(conversation)])
         encoded = self._tokens(texts, return_offsets_mapping=True)
         rendered = []
-        for ids, offsets, of_answers in zip(encoded["input_ids"], encoded["offset_mapping"], spans, strict=True):
+        stood = zip(encoded["input_ids"], encoded["offset_mapping"], spans, places, strict=True)
+        for ids, offsets, of_answers, place in stood:
             tokens, stands = np.array(ids, dtype=np.int32), np.array(offsets).reshape(-1, 2)
             learnt = np.zeros(len(tokens), dtype=bool)
             for begin, end in of_answers:
                 inside = np.flatnonzero((stands[:, 1] > begin) & (stands[:, 0] < end))
                 ends = inside[tokens[inside] == (-1 if self.end is None else self.end)]
-                learnt[inside[0] : (ends if len(ends) else inside)[-1] + 1] = True
-            rendered.append(_until_last(tokens, learnt))
+                learnt[inside[inside <= ends[-1]] if len(ends) else inside] = True
+            rendered.append(_until_last(tokens, learnt, place))
         return rendered
 
     def _span(self, text: str, conversation: Conversation, turn: int, place: Place) -> tuple[int, int]:
@@ -192,9 +193,7 @@ class ChatTemplate:
         for conversation, place in zip(conversations, places, strict=True):
             found = self._try(conversation, place, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
             learnt = np.array(found["assistant_masks"], dtype=bool)
-            if not learnt.any():
-                raise place.refuse("a conversation whose answers the chat template does not mark", _REMEDY)
-            rendered.append(_until_last(np.array(found["input_ids"], dtype=np.int32), learnt))
+            rendered.append(_until_last(np.array(found["input_ids"], dtype=np.int32), learnt, place))
         return rendered
 
     def _try(self, conversation: Conversation, place: Place, **options: Any) -> Any:
@@ -246,7 +245,9 @@ def _shared_beginning(one: str, other: str) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _until_last(tokens: np.ndarray, learnt: np.ndarray) -> Rendered:
+def _until_last(tokens: np.ndarray, learnt: np.ndarray, place: Place) -> Rendered:
+    if not learnt.any():
+        raise place.refuse("a conversation of whose answers the chat template marks, or leaves, nothing", _REMEDY)
     end = int(np.flatnonzero(learnt)[-1]) + 1
     return Rendered(tokens[:end], learnt[:end])
 
