@@ -48,6 +48,8 @@ class CellIdentity(Record):
     seed: int
     dtype: str
     precision: Precision = "full"
+    quantization: str | None = None
+    """How the backbone's linear layers are stored; None: as `dtype`."""
     threads: int
     packed: bool = False
     """Whether lanes share passes (see `adapters.packs`); another number of slots changes a result by rounding alone."""

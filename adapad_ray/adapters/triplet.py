@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +29,15 @@ class TripletBlock(Block):
 
     def vectors(self) -> tuple[Tensor, Tensor]:
         return self.a, self.b * (_RESERVE_SCALAR if self.e is None else self.e.unsqueeze(-1))
+
+    @property
+    def kind(self) -> Hashable | None:
+        """A reserve has another form, and stands in no stack."""
+        return None if self.e is None else "triplet"
+
+    @staticmethod
+    def stacked_vectors(parameters: Mapping[str, Tensor], constants: Tensor | None) -> tuple[Tensor, Tensor]:
+        return parameters["a"], parameters["b"] * parameters["e"].unsqueeze(-1)
 
     def hold_back(self) -> None:
         self.e = None

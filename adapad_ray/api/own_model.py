@@ -13,8 +13,9 @@ from torch import nn
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.mixed import use_bf16_products, use_full_products
-from adapad_ray.models.backbone import Backbone, backbone_parameters, weights_digest
+from adapad_ray.models.backbone import Backbone, backbone_parameters
 from adapad_ray.models.head import find_head_modules
+from adapad_ray.models.loading.digest import weights_digest
 from adapad_ray.models.source import Pooling
 from adapad_ray.models.target_modules import base_prefix
 from adapad_ray.models.task_classes import CAUSAL, SEQUENCES, check_architecture

@@ -25,9 +25,13 @@ from adapad_ray.sweep.planning.cells import Cell
 from adapad_ray.tasks import TYPES, RawTask, TaskData, encode
 from adapad_ray.training.cell import CellRequest, Workspace, make_method, parent_identity, run_cell
 from adapad_ray.training.cell.reading import check_reading
+from adapad_ray.training.cpus import usable_cpus
 from adapad_ray.training.record import OnProgress
 from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
 from adapad_ray.validation import validated
+
+SHARED_FROM = 30_000_000
+"""Parameters of the smallest model whose products several threads share by default (a project default)."""
 
 
 def train(
@@ -69,7 +73,8 @@ def train(
         settings: of the method, as under its name in a sweep's file.
         seed: decides the head's first weights, the components', and the order of the data.
         precision: as in a sweep's file.
-        threads: of torch on the CPU; default: as many as it uses now.
+        threads: of torch on the CPU; default: 1 for models below `SHARED_FROM` parameters, whose threads would mostly
+            wait for each other, else as many as torch uses now and this process may use.
         folder: where the result is kept: the same request again returns it, or continues from its checkpoint. Default:
             a temporary folder, deleted with the returned object.
         on_progress: called with `step`, `steps` and `loss`, which is None before the first step.
@@ -100,7 +105,7 @@ def train(
         seed=seed,
         dtype=request.dtype,
         precision=request.precision,
-        threads=torch.get_num_threads() if threads is None else threads,
+        threads=_threads(backbone.parameters) if threads is None else threads,
     )
     temporary = tempfile.TemporaryDirectory(prefix="adapad-") if folder is None else None
     place = Path(temporary.name if folder is None else folder)  # type: ignore[union-attr]
@@ -108,6 +113,10 @@ def train(
         result = _Cells(Workspace(backbone, data, request.device), place, on_progress).compute(identity, request)
     suspicious = (*data.warnings, *warnings)
     return TrainedAdapter(result, place / result.id, backbone, data, raw.source, suspicious, temporary)
+
+
+def _threads(parameters: int) -> int:
+    return 1 if parameters < SHARED_FROM else min(torch.get_num_threads(), usable_cpus())
 
 
 def _inputs(
@@ -122,7 +131,7 @@ def _inputs(
         if tokenizer is not None or head_modules is not None:
             raise BadRequestError(f"tokenizer and head_modules are for a model that is an object, not for {model!r}")
         data = encode(raw, kind.reader(model), **limits)
-        return kind.backbone(model, data), data
+        return kind.recipe(model, data).load(), data
     if kind.auto_class in (None, IMAGES):
         raise BadRequestError(f"a {raw.type} task takes its model by name or folder, not as an object")
     if tokenizer is None:

@@ -11,9 +11,10 @@ from adapad_ray.cost.packs import ExpectedPacks, expected_packs
 from adapad_ray.cost.throughput import Throughput, expected_flops_per_token, tokens_per_step, training_throughput
 from adapad_ray.cost.worker_scaling import WorkersTime, expected_phases, expected_times
 from adapad_ray.errors import BadRequestError
+from adapad_ray.search.halving import full_trainings
 from adapad_ray.sweep.inputs import SweepInputs, sketch_inputs
 from adapad_ray.sweep.planning.cell_factory import CellFactory
-from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep, tuned_rows
+from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep, tuned_labels, tuned_rows
 from adapad_ray.sweep.planning.rows import GapRow, Row
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import Split, SplitSize
@@ -236,15 +237,20 @@ def _curve_and_tune_flops(spec: SweepSpec, plan: SweepPlan, rows: list[RowEstima
     curve = (sum(trainings.values()) + sum(row.evaluation_flops for row in rows)) * len(spec.seeds)
     if spec.tune is None:
         return curve
+    # Trials that cut the adapters of parents are not stopped early, and neither are the parents.
+    trials = {True: float(spec.tune.trials), False: full_trainings(spec.tune.trials, spec.tune.rungs)}
+    stage = {
+        _training(spec, row): trials[row.parent is not None] * entry.train_flops
+        for row, entry in zip(plan.rows, rows, strict=True)
+    }
     by_label: dict[object, list[float]] = {}
-    for row, entry in zip(plan.rows, rows, strict=True):
-        by_label.setdefault(_training(spec, row) if row.parent else row.label, []).append(entry.train_flops)
+    for row in plan.rows:
+        key = _training(spec, row)
+        by_label.setdefault(key if row.parent else row.label, []).append(stage[key])
     if spec.tune.by_budget:
         tuned = {_training(spec, row) for row in tuned_rows(spec, plan.rows)}
-        once = sum(flops for training, flops in trainings.items() if training in tuned)
-    else:
-        once = sum(map(_mean, by_label.values()))
-    return curve + spec.tune.trials * once
+        return curve + sum(flops for training, flops in stage.items() if training in tuned)
+    return curve + sum(map(_mean, by_label.values()))
 
 
 def _search_flops(spec: SweepSpec, plan: SweepPlan, rates: _Rates) -> float:
@@ -263,7 +269,7 @@ def _cells(spec: SweepSpec, plan: SweepPlan) -> dict[str, int]:
     """Stage → number of cells."""
     trials = 0 if spec.tune is None else spec.tune.trials
     by_budget = spec.tune is not None and spec.tune.by_budget
-    tuned = len(tuned_rows(spec, plan.rows)) if by_budget else len(spec.labels())
+    tuned = len(tuned_rows(spec, plan.rows) if by_budget else tuned_labels(spec, plan.rows))
     cells = {"tune": trials * tuned, "curve": len(plan.rows) * len(spec.seeds)}
     if spec.search is not None:
         cells["search"] = spec.search.trials * len(plan.searched)

@@ -100,6 +100,7 @@ def _record(training: Training) -> dict[str, Any]:
         "max_length": cell.identity.training["max_length"],
         "batch_size": cell.identity.training["evaluation_batch_size"],
         "dtype": cell.identity.dtype,
+        "quantization": cell.identity.quantization,
         "settings": {} if threshold is None or not math.isfinite(threshold) else {"threshold": threshold},
         "method": cell.identity.method,
         "budget": cell.identity.budget,

@@ -28,7 +28,8 @@ DIGITS = "%.6g"
 """Format of numbers in text."""
 OUTPUTS: Sequence[str] = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 """Suffixes of files that predictions are written to."""
-_SPLIT = "test"
+_SPLIT = "given"
+"""What messages call the rows: `the given file`, `the given data`."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,14 @@ def load_exported(folder: Path, model: str | None = None, device: str | None = N
     kind, name = TYPES[record.source.type], model or record.model
     assert kind.auto_class is not None
     outputs = kind.outputs(record.labels)
-    backbone = load_backbone(name, outputs, auto_class=kind.auto_class, pooling=record.pooling, dtype=record.dtype)
+    backbone = load_backbone(
+        name,
+        outputs,
+        auto_class=kind.auto_class,
+        pooling=record.pooling,
+        dtype=record.dtype,
+        quantization=record.quantization,
+    )
     warnings: tuple[str, ...] = ()
     if record.model_digest not in ("", backbone.digest):
         warnings = (f"{name} is not exactly the model that the adapter was trained on: predictions may differ",)

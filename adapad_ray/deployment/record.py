@@ -30,6 +30,7 @@ class AdapterRecord(BaseModel):
     """sha256 of its weights, as `Backbone.digest`."""
     pooling: str
     dtype: str = "float32"
+    quantization: str | None = None
     labels: tuple[str, ...]
     """Names of class 0, 1, …; empty without classes."""
     task: dict[str, Any]

@@ -16,11 +16,12 @@ from adapad_ray.distributed.board_exchange import BoardExchange
 from adapad_ray.distributed.jobs import JobContext, SetupContext
 from adapad_ray.distributed.ray_internals import process_title
 from adapad_ray.distributed.ray_metrics import CellMetrics
-from adapad_ray.distributed.shared_backbone import open_backbone
+from adapad_ray.distributed.shared_backbone import OfferedBackbone, SharedBackbone
 from adapad_ray.errors import BadRequestError, StorageError
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.storage import CHECKPOINT, RECORD, WorkingFolder, working_folder
 from adapad_ray.training.cell import CellRequest, PackedCell, Workspace, run_cell, run_packed_cells
+from adapad_ray.training.cell.rungs import load_rungs
 from adapad_ray.training.checkpoint import CheckpointPolicy
 from adapad_ray.training.record import OnProgress, RoundObserver, RoundStats
 from adapad_ray.training.workers import AttemptLostError
@@ -36,28 +37,31 @@ class TimeLimitError(RuntimeError):
 
 
 def open_workspace(context: SetupContext) -> Workspace:
-    """Sets a worker up: takes the frozen backbone and the tokenised data from the object store.
+    """Sets a worker up: opens the frozen backbone, and takes the tokenised data from the object store.
 
     Raises:
         NoAcceleratorError: this worker has a GPU that torch does not see.
+        BadRequestError: the backbone's files are not on this node.
     """
     if context.gpus:
         require_accelerator()
     limit_memory(context.device, context.gpus)
-    backbone = open_backbone(ray.get(context.shared["backbone"]), context.device)
-    return Workspace(backbone, ray.get(context.shared["data"]), context.device)
+    offered: OfferedBackbone | SharedBackbone = ray.get(context.shared["backbone"])
+    return Workspace(offered.open(context.device), ray.get(context.shared["data"]), context.device)
 
 
 def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
     """Computes a cell, or this worker's part of it; returns what its stage maximises as `score`.
+
+    Where the training pauses, rank 0 returns the step as `paused`, and the score there or None.
 
     If an earlier attempt lost its worker after the result was written, rank 0 returns that result. The other ranks do
     not look for it, because two workers may see a shared folder differently; the queue ends their attempt.
 
     Args:
         payload: `identity`, `folder` (path or URL), `base_model`, `checkpoint_seconds`, `checkpoint_rounds`,
-            `max_minutes` (None without a limit) and, for metrics, `sweep`; optional: `validations`, and for packed
-            cells `slots_per_pass`.
+            `max_minutes` (None without a limit) and, for metrics, `sweep`; optional: `validations`, `pause_at`, and for
+            packed cells `slots_per_pass`.
 
     Raises:
         TimeLimitError: the training takes longer than `max_minutes`.
@@ -68,7 +72,7 @@ def compute(workspace: Workspace, payload: dict[str, Any], context: JobContext) 
         folder.fetch(checkpoints=True)
         result = _finished(folder.path, context) or _compute_in(folder, workspace, payload, context)
         folder.save()
-    return {} if result is None else _value(result)
+        return _value(result, folder.path, payload) if context.rank == 0 else {}
 
 
 def compute_together(
@@ -121,14 +125,15 @@ class _OpenCells(ExitStack):
             self.end(job_id, finished)
         return None
 
-    def end(self, job_id: str, ended: CellResult | Exception) -> None:
+    def end(self, job_id: str, ended: CellResult | Exception | None) -> None:
         """Stores what a cell has left, and answers."""
         try:
             with self._stacks[job_id], memory_advice(CellIdentity.model_validate(self._payloads[job_id]["identity"])):
                 if isinstance(ended, Exception):
                     raise ended
-                self._folders[job_id].save()
-                value: Any = _value(ended)
+                folder = self._folders[job_id]
+                folder.save()
+                value: Any = _value(ended, folder.path, self._payloads[job_id])
         except StorageError as error:
             value = AttemptLostError(str(error))
         except Exception as error:  # noqa: BLE001 - the driver reports it, whatever it is
@@ -136,7 +141,11 @@ class _OpenCells(ExitStack):
         self._answer(job_id, value)
 
 
-def _value(result: CellResult) -> dict[str, Any]:
+def _value(result: CellResult | None, folder: Path, payload: dict[str, Any]) -> dict[str, Any]:
+    """What a job returns for a finished cell, or for one that has paused."""
+    if result is None:
+        score = next(rung.score for rung in load_rungs(folder) if rung.step == payload["pause_at"])
+        return {"paused": payload["pause_at"], "score": score}
     return {"score": result.tuning_score if result.identity.stage == "tune" else result.score}
 
 
@@ -201,6 +210,7 @@ def _cell(
             parent,
             policy,
             payload.get("validations", 0),
+            payload.get("pause_at"),
             payload.get("slots_per_pass", "auto"),
         )
         stored = _storing(metrics, folder, min(policy.seconds, 60.0 if first else ROUNDS_SECONDS))

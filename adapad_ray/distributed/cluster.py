@@ -129,6 +129,12 @@ def _groups(capacity: Capacity, workers: int, request: WorkerRequest, most: int 
     return groups if most is None else min(groups, most)
 
 
+def has_other_nodes() -> bool:
+    """Whether workers may run on other nodes than this one: the cluster has some, or an autoscaler may add them."""
+    capacity = cluster_capacity()
+    return sum(node.count for node in capacity.alive) > 1 or bool(capacity.declared) or has_autoscaler_of_kubernetes()
+
+
 def misfit(workers: int, request: WorkerRequest, bad_nodes: Collection[str] = ()) -> str | None:
     """Return why the cluster as it is now will never hold a group; None if it can.
 

@@ -82,7 +82,12 @@ def draft_spec(data: str, model: str, file: str, *, text: str | None = None, lab
         "max_length": length,
         **{cap: most for cap, most in CAPS.items() if rows[cap.split("_")[1]] > most},
     }
-    content["tune"] = {"trials": 4, "budget": f"{modules} ranks", "space": {"learning_rate": {"log": [5e-4, 2e-2]}}}
+    content["tune"] = {
+        "trials": 4,
+        "budget": f"{modules} ranks",
+        "early_stopping": True,
+        "space": {"learning_rate": {"log": [5e-4, 2e-2]}},
+    }
     if torch.cuda.is_available():
         content["resources"] = {"gpus_per_worker": 1}
     spec = parse_spec(content)
@@ -208,6 +213,7 @@ class _Writer:
             "tune:    # every method gets its own learning rate, the best of these on validation",
             f"  trials: {tune['trials']}",
             f"  budget: {tune['budget']}",
+            "  early_stopping: true    # the best quarter after three eighths of the steps train to their end",
             "  space: {learning_rate: {log: [5e-4, 2e-2]}}",
             *([f"resources: {json.dumps(self.content['resources'])}"] if "resources" in self.content else []),
         ]

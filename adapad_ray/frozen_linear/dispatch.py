@@ -11,6 +11,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.base import FrozenLinear
 from adapad_ray.frozen_linear.dense import DenseLinear, TransposedLinear
 from adapad_ray.frozen_linear.mixed import MixedDense, MixedTransposed
+from adapad_ray.frozen_linear.quantized import EightBitLinear, FourBitLinear, TensorLinear
 
 FORMS: Mapping[str, type[FrozenLinear]] = {
     "torch.nn.modules.linear.Linear": DenseLinear,
@@ -18,8 +19,13 @@ FORMS: Mapping[str, type[FrozenLinear]] = {
     "transformers.pytorch_utils.Conv1D": TransposedLinear,
     "adapad_ray.frozen_linear.mixed.MixedLinear": MixedDense,
     "adapad_ray.frozen_linear.mixed.MixedConv1D": MixedTransposed,
+    "bitsandbytes.nn.modules.Linear4bit": FourBitLinear,
+    "bitsandbytes.nn.modules.Linear8bitLt": EightBitLinear,
+    "torchao.quantization.Int8Tensor": TensorLinear,
+    "torchao.quantization.Float8Tensor": TensorLinear,
 }
-"""Full class name → form. Names, so that no optional library is imported.
+"""Full class name → form; of a module, or of the weight of an ordinary linear layer. Names, so that no optional library
+is imported.
 
 Classes must match exactly. A subclass of `nn.Linear` may compute something else, and `nn.MultiheadAttention` reads the
 weight of its `NonDynamicallyQuantizableLinear` without calling it, so an adapter there would not act. A subclass that
@@ -33,13 +39,12 @@ def frozen_linear(module: nn.Module, path: str) -> FrozenLinear:
     Raises:
         BadRequestError: the module's class, or that of its weight, is not supported.
     """
-    form = FORMS.get(_class_name(module))
-    if form is None:
-        what = type(module).__name__
-    elif form.accepts(module):
+    form = _form(module)
+    if form is not None:
         return form(module)
-    else:
-        what = f"{type(module).__name__} with a weight of class {type(module.weight).__name__}"
+    what = type(module).__name__
+    if _class_name(module) in FORMS:
+        what += f" with a weight of class {type(module.weight).__name__}"
     supported = ", ".join(name.rpartition(".")[2] for name in FORMS if ".mixed." not in name)
     raise BadRequestError(
         f"module {path} is of class {what}, which cannot carry an adapter (supported are {supported}): choose "
@@ -62,9 +67,15 @@ def is_linear(module: nn.Module) -> bool:
 
 def is_supported(module: nn.Module) -> bool:
     """Whether `frozen_linear` accepts `module`."""
+    return _form(module) is not None
+
+
+def _form(module: nn.Module) -> type[FrozenLinear] | None:
     form = FORMS.get(_class_name(module))
-    return form is not None and form.accepts(module)
+    if form is None or form.accepts(module):
+        return form
+    return FORMS.get(_class_name(module.weight))
 
 
-def _class_name(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+def _class_name(instance: object) -> str:
+    return f"{type(instance).__module__}.{type(instance).__qualname__}"

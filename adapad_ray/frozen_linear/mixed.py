@@ -87,7 +87,8 @@ def use_bf16_products(model: nn.Module, skip: Collection[str] = ()) -> None:
     owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     for path, module in model.named_modules():
         mixed = _MIXED.get(type(module))
-        if mixed is not None and path not in skip and owners[id(module.weight)] == 1:
+        dense = mixed is not None and type(module.weight) is nn.Parameter  # torchao keeps the module's class
+        if mixed is not None and dense and path not in skip and owners[id(module.weight)] == 1:
             copy = module.weight.detach().to(torch.bfloat16)  # type: ignore[operator]
             module.__class__ = mixed  # keeps hooks, names and references
             module.register_parameter(COPY, nn.Parameter(copy, requires_grad=False))

@@ -157,6 +157,10 @@ class ScheduleHooks(Contract[ConfigT]):
         default the whole training is one."""
         return 0, self.context.total_steps
 
+    def watches(self, lane: Lane) -> bool:
+        """Whether the method reads layers by hooks while `lane` trains; the lane then shares no pass."""
+        return False
+
     def penalty(self, lane: Lane) -> torch.Tensor | None:
         """A scalar to add to the loss of `lane`, differentiable in its parameters; None adds nothing."""
         return None

@@ -10,7 +10,7 @@ from torch import nn
 
 from adapad_ray.adapters.external_models import FullModel
 from adapad_ray.methods.base import Method, MethodConfig
-from adapad_ray.methods.plan import Plan
+from adapad_ray.methods.plan import Plan, QuantizedBackboneError
 
 
 class FullConfig(MethodConfig):
@@ -34,7 +34,9 @@ class Full(Method[FullConfig]):
         return self.config.learning_rate_scale
 
     def plan(self) -> Plan:
-        count = self.context.backbone_parameters
+        quantization, count = self.context.quantization, self.context.backbone_parameters
+        if quantization is not None:
+            raise QuantizedBackboneError(f"full trains the backbone's weights, which cannot learn in {quantization}")
         return Plan(parameters=count, peak_parameters=count, lanes=1, ranks={}, acting_parameters=0, backbone_passes=3)
 
     def attach(self, model: nn.Module, head_modules: Sequence[str]) -> FullModel:

@@ -120,6 +120,9 @@ class Increlora(GrowingMethod[IncreloraConfig]):
     def lanes(self, step: int) -> Sequence[Lane]:
         return (replace(Lane.joint(self.adapted.blocks), reserve=self.growing),)
 
+    def watches(self, lane: Lane) -> bool:
+        return self.growing
+
     def penalty(self, lane: Lane) -> Tensor | None:
         """The orthogonality penalty over the active components of each module."""
         if self.config.orthogonality == 0:

@@ -9,10 +9,15 @@ from torch import nn
 
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.budget import ModuleShape
+from adapad_ray.errors import BadRequestError
 from adapad_ray.results import GrowthEvent
 
 if TYPE_CHECKING:
     from adapad_ray.methods.base import MethodConfig
+
+
+class QuantizedBackboneError(BadRequestError):
+    """The method cannot train on a quantised backbone, at any budget."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class CellContext:
     seed: int
     backbone_parameters: int = 0
     """Parameters of the backbone without its head; used by methods that train them."""
+    quantization: str | None = None
+    """How the backbone's linear layers are stored, where they are quantised."""
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class MeanPooledClassifier(nn.Module):
             id2label: names of the classes.
             kwargs: options of transformers, which are ignored.
         """
-        from adapad_ray.models.backbone import load_backbone
+        from adapad_ray.models.loading.recipe import load_backbone
 
         count = num_labels if id2label is None else len(id2label)
         return _with_names(load_backbone(source, count, pooling="mean", dtype=dtype).model, id2label)
@@ -135,7 +135,7 @@ class ImagePrefixClassifier(nn.Module):
             id2label: names of the classes.
             kwargs: options of transformers, which are ignored.
         """
-        from adapad_ray.models.backbone import load_backbone
+        from adapad_ray.models.loading.recipe import load_backbone
 
         count = num_labels if id2label is None else len(id2label)
         model = load_backbone(source, count, auto_class="AutoModelForImageClassification", dtype=dtype).model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from adapad_ray.report.published import PublishedPoint
 from adapad_ray.tasks import SplitSize
@@ -25,6 +25,34 @@ class FailedCell(NamedTuple):
     budget: int | None
     seed: int
     reason: str
+
+
+class StoppedTrial(NamedTuple):
+    """A trial of the tune stage that was stopped early."""
+
+    label: str
+    budget: int | None
+    seed: int
+    settings: dict[str, Any]
+    """The point that was tried."""
+    step: int
+    """Optimizer steps done."""
+    steps: int
+    """Of the whole training."""
+    score: float | None
+    """What the stage maximises (`CellResult.tuning_score`), there; None if it is not finite."""
+    loss: float | None
+    """On the validation split, there; None for tasks without one, and if it is not finite."""
+    seconds: float
+    """Of training."""
+
+    @property
+    def sentence(self) -> str:
+        """Where it was stopped, and with which score."""
+        value = "no finite score" if self.score is None else f"validation score {self.score:.4f}"
+        if self.loss is not None:
+            value = f"validation loss {self.loss:.4f}"
+        return f"stopped early at step {self.step:,} of {self.steps:,}: {value}"
 
 
 class SearchedLabel(NamedTuple):
@@ -50,6 +78,8 @@ class ReportInputs:
     """Label by cell id, for every cell of the sweep; None: all cells in the folder, with their recorded labels."""
     gaps: Sequence[Gap] = ()
     failed: Sequence[FailedCell] = ()
+    stopped: Sequence[StoppedTrial] = ()
+    """Trials of the tune stage that were stopped early: they have no record."""
     searched: Sequence[SearchedLabel] = ()
     """The searches of a sweep of `mode: search`."""
     published: Sequence[PublishedPoint] = ()

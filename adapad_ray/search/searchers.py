@@ -1,4 +1,4 @@
-"""Two search algorithms for Ray Tune: one runs fixed points, the other the trials of durable Optuna studies.
+"""Two search algorithms for Ray Tune: one runs the fixed points of the tune stage, the other the trials of a search.
 
 Both serve several studies in turn, so that no worker group is idle while the last trials of one study run.
 """
@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import optuna
+from optuna.trial import TrialState
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.quiet import quiet_optuna
 from adapad_ray.results import CellResult
+from adapad_ray.search.halving import Halving
 from adapad_ray.search.pool_events import PoolEvents
-from adapad_ray.search.space import Space, parse_space, quasi_random_sampler
+from adapad_ray.search.space import Space, parse_space
 from adapad_ray.search.studies import SearchStudy
-from adapad_ray.search.trial import SCORE
+from adapad_ray.search.trial import PAUSED, SCORE
 
 CONFIGURATION_ERRORS = ("BadRequestError", "BudgetTooSmallError", "DivergedError", "OutOfMemoryError")
 """Types of errors that would end a cell again in every attempt."""
@@ -29,13 +30,27 @@ CONFIGURATION_ERRORS = ("BadRequestError", "BudgetTooSmallError", "DivergedError
 
 @dataclass(frozen=True)
 class TuneCell:
-    """One missing cell of the tune stage: a point of its study's list, and the job that evaluates it."""
+    """A cell of the tune stage that may have to train: a point of its study's list, and the job that evaluates it."""
 
     cell_id: str
-    study: str
-    """Name within the sweep: a label, or a label at a budget."""
     point: Mapping[str, Any]
     payload: Mapping[str, Any]
+    pauses: tuple[int, ...] = ()
+    """The optimizer step of every rung; none where the cell has no steps to pause at."""
+
+    def pause_at(self, rung: int) -> int | None:
+        """The step at which a training to this rung pauses; None: at its end."""
+        return self.pauses[rung] if rung < len(self.pauses) else None
+
+
+@dataclass(frozen=True)
+class TuneStudy:
+    """The trials of one label, or of one label at a budget."""
+
+    space: Space
+    cells: Mapping[str, TuneCell]
+    """By id, those that are not finished."""
+    halving: Halving
 
 
 class TrialCells(Protocol):
@@ -72,63 +87,92 @@ class _CellSearcher(Searcher):  # type: ignore[misc]
         raise NotImplementedError("a sweep resumes from its finished cells and studies")
 
 
-class FixedPointsSearcher(_CellSearcher):
-    """Runs the cells of the tune stage, and records each as a trial of its study.
+class TuneSearcher(_CellSearcher):
+    """Runs the trials of the tune stage to their next rungs, and records each in its study.
+
+    A trial of Ray Tune is the training of one cell from one rung to the next.
 
     Args:
-        cells: what is missing.
-        spaces: the search space of every study.
+        studies: by name within the sweep.
+        events: where outcomes are read.
         name: of the sweep.
-        seed: of the quasi-random sequence.
         storage: of the studies; None: in memory.
     """
 
     def __init__(
         self,
-        cells: Sequence[TuneCell],
-        spaces: Mapping[str, Space],
+        studies: Mapping[str, TuneStudy],
+        events: PoolEvents,
         name: str,
-        seed: int,
         storage: optuna.storages.BaseStorage | None,
     ) -> None:
         super().__init__()
-        self._waiting: dict[str, deque[TuneCell]] = {}
-        for cell in cells:
-            self._waiting.setdefault(cell.study, deque()).append(cell)
+        self._studies, self._events = studies, events
         with quiet_optuna():
-            self._searches = {
-                study: OptunaSearch(
-                    parse_space(spaces[study]),
-                    metric=SCORE,
-                    mode="max",
-                    points_to_evaluate=[dict(cell.point) for cell in queue],
-                    sampler=quasi_random_sampler(seed),
-                    study_name=f"{name}/{study}",
-                    storage=storage,
+            self._recorded = {
+                study: optuna.create_study(
+                    storage=storage, study_name=f"{name}/{study}", direction="maximize", load_if_exists=True
                 )
-                for study, queue in self._waiting.items()
+                for study in studies
             }
-        self._turns = deque(self._searches)
-        self._study_of: dict[str, str] = {}
+        self._turns = deque(studies)
+        self._running: dict[str, tuple[str, TuneCell]] = {}
+        """Trial of Ray Tune → study and cell."""
+        self._trials: dict[str, optuna.Trial] = {}
+        """Cell → its open trial in Optuna."""
+        self.taken: set[str] = set()
+        """The cells that have been trained."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher into a folder that no launch reads."""
+        return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """The next cell of the next study."""
-        if not self._turns:
-            return Searcher.FINISHED
-        study = self._turns.popleft()
-        cell = self._waiting[study].popleft()
-        if self._waiting[study]:
-            self._turns.append(study)
-        point = self._searches[study].suggest(trial_id)
-        if point != dict(cell.point):
-            raise RuntimeError(f"Optuna suggests {point} for cell {cell.cell_id}, whose point is {dict(cell.point)}")
-        self._study_of[trial_id] = study
-        return {**cell.point, "study": study, "cell_id": cell.cell_id, "payload": json.dumps(dict(cell.payload))}
+        """The next cell of the next study; None while all that is left waits for others to arrive at a rung."""
+        for _ in range(len(self._turns)):
+            name = self._turns[0]
+            self._turns.rotate(-1)
+            study = self._studies[name]
+            if (taken := study.halving.take()) is not None:
+                cell = study.cells[taken[0]]
+                self._running[trial_id] = name, cell
+                self.taken.add(cell.cell_id)
+                if cell.cell_id not in self._trials:
+                    self._trials[cell.cell_id] = self._asked(name, cell.point)
+                payload = {**cell.payload, "pause_at": cell.pause_at(taken[1])}
+                return {**cell.point, "study": name, "cell_id": cell.cell_id, "payload": json.dumps(payload)}
+        return None if self._running else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Records the trial in its study; a trial without a score has failed."""
-        scored = not error and result is not None and SCORE in result
-        self._searches[self._study_of[trial_id]].on_trial_complete(trial_id, result if scored else None, not scored)
+        """Records what the trial has reached; a trial without a score has failed."""
+        name, cell = self._running.pop(trial_id, ("", None))
+        if cell is None:  # Tune calls again if the first call raised
+            return
+        outcome = self._events.outcome(cell.cell_id)
+        study, trial = self._studies[name], self._trials[cell.cell_id]
+        if outcome is not None and outcome.status == "done" and PAUSED in outcome.value:
+            score = outcome.value[SCORE]
+            if score is not None:
+                trial.report(score, outcome.value[PAUSED])
+            study.halving.arrive(cell.cell_id, score)
+        elif error or result is None or SCORE not in result:
+            self._tell(name, cell.cell_id, TrialState.FAIL)
+            study.halving.fail(cell.cell_id)
+        else:
+            self._tell(name, cell.cell_id, TrialState.COMPLETE, result[SCORE])
+            study.halving.finish(cell.cell_id)
+        for stopped in self._trials.keys() & study.halving.stopped:
+            self._tell(name, stopped, TrialState.PRUNED)
+
+    def _tell(self, study: str, cell_id: str, state: TrialState, score: float | None = None) -> None:
+        """Ends the cell's trial in Optuna."""
+        self._recorded[study].tell(self._trials.pop(cell_id), score, state)
+
+    def _asked(self, study: str, point: Mapping[str, Any]) -> optuna.Trial:
+        """A trial in Optuna with these parameters."""
+        recorded = self._recorded[study]
+        recorded.enqueue_trial(dict(point))
+        return recorded.ask(fixed_distributions=parse_space(self._studies[study].space))
 
 
 class StudySearcher(_CellSearcher):

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from adapad_ray.search.halving import RUNGS, Rung
 from adapad_ray.search.space import parse_space
 
 BUDGET = "budget"
@@ -36,6 +37,14 @@ class TuneStage(_Section):
     """Ranges as `{log | uniform | int: [low, high]}` or `{choice: [...]}`; a method ignores settings that it lacks."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the quasi-random list and of the training runs."""
+    early_stopping: bool = False
+    """Whether only the best quarter of a method's trials, by the validation score after three eighths of the steps,
+    train to their end. The curve does not change unless a stopped trial would have won."""
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """Where trials are compared; none without early stopping."""
+        return RUNGS if self.early_stopping else ()
 
     @property
     def by_budget(self) -> bool:

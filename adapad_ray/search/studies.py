@@ -11,7 +11,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -175,33 +175,48 @@ def search_name(sweep: str, label: str, cell_id: str, space: Distributions, stag
     return f"{sweep}/{label}/{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
+@dataclass(frozen=True)
+class TunedTrial:
+    """How a trial of the tune stage has ended."""
+
+    point: Mapping[str, Any]
+    state: TrialState
+    """`PRUNED`: it was stopped early."""
+    score: float | None = None
+    """None if it has failed; of a trial that was stopped, that of its last rung, if it was finite."""
+    rungs: Mapping[int, float] = field(default_factory=dict)
+    """Optimizer step → score."""
+
+
 def align_study(
-    storage: optuna.storages.BaseStorage,
-    name: str,
-    space: Distributions,
-    points: Sequence[tuple[Mapping[str, Any], float | None]],
+    storage: optuna.storages.BaseStorage, name: str, space: Distributions, ended: Sequence[TunedTrial]
 ) -> None:
-    """Makes a study of the tune stage hold exactly these points with their scores; None means that a point failed.
+    """Makes a study of the tune stage hold exactly these trials.
 
     The study is rebuilt if a killed driver left open trials, or if the sweep's file has changed.
     """
-    expected = Counter(_key(dict(point), score) for point, score in points)
+    trials = [
+        optuna.create_trial(
+            state=trial.state,
+            params=dict(trial.point),
+            distributions=dict(space),
+            value=trial.score,
+            intermediate_values=dict(trial.rungs),
+        )
+        for trial in ended
+    ]
     existing = {summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)}
     if name in existing:
-        trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
-        if expected == Counter(_key(t.params, t.value, t.state) for t in trials):
+        known = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+        if Counter(map(_key, trials)) == Counter(map(_key, known)):
             return
         optuna.delete_study(study_name=name, storage=storage)
-    if points:
+    if trials:
         with quiet_optuna():
             study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
-        for point, score in points:
-            state = TrialState.FAIL if score is None else TrialState.COMPLETE
-            study.add_trial(
-                optuna.create_trial(state=state, params=dict(point), distributions=dict(space), value=score)
-            )
+        study.add_trials(trials)
 
 
-def _key(params: dict[str, Any], value: float | None, state: TrialState | None = None) -> tuple[object, ...]:
-    ending = state or (TrialState.FAIL if value is None else TrialState.COMPLETE)
-    return json.dumps(params, sort_keys=True), value, ending
+def _key(trial: FrozenTrial) -> tuple[object, ...]:
+    rungs = tuple(sorted(trial.intermediate_values.items()))
+    return json.dumps(trial.params, sort_keys=True), trial.value, trial.state, rungs

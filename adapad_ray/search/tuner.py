@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import optuna
@@ -16,8 +16,7 @@ from adapad_ray.distributed import JobOutcome, PoolEvent, WorkerPool
 from adapad_ray.distributed.ray_internals import TUNE_ENVIRONMENT
 from adapad_ray.quiet import quiet_optuna
 from adapad_ray.search.pool_events import PoolEvents
-from adapad_ray.search.searchers import FixedPointsSearcher, StudySearcher, TrialCells, TuneCell
-from adapad_ray.search.space import Space
+from adapad_ray.search.searchers import StudySearcher, TrialCells, TuneSearcher, TuneStudy
 from adapad_ray.search.studies import SearchStudy
 from adapad_ray.search.trial import evaluate
 
@@ -26,26 +25,22 @@ EventListener = Callable[[PoolEvent], None]
 
 def run_tune_trials(
     pool: WorkerPool,
-    cells: Sequence[TuneCell],
-    spaces: Mapping[str, Space],
+    studies: Mapping[str, TuneStudy],
     *,
     name: str,
-    seed: int,
     jobs_at_once: int | None = None,
     on_event: EventListener | None = None,
     storage: optuna.storages.BaseStorage | None = None,
 ) -> dict[str, JobOutcome]:
-    """Evaluates the missing cells of the tune stage; returns their outcomes by cell id.
+    """Trains the missing cells of the tune stage, as far as their studies want; returns the last outcome by cell id.
 
-    A cell that fails, is lost, or has no finite score is a failed trial of its study, never a pruned one; the other
-    trials continue.
+    A cell that fails, is lost, or has no finite score is a failed trial of its study; the other trials continue. Only
+    trials that are stopped early are pruned.
 
     Args:
-        pool: an open pool whose jobs return a dict with `score` (the validation metric, larger is better).
-        cells: the missing cells.
-        spaces: the search space of every study.
+        pool: an open pool whose jobs return a dict with `score` (larger is better), and `paused` if they are to go on.
+        studies: by name within the sweep.
         name: of the sweep; studies are called `<name>/<study>`.
-        seed: of the quasi-random sequence.
         jobs_at_once: cells that the pool computes side by side; default: one per group.
         on_event: called in this thread with the pool's events while the trials run.
         storage: of the studies; default: in memory. It must hold no unfinished trial (see `align_study`).
@@ -53,14 +48,14 @@ def run_tune_trials(
     Raises:
         PoolError: the pool broke.
     """
-    if not cells:
+    if all(study.halving.over for study in studies.values()):
         return {}
     events = PoolEvents(pool, on_event)
-    searcher = FixedPointsSearcher(cells, spaces, name, seed, storage)
+    searcher = TuneSearcher(studies, events, name, storage)
     # One more than can run, so that a free group finds its next cell in the queue.
     at_once = (jobs_at_once or pool.groups) + 1
-    _run_experiment(pool, searcher, events, f"{name}-tune", trials=len(cells), concurrency=at_once)
-    return events.outcomes([cell.cell_id for cell in cells])
+    _run_experiment(pool, searcher, events, f"{name}-tune", trials=-1, concurrency=at_once)
+    return events.outcomes(searcher.taken)
 
 
 def run_search_trials(
@@ -95,7 +90,11 @@ def run_search_trials(
 def _run_experiment(
     pool: WorkerPool, searcher: Searcher, events: PoolEvents, name: str, *, trials: int, concurrency: int
 ) -> None:
-    """Runs trials that cost no CPU: each puts its cell into the pool's queue and waits for it."""
+    """Runs trials that cost no CPU: each puts its cell into the pool's queue and waits for it.
+
+    Args:
+        trials: how many; -1: until the searcher ends.
+    """
     with tempfile.TemporaryDirectory(prefix="adapad-tune-", ignore_cleanup_errors=True) as folder, _quiet():
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(evaluate, queue=pool.queue), {"CPU": 0, "memory": 1024}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,9 +21,8 @@ from adapad_ray.distributed import (
     visible_gpus,
 )
 from adapad_ray.distributed.cell_jobs import compute, compute_together, open_workspace
-from adapad_ray.distributed.shared_backbone import share_backbone
-from adapad_ray.search.searchers import TrialCells, TuneCell
-from adapad_ray.search.space import Space
+from adapad_ray.distributed.shared_backbone import offered_backbone
+from adapad_ray.search.searchers import TrialCells, TuneStudy
 from adapad_ray.search.studies import SearchStudy
 from adapad_ray.search.tuner import run_search_trials, run_tune_trials
 from adapad_ray.sweep.inputs import LoadedInputs
@@ -60,14 +59,9 @@ class Executor(ABC):
 
     @abstractmethod
     def run_tune_trials(
-        self,
-        cells: Sequence[TuneCell],
-        spaces: Mapping[str, Space],
-        seed: int,
-        storage: optuna.storages.BaseStorage,
-        on_event: EventListener,
+        self, studies: Mapping[str, TuneStudy], storage: optuna.storages.BaseStorage, on_event: EventListener
     ) -> None:
-        """Computes the cells of the tune stage, each as a trial of its study."""
+        """Computes cells of the tune stage, each as a trial of its study, as far as its study wants."""
 
     @abstractmethod
     def run_search_trials(
@@ -123,21 +117,14 @@ class RayExecutor(Executor):
         return listen
 
     def run_tune_trials(
-        self,
-        cells: Sequence[TuneCell],
-        spaces: Mapping[str, Space],
-        seed: int,
-        storage: optuna.storages.BaseStorage,
-        on_event: EventListener,
+        self, studies: Mapping[str, TuneStudy], storage: optuna.storages.BaseStorage, on_event: EventListener
     ) -> None:
         """Runs one Ray Tune experiment for all studies."""
         listener = self._passing(on_event)
         run_tune_trials(
             self._pool,
-            cells,
-            spaces,
+            studies,
             name=self._name,
-            seed=seed,
             jobs_at_once=self._jobs_at_once,
             on_event=listener,
             storage=storage,
@@ -156,7 +143,7 @@ class RayExecutor(Executor):
 
 @contextmanager
 def ray_executor(spec: SweepSpec, loaded: LoadedInputs, cells: int) -> Iterator[Executor]:
-    """Opens worker groups on the Ray cluster, at most `cells`, with backbone and data in the object store.
+    """Opens worker groups on the Ray cluster, at most `cells`, with the data in the object store.
 
     Raises:
         BadRequestError: the cluster has no room for one group, or does not answer.
@@ -171,22 +158,22 @@ def ray_executor(spec: SweepSpec, loaded: LoadedInputs, cells: int) -> Iterator[
     )
     with connect():
         groups = available_groups(resources.workers, request, resources.max_groups)
-        shared = {
-            "backbone": ray.put(share_backbone(loaded.backbone)),
-            "data": ray.put(loaded.inputs.data),
-        }
-        loaded.backbone.model.to("meta")  # its weights are in the object store, and planning needs none
-        with WorkerPool(
-            open_workspace,
-            compute,
-            groups=min(groups, cells),
-            workers=resources.workers,
-            request=request,
-            shared=shared,
-            max_attempts=spec.max_attempts,
-            name=spec.name,
-            run_together=compute_together,
-        ) as pool:
+        groups = min(groups, cells)
+        processes, on_gpus = groups * resources.workers, resources.gpus_per_worker > 0
+        with (
+            offered_backbone(loaded.recipe, processes, on_gpus=on_gpus) as offered,
+            WorkerPool(
+                open_workspace,
+                compute,
+                groups=groups,
+                workers=resources.workers,
+                request=request,
+                shared={"backbone": ray.put(offered), "data": ray.put(loaded.inputs.data)},
+                max_attempts=spec.max_attempts,
+                name=spec.name,
+                run_together=compute_together,
+            ) as pool,
+        ):
             yield RayExecutor(pool, spec.name, most_cells(resources))
 
 

@@ -189,11 +189,14 @@ def _find(sweep: Path, finished: Iterable[CellResult], choice: AdapterChoice, ma
     """The cell and the point with the best validation metric among those that match."""
     members = [(r, point) for r in finished if r.identity.stage == "curve" for point in r.points]
     of_label = [member for member in members if member[0].identity.label == choice.label]
-    if not of_label:
+    gaps = {gap.budget or 0: gap.reason for gap in manifest.gaps if gap.label == choice.label}
+    if not of_label and not gaps:
         raise NotInSweepError(f"{sweep} has no finished cell of {choice.label!r}", members)
     wanted = _budget(choice.budget, manifest)
     budgets = {cell.identity.budget or 0 for cell, _ in of_label}
-    budget = _nearest(choice.budget, wanted, {b: [b] for b in budgets})
+    budget = _nearest(choice.budget, wanted, {b: [b] for b in budgets | gaps.keys()})
+    if budget in gaps:
+        raise NotInSweepError(f"{choice.label} at {choice.budget} cannot exist: {gaps[budget]}", of_label or members)
     if budget is None:
         raise NotInSweepError(f"{choice.label} has no finished cell at budget {choice.budget}", of_label)
     at_budget = [member for member in of_label if (member[0].identity.budget or 0) == budget]

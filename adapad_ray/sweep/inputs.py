@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from adapad_ray.errors import BadRequestError, UnreachableError
-from adapad_ray.models import Backbone, backbone_parameters, keeps_sizes, unloadable_weights
+from adapad_ray.models import BackboneRecipe, backbone_parameters, keeps_sizes, unloadable_weights
 from adapad_ray.results import Precision
 from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
@@ -22,7 +22,7 @@ class SweepInputs:
     """The model and the data of a sweep: what its cells are identified and counted by."""
 
     model: Any
-    """The backbone, or its skeleton on the meta device."""
+    """The backbone on the meta device, without weights."""
     backbone_parameters: int
     model_digest: str
     """sha256 of the weights; "not loaded" for a skeleton."""
@@ -40,14 +40,14 @@ class SweepInputs:
 
 @dataclass(frozen=True)
 class LoadedInputs:
-    """The inputs of a sweep that will train, with the model's weights."""
+    """The inputs of a sweep that will train, and how its workers load the backbone."""
 
     inputs: SweepInputs
-    backbone: Backbone
+    recipe: BackboneRecipe
 
 
 def load_inputs(spec: SweepSpec) -> LoadedInputs:
-    """Loads the data and the model with its weights, in the precision that `resolve_precision` gives.
+    """Loads the data, and checks the model in the precision that `resolve_precision` gives; no weight is kept.
 
     Raises:
         BadRequestError: the task, the model or a data setting is unusable, or they do not go together.
@@ -57,11 +57,19 @@ def load_inputs(spec: SweepSpec) -> LoadedInputs:
     raw = kind.read(source)
     reader = kind.reader(spec.model)
     data = kind.encode(raw, reader, limits)
-    backbone = kind.backbone(spec.model, data, pooling=spec.pooling, dtype=spec.dtype, precision=precision)
+    recipe = kind.recipe(
+        spec.model,
+        data,
+        pooling=spec.pooling,
+        dtype=spec.dtype,
+        precision=precision,
+        quantization=spec.quantization,
+    )
+    backbone = recipe.frame
     read = check_reading(spec.model, backbone.model, reader, raw, data, _multiple(spec))
     warnings = (*data.warnings, *backbone.warnings, *read)
     inputs = SweepInputs(backbone.model, backbone.parameters, backbone.digest, data, precision, warnings=warnings)
-    return LoadedInputs(inputs, backbone)
+    return LoadedInputs(inputs, recipe)
 
 
 def sketch_inputs(spec: SweepSpec) -> SweepInputs:

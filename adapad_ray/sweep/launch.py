@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from adapad_ray.distributed import GroupRetired, JobProgress, PoolEvent
+from adapad_ray.report.inputs import StoppedTrial
 from adapad_ray.results import CellResult
+from adapad_ray.search.trial import PAUSED
 from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep.executor import Executor
 from adapad_ray.sweep.observers import Observers, SweepObserver, SweepState, Work
@@ -75,8 +77,12 @@ class Launch:
             self.observers.notify(SweepObserver.group_retired, event)
             return
         state, cell = self.state, self.state.cells[event.job_id]
+        state.stopped.pop(cell.id, None)  # it takes the place of trials that have failed
         if isinstance(event, JobProgress):
             self.observers.notify(SweepObserver.cell_progress, cell, event)
+        elif event.status == "done" and PAUSED in event.value:
+            self._folder.fetch(cell.within_sweep)
+            self.observers.notify(SweepObserver.cell_paused, cell, event.value[PAUSED])
         elif event.status == "done":
             self._folder.fetch(cell.within_sweep)
             result = state.results[cell.id] = load_finished([cell], self._folder.path)[cell.id]
@@ -86,6 +92,11 @@ class Launch:
             assert event.error is not None
             state.failures[cell.id] = f"{event.error.type}: {event.error.message}"
             self.observers.notify(SweepObserver.cell_failed, cell, state.failures[cell.id], event.attempts)
+
+    def stop(self, cell: Cell, trial: StoppedTrial) -> None:
+        """Records that a trial of the tune stage is stopped early."""
+        self.state.stopped[cell.id] = trial
+        self.observers.notify(SweepObserver.trial_stopped, cell, trial)
 
     def result(self, cell: Cell) -> CellResult | None:
         """The record of a cell; None if it is not finished."""

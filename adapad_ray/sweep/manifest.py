@@ -12,12 +12,13 @@ import yaml
 from adapad_ray.budget import BudgetUnits
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
-from adapad_ray.report.inputs import FailedCell, Gap, ReportInputs, SearchedLabel
+from adapad_ray.report.inputs import FailedCell, Gap, ReportInputs, SearchedLabel, StoppedTrial
 from adapad_ray.report.published import PublishedPoint
 from adapad_ray.results import CellResult
 from adapad_ray.tasks import SplitSize
 
 MANIFEST = "manifest.yaml"
+_ROWS = ("gaps", "failed", "stopped", "searched")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Manifest:
     """How much worse than the best, in units of the metric, a recommended model may be."""
     mlflow: str
     """Link to the comparison in MLflow; empty before the first report."""
+    stopped: list[StoppedTrial] = field(default_factory=list)
+    """Trials of the tune stage that were stopped early."""
     searched: list[SearchedLabel] = field(default_factory=list)
     published: list[PublishedPoint] = field(default_factory=list)
     cells: int = 0
@@ -46,7 +49,7 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Writes the manifest into the sweep's folder, atomically."""
-        rows = {name: [list(row) for row in getattr(self, name)] for name in ("gaps", "failed", "searched")}
+        rows = {name: [list(row) for row in getattr(self, name)] for name in _ROWS}
         published = [point.model_dump() for point in self.published]
         splits = {name: asdict(size) for name, size in self.splits.items()}
         units = None if self.units is None else asdict(self.units)
@@ -60,6 +63,7 @@ class Manifest:
             labels=self.labels,
             gaps=self.gaps,
             failed=self.failed,
+            stopped=self.stopped,
             searched=self.searched,
             published=self.published,
             splits=self.splits,
@@ -69,9 +73,9 @@ class Manifest:
         )
 
     def missing(self, finished: Sequence[CellResult]) -> int:
-        """How many cells of the sweep are not finished, failed ones included."""
+        """How many cells of the sweep are not finished, failed ones included and stopped ones not."""
         known = set(self.labels or {}) - {result.id for result in finished}
-        described = self.cells - sum(result.identity.stage != "parent" for result in finished)
+        described = self.cells - len(self.stopped) - sum(result.identity.stage != "parent" for result in finished)
         return max(len(known), described)
 
     @classmethod
@@ -92,6 +96,7 @@ class Manifest:
             | {
                 "gaps": [Gap(*row) for row in content["gaps"]],
                 "failed": [FailedCell(*row) for row in content["failed"]],
+                "stopped": [StoppedTrial(*row) for row in content.get("stopped", [])],
                 "searched": [SearchedLabel(*row) for row in content["searched"]],
                 "splits": {name: SplitSize(**size) for name, size in content.get("splits", {}).items()},
                 "published": [PublishedPoint(**point) for point in content["published"]],

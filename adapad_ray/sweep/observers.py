@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec
 
 from adapad_ray.errors import BadRequestError, StorageError
-from adapad_ray.report.inputs import FailedCell, Gap
+from adapad_ray.report.inputs import FailedCell, Gap, StoppedTrial
 from adapad_ray.results import CellResult
 from adapad_ray.storage import WorkingFolder
 from adapad_ray.wording import counted
@@ -49,6 +49,8 @@ class SweepState:
     """Results of finished cells, by id."""
     failures: dict[str, str] = field(default_factory=dict)
     """Cell id → why it has no result, as `<type of error>: <message>`."""
+    stopped: dict[str, StoppedTrial] = field(default_factory=dict)
+    """Trials that were stopped early, by cell id: neither results nor failures."""
     computed: int = 0
     """Cells that this launch finished; it reuses the other results."""
     work: dict[str, Work] = field(default_factory=dict)
@@ -72,6 +74,15 @@ class SweepOutcome:
     """(label, budget) pairs that cannot exist."""
     links: dict[str, str] = field(default_factory=dict)
     """Addresses and commands that show the sweep in its trackers, by name; known when the launch has ended."""
+    stopped: Sequence[StoppedTrial] = ()
+    """Trials that were stopped early, by this launch or before."""
+    trials: int = 0
+    """Trials of the tune stage that are finished or were stopped."""
+
+    @property
+    def stopped_in_words(self) -> str:
+        """`6 of 12 trials stopped early`."""
+        return f"{len(self.stopped)} of {counted(self.trials, 'trial')} stopped early"
 
 
 class SweepObserver:
@@ -120,6 +131,12 @@ class SweepObserver:
 
     def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
         """A cell has ended without a result; `reason` is `<type of error>: <message>`."""
+
+    def cell_paused(self, cell: Cell, step: int) -> None:
+        """The training of a trial waits, after this step, for the others to come as far."""
+
+    def trial_stopped(self, cell: Cell, trial: StoppedTrial) -> None:
+        """A trial of the tune stage does not go on: others were better where all paused."""
 
     def group_retired(self, retired: GroupRetired) -> None:
         """A worker group cannot be used; the others go on."""
@@ -219,6 +236,10 @@ class StoreSync(SweepObserver):
         with suppress(StorageError):  # the next end of a cell tries again
             self._folder.save()
 
+    def trial_stopped(self, cell: Cell, trial: StoppedTrial) -> None:
+        """Uploads the studies."""
+        self._folder.save()
+
     def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
         """Uploads the studies."""
         self._folder.save()
@@ -257,6 +278,10 @@ class TrackerLog(SweepObserver):
         """Ends the cell's run."""
         self._tracker.end_cell(cell.id, reason)
 
+    def trial_stopped(self, cell: Cell, trial: StoppedTrial) -> None:
+        """Ends the cell's run."""
+        self._tracker.end_cell(cell.id, trial.sentence, "KILLED")
+
     def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
         """Logs the cell."""
         self._log(result)
@@ -271,6 +296,8 @@ class TrackerLog(SweepObserver):
         if outcome.report is not None:
             digest = hashlib.sha256("".join(sorted(state.results)).encode()).hexdigest()
             self._tracker.log_report(outcome.report.table, outcome.report.files.values(), digest)
+        if outcome.stopped:
+            self._tracker.tag_stopped(outcome.stopped_in_words)
         self._tracker.write_page(self._folder)
         self._tracker.close("FAILED" if outcome.failed else "FINISHED")
 
@@ -300,6 +327,10 @@ class WriterLog(SweepObserver):
     def cell_failed(self, cell: Cell, reason: str, attempts: int) -> None:
         """Ends the cell's run."""
         self._writer.end(cell.id, failed=True)
+
+    def trial_stopped(self, cell: Cell, trial: StoppedTrial) -> None:
+        """Ends the cell's run."""
+        self._writer.end(cell.id)
 
     def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
         """Sends what is missing."""

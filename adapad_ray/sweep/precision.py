@@ -24,7 +24,11 @@ def resolve_precision(spec: SweepSpec, recorded: Any = None) -> Precision:
         BadRequestError: `mixed` or `tf32` with a backbone that is not in fp32, `mixed` with one that has no linear
             layers of its own, or `tf32` without GPUs.
     """
-    possible = spec.dtype == "float32" and spec.model != LINEAR
+    possible = spec.dtype == "float32" and spec.model != LINEAR and spec.quantization is None
+    if spec.precision == "mixed" and spec.quantization is not None:
+        raise BadRequestError(
+            f"precision: mixed is for dense layers, but quantization is {spec.quantization}: use dtype: bfloat16"
+        )
     if spec.precision == "mixed" and not possible:
         raise BadRequestError(
             f"precision: mixed is for a pretrained model in float32, but this sweep has model {spec.model!r} in "

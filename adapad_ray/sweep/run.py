@@ -157,7 +157,16 @@ class Sweep:
         if any(result.identity.stage == "curve" for result in state.results.values()):
             report = build_report(self.folder.path, manifest.report_inputs())
         reused = len(state.results) - state.computed
-        outcome = SweepOutcome(state.computed, reused, failed, report, manifest.gaps)
+        tuned = sum(result.identity.stage == "tune" for result in state.results.values())
+        outcome = SweepOutcome(
+            state.computed,
+            reused,
+            failed,
+            report,
+            manifest.gaps,
+            stopped=manifest.stopped,
+            trials=tuned + len(manifest.stopped),
+        )
         observers.notify(SweepObserver.sweep_ended, state, outcome)
         return outcome
 
@@ -170,9 +179,10 @@ class Sweep:
     ) -> Manifest:
         return Manifest(
             title=self.spec.name,
-            labels={cell.id: cell.identity.label for cell in state.cells.values()},
+            labels={id: cell.identity.label for id, cell in state.cells.items() if id not in state.stopped},
             gaps=[Gap(gap.label, gap.budget, gap.reason) for gap in self.plan.gaps],
             failed=list(failed),
+            stopped=list(state.stopped.values()),
             cells=self.plan.cells,
             delta=self.spec.delta,
             mlflow=mlflow,
@@ -198,7 +208,7 @@ class _ManifestLog(SweepObserver):
 def _failed_cells(state: SweepState) -> list[FailedCell]:
     failed = []
     for cell in state.cells.values():
-        if cell.id not in state.results:
+        if cell.id not in state.results and cell.id not in state.stopped:
             identity, reason = cell.identity, state.failures.get(cell.id, "not computed")
             if identity.stage == "parent":
                 reason += "; the cells that would be cut from it are missing"

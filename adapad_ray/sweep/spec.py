@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
 from pydantic_core import PydanticCustomError
 
 from adapad_ray.methods import METHODS
@@ -69,12 +69,23 @@ def _of_this_cluster(gpus: Any) -> Any:
     return min(1.0, visible_gpus())
 
 
+def _of_one_worker(gpus: float) -> float:
+    if gpus > 1:
+        raise ValueError(
+            f"a worker uses one GPU, and {gpus - 1:g} of {gpus:g} would be idle: set it to 1 or less; several workers "
+            "share a cell, and a model that is too large for one GPU needs a smaller dtype"
+        )
+    return gpus
+
+
 class Resources(_Section):
     """What one cell gets. As many cells run at once as the cluster has room for, up to `max_groups`."""
 
     workers: int = Field(default=1, ge=1, le=4096)
     cpus_per_worker: float = Field(default=1.0, ge=1e-3)
-    gpus_per_worker: Annotated[float, BeforeValidator(_of_this_cluster)] = Field(default=0.0, ge=0)
+    gpus_per_worker: Annotated[float, BeforeValidator(_of_this_cluster), AfterValidator(_of_one_worker)] = Field(
+        default=0.0, ge=0
+    )
     """`auto`: one if the cluster has GPUs when the sweep starts, else none."""
     memory_per_worker: float = Field(default=0.0, ge=0)
     """GB of main memory that Ray reserves."""
@@ -121,6 +132,8 @@ class SweepSpec(_Section):
     """`mean` or `own`; default: what the model declares."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     """Of the backbone's weights."""
+    quantization: Literal["nf4", "int8", "fp8"] | None = None
+    """Of the backbone's linear layers; None: they are in the `dtype`, as all else is."""
     precision: Literal["auto", "full", "tf32", "mixed"] = "auto"
     """Of the training; evaluation is always in the `dtype`. `mixed`: products with frozen weights are in bf16, all else
     in fp32. `tf32`: all products of a GPU are in TF32. `auto`: see `precision.py`."""

@@ -62,6 +62,10 @@ class SweepMetrics(RegularReporter, SweepObserver):
         """Records that the cell runs no longer."""
         self._end(cell, attempts)
 
+    def cell_paused(self, cell: Cell, step: int) -> None:
+        """Records that the cell waits."""
+        self._last_progress.pop(cell.id, None)
+
     def report(self) -> None:
         """Sets all gauges."""
         for metric, tags, value in self.values():
@@ -72,9 +76,11 @@ class SweepMetrics(RegularReporter, SweepObserver):
         # Copies: the sweep goes on while the thread reads.
         cells, results = dict(self._state.cells), dict(self._state.results)
         failures, last_progress = dict(self._state.failures), dict(self._last_progress)
+        stopped = dict(self._state.stopped)
         states = Counter(
             "done" if id in results else "failed" if id in failures else "running" if id in last_progress else "waiting"
             for id in cells
+            if id not in stopped
         )
         for state in ("done", "failed", "running", "waiting"):
             yield CELLS, {"state": state}, states[state]

@@ -14,7 +14,7 @@ from adapad_ray.tasks.task_data import DataLimits, Evaluated, Passes, RawTask, T
 if TYPE_CHECKING:
     from torch import nn
 
-    from adapad_ray.models import Backbone
+    from adapad_ray.models import BackboneRecipe
 
 SourceT = TypeVar("SourceT", bound=Source)
 
@@ -85,7 +85,7 @@ class TaskType(ABC, Generic[SourceT]):
         """Number of outputs of the model's head."""
         return len(class_names)
 
-    def backbone(
+    def recipe(
         self,
         model: str,
         data: TaskData,
@@ -93,18 +93,25 @@ class TaskType(ABC, Generic[SourceT]):
         pooling: str | None = None,
         dtype: str = "float32",
         precision: str = "full",
-    ) -> Backbone:
-        """Load the model with its weights.
+        quantization: str | None = None,
+    ) -> BackboneRecipe:
+        """Check the model, and return how to load it with its weights.
 
         Raises:
-            BadRequestError: the model cannot be loaded, or `pooling` or `dtype` does not fit it.
+            BadRequestError: the model cannot be loaded, or an argument does not fit it.
         """
-        from adapad_ray.models import load_backbone
+        from adapad_ray.models import find_recipe
 
         assert self.auto_class is not None
         outputs = self.outputs(data.class_names)
-        return load_backbone(
-            model, outputs, auto_class=self.auto_class, pooling=pooling, dtype=dtype, precision=precision
+        return find_recipe(
+            model,
+            outputs,
+            auto_class=self.auto_class,
+            pooling=pooling,
+            dtype=dtype,
+            precision=precision,
+            quantization=quantization,
         )
 
     def skeleton(self, model: str, data: TaskData, *, pooling: str | None = None, device: str = "meta") -> nn.Module:

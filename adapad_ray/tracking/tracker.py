@@ -25,6 +25,7 @@ from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.tracking.cell_run import log_cell, log_progress
 from adapad_ray.tracking.delivery import Deliveries
 from adapad_ray.tracking.links import PAGE, Links, links_page
+from adapad_ray.tracking.names import STOPPED
 from adapad_ray.tracking.report_run import LoggedReport, log_report
 from adapad_ray.tracking.runs import KILLED, SweepRuns
 from adapad_ray.tracking.store import check_store, connect, tracking_uri, unusable, without_password
@@ -95,9 +96,9 @@ class Tracker:
         self._next_progress = monotonic() + 9 * (monotonic() - now)
         return logged
 
-    def end_cell(self, cell_id: str, reason: str) -> None:
-        """Ends the run of a cell without a result as FAILED."""
-        self.deliveries.send(lambda: self.runs.end_cell(cell_id, "FAILED", reason))
+    def end_cell(self, cell_id: str, reason: str, status: str = "FAILED") -> None:
+        """Ends the run of a cell without a result."""
+        self.deliveries.send(lambda: self.runs.end_cell(cell_id, status, reason))
 
     def log_cell(self, result: CellResult, cell_folder: Path | str) -> bool:
         """Logs a finished cell as a child run, once; False if it waits for the store.
@@ -124,6 +125,10 @@ class Tracker:
             self._report = log_report(self.runs, table, paths, digest)
 
         return self.deliveries.send(write)
+
+    def tag_stopped(self, words: str) -> None:
+        """Tags the parent run with how many trials were stopped early."""
+        self.deliveries.send(lambda: self.runs.client.set_tag(self.runs.parent_id, STOPPED, words))
 
     def close(self, status: str = "FINISHED", reason: str | None = None) -> None:
         """Logs what waits, ends the runs of cells that did not, and the parent run as FINISHED, FAILED or KILLED."""

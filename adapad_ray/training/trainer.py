@@ -91,6 +91,7 @@ class Trainer:
         self._meter = RoundMeter(self.workers.traffic, self.stopwatch)
         self.loss, self._backward = loss, backward_for(self.adapted.model)
         self._generator = generator(batches.seed, "components")
+        self._pause_at: int | None = None
 
     def start(self) -> None:
         """Builds the method's first components."""
@@ -102,15 +103,18 @@ class Trainer:
         checkpointer: Checkpointer | None = None,
         *,
         stop_at: int | None = None,
+        pause_at: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> TrainingRecord:
-        """Trains to the last step, or to `stop_at`.
+        """Trains to the last step, or to `stop_at`, or to `pause_at`.
+
+        A pause is at the end of a round: all workers have gathered there, and the checkpoint is saved.
 
         Raises:
             DivergedError: a loss, gradient or parameter is not finite; found when its round, or the call, ends.
             AttemptLostError: another worker of this cell is gone.
         """
-        for _ in self.steps(checkpointer, stop_at=stop_at, on_progress=on_progress):
+        for _ in self.steps(checkpointer, stop_at=stop_at, pause_at=pause_at, on_progress=on_progress):
             self.train_step()
         return self.record
 
@@ -119,6 +123,7 @@ class Trainer:
         checkpointer: Checkpointer | None = None,
         *,
         stop_at: int | None = None,
+        pause_at: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> Iterator[None]:
         """The training as `run` does it, except that the caller takes the steps: one for every value of the iterator,
@@ -127,7 +132,8 @@ class Trainer:
         Raises:
             DivergedError, AttemptLostError: as `run` does.
         """
-        first, end = self.step, self.total_steps if stop_at is None else min(stop_at, self.total_steps)
+        first, self._pause_at = self.step, pause_at
+        end = min(step for step in (self.total_steps, stop_at, pause_at) if step is not None)
         self.stopwatch.start(self.record.seconds)
         self._meter.restart_clock()
         if checkpointer is not None:
@@ -263,13 +269,15 @@ class Trainer:
     def _end_round(self, checkpointer: Checkpointer | None) -> None:
         """Grows where it is time, publishes, reads the estimates of the next round, and saves where it is time."""
         version = self.estimates.newest + 1
-        checkpoint_due = checkpointer is not None and checkpointer.due(version)
+        paused = self.step == self._pause_at
+        checkpoint_due = checkpointer is not None and (paused or checkpointer.due(version))
         self._meter.end_compute()
         self._take_probe()
         ended, tail = self.step == self.total_steps, self.method.in_tail(self.step)
         together = (
             self.workers.gathers_at(version)
             or ended
+            or paused
             or self.method.grows(self.step)
             or (tail and not self.method.in_tail(self.step - 1))
         )

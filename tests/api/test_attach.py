@@ -32,6 +32,7 @@ def train(model, tokenizer, frame, method, settings):
         max_train_examples=64,
         max_length=32,
         learning_rate=1e-2,
+        threads=torch.get_num_threads(),  # as the loops that it is compared with
     )
 
 

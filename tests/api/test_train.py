@@ -133,14 +133,13 @@ def test_a_model_by_name_trains_the_cell_of_a_sweep(tiny_model, reviews, tmp_pat
     with cpu_threads(cell.identity.threads):
         sweeps = run_cell(
             CellRequest(cell.id, cell.identity, tmp_path / "sweeps", spec.model),
-            Workspace(loaded.backbone, loaded.inputs.data),
+            Workspace(loaded.recipe.load(), loaded.inputs.data),
         )
     ours = ar.train(
         str(tiny_model),
         dataset=pd.read_csv(reviews),
         budget="12 ranks",
         settings={"initial_rank": 0},
-        threads=1,
         **FAST,
     )
     assert ours.result.id == cell.id and ours.result.train_loss == sweeps.train_loss

@@ -102,3 +102,22 @@ def test_a_cell_that_is_trained_is_evaluated(lines):
 def test_times_are_words_and_clocks():
     assert [duration(seconds) for seconds in (8.44, 59, 720, 11_160)] == ["8.4 s", "59 s", "12 min", "3.1 h"]
     assert [clock(seconds) for seconds in (0.9, 187, 3765)] == ["0:00", "3:07", "1:02:45"]
+
+
+def test_a_paused_cell_does_not_run_and_what_it_has_done_counts_until_it_is_stopped(clock_):
+    """Two trials of 100 passes in 20 s: one pauses half way, the other ends."""
+    state = SweepState(mean_work=Work(100.0, 0.0), cells=dict.fromkeys(["one", "other"]))
+    lines = LiveLines(state, 2, now=clock_)
+    for cell in ("one", "other"):
+        lines.progress(cell, cell, "tune", 0, 100, 0)
+    clock_.seconds = 15.0
+    lines.progress("one", "one", "tune", 50, 100, 0)
+    lines.progress("other", "other", "tune", 50, 100, 0)
+    lines.pause("one")
+    assert list(lines.running) == ["other"] and lines.seconds_left == pytest.approx(15.0)
+    state.results["other"] = None
+    lines.end("other")
+    assert lines.seconds_left == pytest.approx(15.0 * 50 / 150)
+    state.stopped["one"] = None
+    lines.stop("one")
+    assert (lines.ended, lines.seconds_left) == (2, 0.0)

@@ -124,8 +124,11 @@ def test_a_missing_column_is_one_sentence(exported, tmp_path):
     _, folder, _, _ = exported
     file = tmp_path / "rows.csv"
     file.write_text("other\n1\n")
-    with pytest.raises(BadRequestError, match="has no column"):
-        load_exported(folder).read(str(file), answers=False)
+    model = load_exported(folder)
+    with pytest.raises(BadRequestError, match=r"the given file .*rows\.csv' has no column"):
+        model.read(str(file), answers=False)
+    with pytest.raises(BadRequestError, match=r"the given file .*none\.csv' does not exist"):
+        model.read(str(tmp_path / "none.csv"), answers=False)
 
 
 def test_a_cells_own_folder_is_sent_to_export(exported):

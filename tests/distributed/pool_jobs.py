@@ -41,7 +41,9 @@ def run(state: dict[str, Any], payload: dict[str, Any], context: JobContext) -> 
         raise torch.AcceleratorError("CUDA error: device-side assert triggered (simulated)")
     if payload.get("raise") == context.rank:
         raise ArithmeticError("the loss is not finite")
+    paused = {} if payload.get("pause_at") is None else {"paused": payload["pause_at"]}
     return {
+        **paused,
         "pid": os.getpid(),
         "rank": context.rank,
         "attempt": context.attempt,

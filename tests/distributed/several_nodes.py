@@ -4,6 +4,7 @@ A cell is computed twice: alone in this process, and by four workers on two node
 join, one of them broken.
 """
 
+import importlib
 import json
 import sys
 import time
@@ -28,13 +29,34 @@ from adapad_ray.distributed import (
 )
 from adapad_ray.distributed.cell_jobs import compute, open_workspace
 from adapad_ray.distributed.cluster_address import gpus_at
-from adapad_ray.distributed.shared_backbone import share_backbone
+from adapad_ray.distributed.shared_backbone import offered_backbone
 from adapad_ray.errors import BadRequestError
+from adapad_ray.models import Backbone, BackboneRecipe
+from adapad_ray.models.loading.checkpoint import AbsentCheckpointError
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
 from adapad_ray.training.cell import Workspace
 
 CASE = MethodCase("adapad", 3 * COST_PER_RANK, {"initial_rank": 0, "local_steps": 2, "growth_interval": 4})
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
+
+
+class OnOneNode(BackboneRecipe):
+    """The tiny backbone, whose files are on one node alone."""
+
+    frame = tiny_backbone()
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+
+    def private_bytes(self) -> int:
+        """None."""
+        return 0
+
+    def load(self, device: str = "cpu") -> Backbone:
+        """Writes nothing and reads nothing."""
+        if ray.get_runtime_context().get_node_id() != self.node:
+            raise AbsentCheckpointError("the files of model 'tiny' are not on this node")
+        return tiny_backbone()
 
 
 def compute_and_tell(workspace: Workspace, payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
@@ -83,13 +105,16 @@ def where(node: str, payload: dict[str, Any], context: JobContext) -> dict[str, 
 
 
 def one_cell_on_two_nodes(folder: Path) -> dict[str, Any]:
-    shared = {"backbone": ray.put(share_backbone(tiny_backbone())), "data": ray.put(tiny_task())}
-    functions = open_workspace, "several_nodes:compute_and_tell"
-    with WorkerPool(*functions, workers=4, request=WorkerRequest(0.5), shared=shared, name="nodes") as pool:
-        content = {"identity": CASE.identity().model_dump(mode="json"), "folder": str(folder / "nodes")}
-        content |= {"base_model": "tiny", "checkpoint_seconds": 60.0, "checkpoint_rounds": 3}
-        pool.submit("cell", content)
-        status = finish(pool, "cell")["cell"].status
+    # Named, because this file is a script here and a module to workers.
+    recipe = importlib.import_module("several_nodes").OnOneNode(ray.get_runtime_context().get_node_id())
+    functions, shape = (open_workspace, "several_nodes:compute_and_tell"), {"workers": 4, "request": WorkerRequest(0.5)}
+    with offered_backbone(recipe, processes=4, on_gpus=False) as offered:
+        shared = {"backbone": ray.put(offered), "data": ray.put(tiny_task())}
+        with WorkerPool(*functions, **shape, shared=shared, name="nodes") as pool:
+            content = {"identity": CASE.identity().model_dump(mode="json"), "folder": str(folder / "nodes")}
+            content |= {"base_model": "tiny", "checkpoint_seconds": 60.0, "checkpoint_rounds": 3}
+            pool.submit("cell", content)
+            status = finish(pool, "cell")["cell"].status
     return {"status": status, "left": actors_left()}
 
 

@@ -11,7 +11,7 @@ import transformers
 from pool_helpers import run_jobs
 
 from adapad_ray.distributed import WorkerPool, WorkerRequest
-from adapad_ray.distributed.shared_backbone import open_backbone, share_backbone
+from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.models import Backbone, backbone_parameters
 from adapad_ray.models.task_models import MeanPooledClassifier
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_backbone, tiny_task
@@ -68,7 +68,7 @@ def test_what_is_opened_equals_what_was_shared(dtype):
     model = backbone.model.to(dtype)
     model.scalar = torch.nn.Parameter(torch.tensor(0.5, dtype=dtype), requires_grad=False)
     model.tied = model.get_submodule("bert.embeddings.word_embeddings")
-    opened = open_backbone(share_backbone(backbone), "cpu").model
+    opened = share_backbone(backbone).open("cpu").model
     got, expected = opened.state_dict(), model.state_dict()
     assert got.keys() == expected.keys()
     assert all(torch.equal(got[name], expected[name]) and got[name].dtype == dtype for name in expected)
@@ -76,3 +76,16 @@ def test_what_is_opened_equals_what_was_shared(dtype):
     head = opened.get_submodule("classifier").weight
     assert head.data_ptr() != model.get_submodule("classifier").weight.data_ptr(), "each worker trains its own head"
     assert not any(p.requires_grad for p in opened.parameters())
+
+
+def test_a_weight_begins_where_it_does_in_its_file(tmp_path):
+    """Sums of a product are ordered by it. The object store begins every array at a multiple of 64 bytes."""
+    tiny_backbone().model.bert.save_pretrained(tmp_path)
+    mapped = tiny_backbone()
+    mapped.model.bert = transformers.BertModel.from_pretrained(tmp_path, add_pooling_layer=False)
+    weights = share_backbone(mapped).weights
+    assert {weight.lead for weight in weights.values()} - {0}
+    for name, weight in weights.items():
+        p = mapped.model.get_parameter(name)
+        assert (p.data_ptr() - weight.lead) % 64 == 0
+        assert weight.data[weight.lead :].tobytes() == p.detach().numpy().tobytes()

@@ -62,7 +62,7 @@ def test_an_unsupported_linear_layer_is_rejected_by_the_name_of_its_class(module
         frozen_linear(module, "layer.0.query")
     assert str(rejected.value) == (
         f"module layer.0.query is of class {name}, which cannot carry an adapter (supported are Linear, FalconLinear, "
-        "Conv1D): choose target_modules without it"
+        "Conv1D, Linear4bit, Linear8bitLt, Int8Tensor, Float8Tensor): choose target_modules without it"
     )
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from adapad_ray.adapters.external_models import FullModel
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.distributed.shared_backbone import open_backbone, share_backbone
+from adapad_ray.distributed.shared_backbone import share_backbone
 from adapad_ray.results import Cost
 from adapad_ray.testing import MethodCase, tiny_backbone, tiny_workspace
 from adapad_ray.training.passes.lane_passes import DivergedError
@@ -70,7 +70,7 @@ def test_a_pass_costs_three_forward_passes_of_the_backbone(tmp_path):
 
 def test_shared_read_only_weights_are_neither_written_nor_kept_from_later_cells(tmp_path):
     """As in a pool on the CPU, where the weights are memory that all processes read."""
-    workspace = dataclasses.replace(tiny_workspace(), backbone=open_backbone(share_backbone(tiny_backbone()), "cpu"))
+    workspace = dataclasses.replace(tiny_workspace(), backbone=share_backbone(tiny_backbone()).open("cpu"))
     model, head = workspace.backbone.model, workspace.backbone.head_modules
     before = {n: (p, p.data_ptr()) for n, p in model.named_parameters() if n.rpartition(".")[0] not in head}
     expected = MethodCase("lora").run(tmp_path / "alone")

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from adapad_ray.search.settings import SearchStage
 from adapad_ray.search.space import parse_space
-from adapad_ray.search.studies import SearchStudy, align_study, open_storage
+from adapad_ray.search.studies import SearchStudy, TunedTrial, align_study, open_storage
 
 SPACE = {"budget": {"int": [64, 1792]}, "learning_rate": {"log": [1e-3, 1e-1]}}
 
@@ -91,11 +91,18 @@ def test_a_tune_study_is_brought_in_line_with_its_cells(tmp_path):
     study = optuna.create_study(storage=storage, study_name="toy/lora", direction="maximize")
     study.ask(space)  # of a killed driver
     study.enqueue_trial({"learning_rate": 0.05})
-    points = [({"learning_rate": 0.01}, 0.7), ({"learning_rate": 0.02}, None)]
-    for _ in range(2):
-        align_study(storage, "toy/lora", space, points)
-        trials = optuna.load_study(study_name="toy/lora", storage=storage).trials
-        assert [(t.params, t.value, t.state.name) for t in trials] == [
-            ({"learning_rate": 0.01}, 0.7, "COMPLETE"),
-            ({"learning_rate": 0.02}, None, "FAIL"),
-        ]
+    ended = [
+        TunedTrial({"learning_rate": 0.01}, TrialState.COMPLETE, 0.7, {6: 0.5}),
+        TunedTrial({"learning_rate": 0.02}, TrialState.FAIL),
+        TunedTrial({"learning_rate": 0.03}, TrialState.PRUNED, 0.4, {6: 0.4}),
+    ]
+    align_study(storage, "toy/lora", space, ended)
+    aligned = optuna.load_study(study_name="toy/lora", storage=storage)
+    assert [(t.params, t.value, t.state.name, t.intermediate_values) for t in aligned.trials] == [
+        ({"learning_rate": 0.01}, 0.7, "COMPLETE", {6: 0.5}),
+        ({"learning_rate": 0.02}, None, "FAIL", {}),
+        ({"learning_rate": 0.03}, 0.4, "PRUNED", {6: 0.4}),
+    ]
+    align_study(storage, "toy/lora", space, ended[::-1])
+    again = optuna.load_study(study_name="toy/lora", storage=storage)
+    assert again._study_id == aligned._study_id, "nothing is written again"

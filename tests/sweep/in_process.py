@@ -13,10 +13,12 @@ from synthetic import SyntheticExecutor
 from adapad_ray.distributed import JobOutcome, JobProgress
 from adapad_ray.distributed.shared_backbone import open_backbone, share_backbone
 from adapad_ray.results import CellIdentity
+from adapad_ray.search.trial import PAUSED
 from adapad_ray.sweep.executor import Executor
 from adapad_ray.sweep.inputs import LoadedInputs
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.training.cell import CellRequest, Workspace, run_cell
+from adapad_ray.training.cell.rungs import load_rungs
 
 
 class InProcess(SyntheticExecutor):
@@ -27,14 +29,20 @@ class InProcess(SyntheticExecutor):
         backbone, data = pickle.loads(pickle.dumps((share_backbone(loaded.backbone), loaded.inputs.data)))
         self._workspace = Workspace(open_backbone(backbone, "cpu"), data)
 
-    def _run(self, cell_id: str, job: Any, on_event: Any) -> None:
+    def _outcome(self, cell_id: str, job: Any, on_event: Any) -> JobOutcome:
         identity, folder = CellIdentity.model_validate(job["identity"]), Path(job["folder"])
         parent = None if identity.parent is None else folder.parent / identity.parent
-        request = CellRequest(cell_id, identity, folder, job["base_model"], parent, validations=job["validations"])
+        pause_at = job.get("pause_at")
+        request = CellRequest(
+            cell_id, identity, folder, job["base_model"], parent, validations=job["validations"], pause_at=pause_at
+        )
         result = run_cell(request, self._workspace, on_progress=lambda data: on_event(JobProgress(cell_id, 0, 1, data)))
-        assert result is not None, "the only worker leads"
+        if result is None:
+            rung = load_rungs(folder)[-1]
+            assert rung.step == pause_at, "the only worker leads"
+            return JobOutcome(cell_id, "done", {PAUSED: rung.step, "score": rung.score}, None, 1, 0, 0.0)
         self.computed.append(identity)
-        on_event(JobOutcome(cell_id, "done", {"score": result.score}, None, 1, 0, 0.0))
+        return JobOutcome(cell_id, "done", {"score": result.score}, None, 1, 0, 0.0)
 
 
 @contextmanager

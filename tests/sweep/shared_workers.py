@@ -30,7 +30,7 @@ class SharedWorkers:
         """The executor of a sweep, on the pool that is open if it is of the right kind."""
         inputs = loaded.inputs
         settings = (spec.resources.model_dump_json(), spec.max_attempts, spec.dtype, inputs.precision)
-        kind = (loaded.backbone.digest, inputs.data.digest, *settings)
+        kind = (loaded.recipe.frame.digest, inputs.data.digest, *settings)
         if kind != self._kind:
             self.close()
             self._pool = self._open.enter_context(ray_executor(spec, loaded, EVERY_CELL))._pool

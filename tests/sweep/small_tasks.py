@@ -13,7 +13,6 @@ import transformers
 from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers import models as token_models
 
-from adapad_ray.distributed.shared_backbone import open_backbone, share_backbone
 from adapad_ray.files import write_text
 from adapad_ray.results import CellResult
 from adapad_ray.safe_yaml import write_yaml
@@ -160,11 +159,11 @@ def spec_of(task: str, models: dict[str, str], data_dir: Path, **changes: Any) -
 
 
 def compute(spec: Any, folder: Path) -> dict[str, CellResult]:
-    """Every cell of a sweep in this process, by label; backbone and data go the way that they take to a worker."""
+    """Every cell of a sweep in this process, by label; recipe and data go the way that they take to a worker."""
     loaded = load_inputs(spec)
     cells = CellFactory(spec, loaded.inputs)
-    backbone, data = pickle.loads(pickle.dumps((share_backbone(loaded.backbone), loaded.inputs.data)))
-    workspace = Workspace(open_backbone(backbone, "cpu"), data)
+    recipe, data = pickle.loads(pickle.dumps((loaded.recipe, loaded.inputs.data)))
+    workspace = Workspace(recipe.load(), data)
     results: dict[str, CellResult] = {}
     for wave in CurveCells(cells, plan_sweep(cells)).waves(None, results):
         for planned in wave:

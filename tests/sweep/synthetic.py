@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,14 @@ from adapad_ray.distributed import JobError, JobOutcome, JobProgress
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
 from adapad_ray.results import CellIdentity, CellResult, Cost, Point
+from adapad_ray.search.trial import PAUSED
 from adapad_ray.storage import RECORD
 from adapad_ray.sweep.executor import Executor
 from adapad_ray.sweep.observers import SweepObserver
+from adapad_ray.training.cell.rungs import RungScore, add_rung
+
+ONE_EACH = 896
+"""Parameters of one component on each of the tiny model's 12 linear layers."""
 
 
 def synthetic_result(cell_id: str, identity: CellIdentity, score: float = 0.5, passes: int = 1) -> CellResult:
@@ -52,6 +58,8 @@ class SyntheticExecutor(Executor):
         """Jobs of `start_jobs`, which are computed when they are waited for."""
         self.computed: list[CellIdentity] = []
         """Identities of finished cells, in order."""
+        self.paused: list[CellIdentity] = []
+        """Identities of cells that have paused, in order."""
 
     @contextmanager
     def open(self, cells: int) -> Iterator[Executor]:
@@ -65,9 +73,20 @@ class SyntheticExecutor(Executor):
     def start_jobs(self, jobs, on_event) -> None:
         self.started |= jobs
 
-    def run_tune_trials(self, cells, spaces, seed, storage, on_event) -> None:
-        for cell in cells:
-            self._run(cell.cell_id, cell.payload, on_event)
+    def run_tune_trials(self, studies, storage, on_event) -> None:
+        for study in studies.values():
+            while (taken := study.halving.take()) is not None:
+                self._train(study, *taken, on_event)
+
+    def _train(self, study, cell_id, rung, on_event) -> None:
+        cell = study.cells[cell_id]
+        outcome = self._run(cell_id, {**cell.payload, "pause_at": cell.pause_at(rung)}, on_event)
+        if outcome.status != "done":
+            study.halving.fail(cell_id)
+        elif PAUSED in outcome.value:
+            study.halving.arrive(cell_id, outcome.value["score"])
+        else:
+            study.halving.finish(cell_id)
 
     def run_search_trials(self, studies, cells, concurrency, on_event) -> None:
         for label, study in studies.items():
@@ -86,17 +105,58 @@ class SyntheticExecutor(Executor):
                 else:
                     study.complete(trial.number, result.score, result.final.parameters)
 
-    def _run(self, cell_id: str, job: Any, on_event: Callable[[JobProgress | JobOutcome], None]) -> None:
+    def _run(self, cell_id: str, job: Any, on_event: Callable[[JobProgress | JobOutcome], None]) -> JobOutcome:
+        outcome = self._outcome(cell_id, job, on_event)
+        on_event(outcome)
+        return outcome
+
+    def _outcome(self, cell_id: str, job: Any, on_event: Callable[[JobProgress | JobOutcome], None]) -> JobOutcome:
         identity = CellIdentity.model_validate(job["identity"])
         on_event(JobProgress(cell_id, 0, 1, {"step": 1, "steps": 10}))
         error = self._error(identity)
         if error is not None:
-            on_event(JobOutcome(cell_id, "failed", None, error, 1, 0, 0.0))
-            return
-        result = synthetic_result(cell_id, identity, self._score(identity), self._passes(identity))
+            return JobOutcome(cell_id, "failed", None, error, 1, 0, 0.0)
+        score = self._score(identity)
+        if (step := job.get("pause_at")) is not None:
+            add_rung(Path(job["folder"]), RungScore(step, score, None, 1.0))
+            self.paused.append(identity)
+            return JobOutcome(cell_id, "done", {PAUSED: step, "score": score}, None, 1, 0, 0.0)
+        result = synthetic_result(cell_id, identity, score, self._passes(identity))
         write_text(Path(job["folder"]) / RECORD, result.model_dump_json())
         self.computed.append(identity)
-        on_event(JobOutcome(cell_id, "done", {"score": result.score}, None, 1, 0, 0.0))
+        return JobOutcome(cell_id, "done", {"score": result.score}, None, 1, 0, 0.0)
+
+
+class Tracker:
+    """In place of MLflow."""
+
+    comparison_url = "http://mlflow/compare"
+
+    def __init__(self) -> None:
+        self.how_to_look = {"MLflow": "http://mlflow"}
+        self.cells: Counter[str] = Counter()
+        self.started: set[str] = set()
+        self.failed: list[str] = []
+        self.stopped: list[str] = []
+        self.tags: list[str] = []
+        self.ends: list[tuple[str, ...]] = []
+
+    def log_cell(self, result, folder) -> None:
+        self.cells[result.id] += 1
+
+    def log_progress(self, cell_id, identity, progress) -> None:
+        self.started.add(cell_id)
+
+    def end_cell(self, cell_id, reason, status="FAILED") -> None:
+        (self.failed if status == "FAILED" else self.stopped).append(cell_id)
+
+    def tag_stopped(self, words) -> None:
+        self.tags.append(words)
+
+    def write_page(self, folder) -> None: ...
+
+    def close(self, *end: str) -> None:
+        self.ends.append(end)
 
 
 class Recorder(SweepObserver):

@@ -55,7 +55,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "bilinear"
     spec = load_spec(FILE, ["seeds=[0]"])
     loaded = load_inputs(spec)
-    workspace, results = Workspace(loaded.backbone, loaded.inputs.data), {}
+    workspace, results = Workspace(loaded.recipe.load(), loaded.inputs.data), {}
     cells = CellFactory(spec, loaded.inputs)
     for wave in CurveCells(cells, plan_sweep(cells)).waves(None, results):
         for planned in wave:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.report.inputs import ReportInputs
+from adapad_ray.report.inputs import Gap, ReportInputs
 from adapad_ray.report.page import build_report
 from adapad_ray.report.sections.summary import Summary
 from adapad_ray.sweep.export import AdapterChoice, NotInSweepError, export_adapter, recommended_adapter
@@ -25,7 +25,8 @@ def sweep(tmp_path_factory):
         factory.cell("adapad", 4 * ONE_EACH, seed, accuracy, prefixes={2: accuracy, 1: 0.6}, adapter=True)
         factory.cell("lora", 2 * ONE_EACH, seed, 0.7, adapter=True)
         factory.cell("head_only", None, seed, 0.5)
-    Manifest(title="s", labels=None, gaps=[], failed=[], delta=0.03, mlflow="").save(factory.folder)
+    gaps = [Gap("lora", 500, "budget 500 is below one component"), Gap("dora", 500, "budget 500 is below rank 1")]
+    Manifest(title="s", labels=None, gaps=gaps, failed=[], delta=0.03, mlflow="").save(factory.folder)
     build_report(factory.folder, ReportInputs(title="s", delta=0.03, draws=300), [Summary])
     return factory.folder
 
@@ -53,6 +54,12 @@ def test_what_is_listed_are_the_points_of_the_label_with_sizes_and_seeds(sweep, 
     assert [(point.prefix, set(point.parameters), point.seeds) for point in error.value.available] == [
         (k, {(k or 4) * ONE_EACH}, (0, 1, 2)) for k in (None, 2, 1)
     ]
+
+
+@pytest.mark.parametrize(("label", "reason"), [("lora", "below one component"), ("dora", "below rank 1")])
+def test_a_gap_is_named_with_its_reason(sweep, tmp_path, label, reason):
+    with pytest.raises(NotInSweepError, match=f"{label} at 500 cannot exist: budget 500 is {reason}"):
+        exported(sweep, tmp_path / "out", label, "500")
 
 
 def test_a_reference_is_no_adapter(sweep, tmp_path):

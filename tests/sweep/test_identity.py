@@ -35,7 +35,7 @@ class LocalExecutor(SyntheticExecutor):
     def __init__(self, spec: SweepSpec) -> None:
         super().__init__()
         loaded = load_inputs(spec)
-        self._workspace = Workspace(loaded.backbone, loaded.inputs.data)
+        self._workspace = Workspace(loaded.recipe.load(), loaded.inputs.data)
 
     def _run(self, cell_id, job, on_event) -> None:
         super()._run(cell_id, job, on_event)

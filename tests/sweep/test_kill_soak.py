@@ -147,11 +147,12 @@ def test_whatever_is_killed_cells_of_several_workers_end_with_the_undisturbed_re
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_cells_in_packs_end_with_the_undisturbed_result_up_to_rounding(spec_file: Path, tmp_path: Path) -> None:
-    """They continue from checkpoints of different steps, and in other packs than before."""
+    """They continue from checkpoints of different steps, and in other packs than before. In fp64, because in fp32 a few
+    hundred steps turn rounding into visible differences."""
     spec = yaml.safe_load(spec_file.read_text())
     spec |= {"resources": {"slots_per_pass": 4, "cpus_per_worker": 1.5}, "max_attempts": 50}
     spec |= {"checkpoint": {"seconds": 60, "rounds": 5}}
-    spec["training"]["epochs"] = 60
+    spec["dtype"], spec["training"]["epochs"] = "float64", 30
     packed = write_spec(tmp_path / "packed.yaml", **spec)
     expected = lasting(undisturbed(packed, tmp_path / "undisturbed"))
     assert len(expected) == 12 and all(record["identity"]["packed"] for record in expected.values())
@@ -164,7 +165,7 @@ def test_cells_in_packs_end_with_the_undisturbed_result_up_to_rounding(spec_file
     assert found.keys() == expected.keys()
     for cell, record in expected.items():
         assert found[cell]["growth"] == record["growth"]
-        np.testing.assert_allclose(found[cell]["train_loss"], record["train_loss"], rtol=0, atol=1e-3)
+        np.testing.assert_allclose(found[cell]["train_loss"], record["train_loss"], rtol=0, atol=1e-6)
     assert_logged_once(f"sqlite:///{place}/mlflow.db", "killed", set(expected))
 
 

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import optuna
 import pytest
-from synthetic import Recorder, SyntheticExecutor
+from synthetic import ONE_EACH, SyntheticExecutor, Tracker
 
 from adapad_ray.distributed import JobError
 from adapad_ray.errors import BadRequestError, StorageError
-from adapad_ray.storage import WorkingFolder
-from adapad_ray.sweep import run
 from adapad_ray.sweep.manifest import Manifest
 from adapad_ray.sweep.observers import (
     LockCheck,
@@ -23,86 +21,10 @@ from adapad_ray.sweep.observers import (
     TimeLimit,
     TrackerLog,
 )
-from adapad_ray.sweep.run import Sweep
-from adapad_ray.sweep.spec_file import parse_spec
 
-ONE_EACH = 896
-"""Parameters of one component on each of the tiny model's 12 linear layers."""
 TUNE = {"trials": 3, "budget": ONE_EACH, "space": {"learning_rate": {"log": [1e-3, 1e-1]}}}
 SEARCH = {"trials": 6, "rerun": 2, "space": {"budget": {"choice": [8, ONE_EACH, 2 * ONE_EACH]}}}
 DIVERGED = JobError("DivergedError", "lane 1, step 3: the loss is nan")
-
-
-class Tracker:
-    """In place of MLflow."""
-
-    comparison_url = "http://mlflow/compare"
-
-    def __init__(self) -> None:
-        self.how_to_look = {"MLflow": "http://mlflow"}
-        self.cells: Counter[str] = Counter()
-        self.started: set[str] = set()
-        self.failed: list[str] = []
-        self.ends: list[tuple[str, ...]] = []
-
-    def log_cell(self, result, folder) -> None:
-        self.cells[result.id] += 1
-
-    def log_progress(self, cell_id, identity, progress) -> None:
-        self.started.add(cell_id)
-
-    def end_cell(self, cell_id, reason) -> None:
-        self.failed.append(cell_id)
-
-    def write_page(self, folder) -> None: ...
-
-    def close(self, *end: str) -> None:
-        self.ends.append(end)
-
-
-@pytest.fixture
-def tracker(monkeypatch):
-    tracker = Tracker()
-    monkeypatch.setattr(run.Tracker, "open", lambda *arguments: tracker)
-    return tracker
-
-
-@pytest.fixture
-def launch(tiny_model, reviews, tmp_path, tracker, monkeypatch):
-    """Launches the sweep of these fields in one folder; what it returned and what an observer was told."""
-    monkeypatch.setattr(run, "build_report", lambda folder, inputs: None)
-    monkeypatch.setattr(run, "SweepMetrics", lambda sweep: SweepObserver())
-    content = {
-        "name": "s",
-        "model": str(tiny_model),
-        "pooling": "mean",
-        "task": {"train": str(reviews), "text": "review", "label": "stars"},
-        "methods": {"lora": {}},
-        "budgets": [ONE_EACH, 2 * ONE_EACH],
-        "seeds": [0, 1],
-        "training": {"max_length": 32},
-    }
-
-    def launch(executor, observers=(), **fields):
-        recorder, folder = Recorder(), tmp_path / "runs" / "s"
-        sweep = Sweep(
-            parse_spec({**content, **fields}),
-            WorkingFolder(str(folder), folder),
-            [*observers, recorder],
-            executor.open,
-        )
-        try:
-            return sweep.run(), recorder
-        except BaseException as error:
-            error.recorder = recorder
-            raise
-
-    return launch
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    return tmp_path / "runs" / "s"
 
 
 def kinds(executor) -> list[tuple[str, str]]:

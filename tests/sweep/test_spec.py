@@ -123,6 +123,7 @@ def test_a_tuned_point_reaches_training_and_method():
         ({"tune": {"budget": 1, "space": {"rank": {"int": [1, 4]}}}}, ["tune.space.rank"]),
         ({"tune": {"budget": 1, "space": {"max_length": {"choice": [8]}}}}, ["tune.space.max_length"]),
         ({"resources": {"workers": 0}}, ["resources.workers is 0"]),
+        ({"resources": {"gpus_per_worker": 2}}, ["resources.gpus_per_worker", "1 of 2 would be idle"]),
         ({"name": "../up"}, ["name", "'../up'"]),
         ({"task": {"train": "a.csv", "texts": "t"}}, ["texts"]),
     ],

@@ -18,9 +18,12 @@ from sweep_helpers import adapad
 
 from adapad_ray.models import load_backbone
 from adapad_ray.report.records import load_results
+from adapad_ray.sweep.inputs import load_inputs
 from adapad_ray.sweep.manifest import Manifest
+from adapad_ray.sweep.spec_file import load_spec
 from adapad_ray.tasks import encode, load_task
 from adapad_ray.tasks.metrics import find_metric
+from adapad_ray.training.cell import CellRequest, Workspace, run_cell
 from adapad_ray.training.cell.evaluation import predict
 
 pytestmark = [pytest.mark.xdist_group("more-clusters"), pytest.mark.usefixtures("shared_workers")]
@@ -222,6 +225,38 @@ def test_a_compute_matched_label_trains_for_as_many_passes_as_the_one_it_follows
     exact, matched = results["adapad/exact"].cost, results["lora/matched"].cost
     assert exact.lane_passes > 2 * exact.steps
     assert matched.lane_passes == pytest.approx(exact.lane_passes, rel=0.02)
+
+
+def test_early_stopping_prunes_trials_and_the_winner_is_bitwise_the_one_that_never_paused(spec_file, tmp_path):
+    out = tmp_path / "stopped"
+    tune = ["tune.trials=4", "tune.early_stopping=true", "training.epochs=4"]
+    methods = "methods={adapad: {initial_rank: 0, local_steps: 2}}"
+    code, output = adapad("sweep", spec_file, methods, *tune, "seeds=[0]", "reference=false", "--out", out)
+    assert code == 0, output
+    assert output.count("stopped early at step") == 3 and "3 of 4 trials stopped early." in output
+    assert "3 cells computed, 0 reused, 0 failed" in output
+    storage = optuna.storages.RDBStorage(f"sqlite:///{out / 'optuna.db'}")
+    (name,) = optuna.get_all_study_names(storage)
+    trials = optuna.load_study(study_name=name, storage=storage).trials
+    assert sorted(trial.state.name for trial in trials) == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
+    (step,) = {step for trial in trials for step in trial.intermediate_values}
+    at_pause = {trial.number: trial.intermediate_values[step] for trial in trials}
+    (winner,) = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    assert winner.number == max(at_pause, key=at_pause.get)
+
+    (result,) = [r for r in load_results(out) if r.identity.stage == "tune"]
+    assert result.tuning_score == winner.value and result.cost.steps > step
+    loaded = load_inputs(load_spec(out / "spec.yaml"))
+    workspace = Workspace(loaded.backbone, loaded.inputs.data)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(result.identity.threads)
+    whole = run_cell(CellRequest(result.id, result.identity, tmp_path / "whole", "tiny"), workspace)
+    torch.set_num_threads(threads)
+    assert (whole.train_loss, whole.points, whole.growth) == (result.train_loss, result.points, result.growth)
+
+    assert "3 of 4 trials stopped early: where all paused" in (out / "report.html").read_text()
+    code, output = adapad("sweep", spec_file, methods, *tune, "seeds=[0]", "reference=false", "--out", out)
+    assert "nothing to compute" in output and "3 of 4 trials stopped early." in output
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,20 @@ def test_only_rank_0_of_data_parallel_workers_saves_and_any_form_resumes(tmp_pat
     np.testing.assert_allclose(alone.run().losses, whole.record.losses, rtol=1e-4)
 
 
+@pytest.mark.parametrize("case", [ADAPAD, LORA], ids=lambda case: case.method)
+def test_workers_pause_together_and_any_number_resumes(case, tmp_path):
+    """Without a policy that would save there."""
+    paused = train_together(case, 2, checkpoint=tmp_path / "checkpoint", pause_at=6)
+    assert {trainer.step for trainer in paused} == {6}
+    saved = Checkpoint.load(tmp_path / "checkpoint")
+    assert saved is not None and saved.meta["step"] == 6
+    alone = case.trainer()
+    alone.resume(saved)
+    np.testing.assert_allclose(alone.run().losses, uninterrupted(case).record.losses, rtol=1e-4)
+    if case is ADAPAD:
+        assert_same_training(alone, uninterrupted(case))
+
+
 def test_workers_collect_by_rank():
     with Connections(2) as connections:
         forms = [connections.component_parallel(0), connections.data_parallel(1)]

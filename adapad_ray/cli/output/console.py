@@ -20,7 +20,7 @@ from adapad_ray.cli.output.live import LiveLines
 from adapad_ray.cli.output.tables import fitted
 from adapad_ray.cli.output.terminal import terminal
 from adapad_ray.report.curves import PointKey
-from adapad_ray.report.inputs import FailedCell, Gap
+from adapad_ray.report.inputs import FailedCell, Gap, StoppedTrial
 from adapad_ray.report.recommendation import recommended_command
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.observers import SweepObserver, SweepOutcome, SweepState
@@ -115,6 +115,15 @@ class Console(SweepObserver):
         self._live_lines.end(cell.id)
         self._print(f"{cell.identity.stage} {self._name(cell)} failed: {reason}")
 
+    def cell_paused(self, cell: Cell, step: int) -> None:
+        """Takes it from the running cells."""
+        self._live_lines.pause(cell.id)
+
+    def trial_stopped(self, cell: Cell, trial: StoppedTrial) -> None:
+        """Prints where it was stopped."""
+        self._live_lines.stop(cell.id)
+        self._print(f"{cell.identity.stage} {self._name(cell)}: {trial.sentence}")
+
     def group_retired(self, retired: GroupRetired) -> None:
         """Prints the reason."""
         self._print(f"worker group {retired.group} is not used any more: {retired.reason}")
@@ -140,6 +149,8 @@ class Console(SweepObserver):
         self.gaps(outcome.gaps)
         computed = counted(outcome.computed, "cell")
         self._print(f"\n{computed} computed, {outcome.reused} reused, {len(outcome.failed)} failed.")
+        if outcome.stopped:
+            self._print(f"{outcome.stopped_in_words}.")
 
     def gaps(self, gaps: Sequence[Gap]) -> None:
         """Prints the points that the curve cannot have, with the reasons."""

@@ -44,9 +44,11 @@ class LiveLines:
     phase: str = "starting"
     best: str = ""
     ended: int = 0
-    """Cells that are finished or have failed, in this launch or before."""
+    """Cells that are finished, stopped or have failed, in this launch or before."""
     running: dict[str, RunningCell] = field(default_factory=dict)
     """By cell id."""
+    _paused: dict[str, float] = field(default_factory=dict)
+    """Waiting cell → share of its steps that it has done."""
     _passes_ended: float = 0.0
     _first_progress: float | None = None
 
@@ -57,6 +59,7 @@ class LiveLines:
         """Records how far a cell is, in optimizer steps. The phase is that of all running cells."""
         if self._first_progress is None:
             self._first_progress = self.now()
+        self._paused.pop(cell_id, None)
         cell = self.running.setdefault(cell_id, RunningCell(name, stage, resumed / steps, 0.0))
         cell.done = step / steps
         self.phase = " + ".join(sorted({cell.stage for cell in self.running.values()}, reverse=True))
@@ -65,6 +68,17 @@ class LiveLines:
         """Records that a cell of this launch is finished or has failed."""
         cell, work = self.running.pop(cell_id, None), self._work_of(cell_id)
         self._passes_ended += work.training * (1.0 - (cell.resumed if cell else 0.0)) + work.evaluation
+        self.ended += 1
+
+    def pause(self, cell_id: str) -> None:
+        """Records that a cell of this launch waits for others."""
+        if (cell := self.running.pop(cell_id, None)) is not None:
+            self._passes_ended += self._work_of(cell_id).training * (cell.done - cell.resumed)
+            self._paused[cell_id] = cell.done
+
+    def stop(self, cell_id: str) -> None:
+        """Records that a cell does not go on."""
+        self._paused.pop(cell_id, None)
         self.ended += 1
 
     @property
@@ -78,8 +92,10 @@ class LiveLines:
         if self._first_progress is None or done <= 0 or (passed := self.now() - self._first_progress) <= 0:
             return None
         state = self.state
-        known = [id for id in list(state.cells) if id not in state.results and id not in state.failures]
+        ended = (state.results, state.failures, state.stopped)
+        known = [id for id in list(state.cells) if not any(id in group for group in ended)]
         left = float(sum(map(sum, map(work, known)))) - sum(work(id).training * c.done for id, c in running.items())
+        left -= sum(work(id).training * share for id, share in dict(self._paused).items())
         left += sum(state.mean_work) * max(0, self.total - self.ended - len(known))
         return passed * max(0.0, left) / done
 

@@ -106,6 +106,7 @@ def curve_figure(curve: Curve) -> Figure:
         bars: dict[str, Any] = {"ecolor": colour, "elinewidth": 1.3, "capsize": 2.5, "alpha": 0.55}
         axes.errorbar(x * shift, mean, errors, fmt="none", **bars)
         ends.append(_LineEnd(float(x[-1] * shift), float(mean[-1]), label, colour))
+    _widen(axes)
     _draw_references(axes, curve.table[curve.table["budget"].isna()])
     if curve.recommendation is not None:
         _draw_ring(axes, curve.recommendation, shifts.get(curve.recommendation.label, 1.0))
@@ -120,6 +121,13 @@ def curve_figure(curve: Curve) -> Figure:
     figure.suptitle(curve.title, x=0.01, ha="left", fontweight="bold", fontsize=13)
     axes.set_title(_subtitle(curve, adapted), loc="left", fontsize=9.5, color=GREY)
     return figure
+
+
+def _widen(axes: Axes) -> None:
+    """Gives the parameter axis a width where all points have the same size: matplotlib's own is that of rounding."""
+    low, high = axes.get_xlim()
+    if high < 2 * low:
+        axes.set_xlim(low / 2, high * 2)
 
 
 def _subtitle(curve: Curve, adapted: pd.DataFrame) -> str:

@@ -31,9 +31,10 @@ class Summary(Section):
         seeds = sorted({result.identity.seed for result in sweep.curves.results})
         validation, test = (count(len(sweep.curves.targets(split))) for split in ("validation", "test"))
         products = ", trained with frozen products in bf16" if identity.precision == "mixed" else ""
+        stored = f" with linear layers in {identity.quantization}" if identity.quantization else ""
         subject = (
             f"{identity.model} on {identity.task} · seeds {', '.join(map(str, seeds))} · "
-            f"{validation} validation and {test} test items · {identity.dtype}{products}"
+            f"{validation} validation and {test} test items · {identity.dtype}{stored}{products}"
         )
         return cls(subject, sweep.recommendation, sweep.inputs.mlflow_url)
 

@@ -117,6 +117,7 @@ class CellFactory:
             seed=seed,
             dtype=spec.dtype,
             precision=self.inputs.precision,
+            quantization=spec.quantization,
             threads=max(1, int(spec.resources.cpus_per_worker)),
             packed=shares_passes(spec, METHODS[method], training),
         )

@@ -33,9 +33,10 @@ class Cell:
     def id(self) -> str:
         """Hash of everything that determines the result."""
         content = self.identity.model_dump(mode="json", exclude=NAMES)
-        if not self.identity.packed:  # ids from before there were packs stay valid
-            del content["packed"]
-        if content["training"].get("micro_batch_size") is None:  # or micro-batches
+        for added in ("packed", "quantization"):  # ids from before there were these fields stay valid
+            if not content[added]:
+                del content[added]
+        if content["training"].get("micro_batch_size") is None:
             content["training"].pop("micro_batch_size", None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

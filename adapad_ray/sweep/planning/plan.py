@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from adapad_ray.budget import BudgetTooSmallError
+from adapad_ray.methods.plan import QuantizedBackboneError
 from adapad_ray.sweep.planning import checks
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.rows import GapRow, Row, plan_row
@@ -61,12 +62,15 @@ def _rows(cells: CellFactory) -> tuple[list[Row], list[GapRow]]:
     rows, gaps = [], []
     for label in spec.labels():
         if not spec.has_budget(label):
-            rows.append(plan_row(cells, label, None))
+            try:
+                rows.append(plan_row(cells, label, None))
+            except QuantizedBackboneError as error:
+                gaps.append(GapRow(label, cells.inputs.backbone_parameters, str(error)))
             continue
         for budget in sorted({cells.budget(value) for value in spec.budgets_of(label)}):
             try:
                 rows.append(plan_row(cells, label, budget))
-            except BudgetTooSmallError as error:
+            except (BudgetTooSmallError, QuantizedBackboneError) as error:
                 gaps.append(GapRow(label, budget, str(error)))
     return rows, gaps
 
@@ -90,10 +94,16 @@ def _with_gaps_of_followers(spec: SweepSpec, rows: list[Row], gaps: list[GapRow]
 def _count(spec: SweepSpec, rows: list[Row], searched: int) -> int:
     count = len(rows) * len(spec.seeds)
     if spec.tune is not None:
-        count += spec.tune.trials * len(tuned_rows(spec, rows) if spec.tune.by_budget else spec.labels())
+        count += spec.tune.trials * len(tuned_rows(spec, rows) if spec.tune.by_budget else tuned_labels(spec, rows))
     if spec.search is not None:
         count += spec.search.trials * searched
     return count
+
+
+def tuned_labels(spec: SweepSpec, rows: Iterable[Row]) -> list[str]:
+    """The labels that are tuned where all budgets share settings: all but those without a budget that have a gap."""
+    trained = {row.label for row in rows}
+    return [label for label in spec.labels() if spec.has_budget(label) or label in trained]
 
 
 def tuned_rows(spec: SweepSpec, rows: Iterable[Row]) -> list[Row]:

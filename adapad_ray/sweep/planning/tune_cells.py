@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ from adapad_ray.search.settings import ENDS, TuneStage
 from adapad_ray.search.space import interpolated, parse_space, quasi_random_points
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import PlannedCell, Results, Wave
-from adapad_ray.sweep.planning.plan import SweepPlan, tuned_rows
+from adapad_ray.sweep.planning.plan import SweepPlan, tuned_labels, tuned_rows
 from adapad_ray.sweep.planning.waves import leaders_first, parents_first, passes_per_step
 from adapad_ray.sweep.spec import SweepSpec
 
@@ -67,23 +67,30 @@ class TuneCells:
         best = {key: best_of(tried) for key, tried in self._tried(label, results).items()}
         return self._interpolated(label, best) if self._stage.budget == ENDS else best
 
-    def edges(self, results: Results) -> list[str]:
-        """A sentence for every setting whose best value is the smallest or the largest of those tried."""
+    def edges(self, results: Results, stopped: Collection[str] = ()) -> list[str]:
+        """A sentence for every setting whose best value is the smallest or the largest of those tried.
+
+        Args:
+            stopped: ids of the cells that were stopped early.
+        """
         sentences = []
         for label in self._spec.labels():
-            for (_, budget), tried in self._tried(label, results).items():
+            for (_, budget), tried in self._tried(label, results, stopped).items():
                 at = "" if budget is None else f" at {budget:,}"
                 for edge in edges_of(tried):
                     sentences.append(f"{label}{at}: {edge}")
         return sentences
 
-    def _tried(self, label: str, results: Results) -> dict[WinnerKey, list[tuple[float, Mapping[str, Any]]]]:
-        """The finished points of a label with their scores, by the key of the winner."""
+    def _tried(
+        self, label: str, results: Results, stopped: Collection[str] = ()
+    ) -> dict[WinnerKey, list[tuple[float, Mapping[str, Any]]]]:
+        """The finished points of a label with their scores, and the stopped ones, by the key of the winner."""
         tried: dict[WinnerKey, list[tuple[float, Mapping[str, Any]]]] = {}
         for planned in self.of_label(label, results):
-            if planned.id in results:
+            if planned.id in results or planned.id in stopped:
                 key = winner_key(self._spec, label, planned.cell.identity.budget)
-                tried.setdefault(key, []).append((results[planned.id].tuning_score, planned.point))
+                score = results[planned.id].tuning_score if planned.id in results else -math.inf
+                tried.setdefault(key, []).append((score, planned.point))
         return tried
 
     def _interpolated(
@@ -117,7 +124,9 @@ class TuneCells:
             rows = tuned_rows(spec, self._plan.rows)
             return {label: [row.budget for row in rows if row.label == label] for label in spec.labels()}
         reference = self._cells.budget(self._stage.budget)
-        return {label: [reference if spec.has_budget(label) else None] for label in spec.labels()}
+        tuned = tuned_labels(spec, self._plan.rows)
+        budgets = {label: [reference if spec.has_budget(label) else None] for label in tuned}
+        return {label: budgets.get(label, []) for label in spec.labels()}
 
     def _at_budget(self, label: str, budget: int | None, epochs_factor: float) -> Wave:
         if label not in self._points:

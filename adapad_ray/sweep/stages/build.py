@@ -6,6 +6,7 @@ from pathlib import Path
 
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.curve_cells import CurveCells
+from adapad_ray.sweep.planning.early_stopping import EarlyStopping
 from adapad_ray.sweep.planning.plan import SweepPlan
 from adapad_ray.sweep.planning.search_cells import SearchCells
 from adapad_ray.sweep.planning.tune_cells import TuneCells
@@ -24,5 +25,6 @@ def build_stages(cells: CellFactory, plan: SweepPlan, folder: Path) -> list[Stag
         return [search, Curve(curve), Front(search)]
     if spec.tune is not None:
         tune_cells = TuneCells(cells, plan, spec.tune)
-        return [Tune(spec, tune_cells, curve, folder), Curve(curve, tune_cells)]
+        stopping = EarlyStopping(cells, spec.tune.rungs, folder)
+        return [Tune(spec, tune_cells, curve, stopping, folder), Curve(curve, tune_cells)]
     return [Curve(curve)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from adapad_ray.sweep.launch import Launch
-from adapad_ray.sweep.observers import SweepObserver
+from adapad_ray.sweep.observers import SweepObserver, SweepState
 from adapad_ray.sweep.planning.cells import PlannedCell, Results, Wave
 from adapad_ray.sweep.planning.curve_cells import CurveCells
 from adapad_ray.sweep.planning.tune_cells import TuneCells, Winners
@@ -28,11 +28,11 @@ class Curve(Stage):
         winners = self._winners(launch.state.results)
         if winners and winners != self._announced and any(planned.stage == "curve" for planned in missing):
             self._announced = winners
-            launch.observers.notify(SweepObserver.winners_found, winners, self._edges(launch.state.results))
+            launch.observers.notify(SweepObserver.winners_found, winners, self._edges(launch.state))
         launch.compute(missing)
 
-    def _edges(self, results: Results) -> list[str]:
-        return [] if self._tune_cells is None else self._tune_cells.edges(results)
+    def _edges(self, state: SweepState) -> list[str]:
+        return [] if self._tune_cells is None else self._tune_cells.edges(state.results, state.stopped)
 
     def _winners(self, results: Results) -> Winners | None:
         return None if self._tune_cells is None else self._tune_cells.winners(results)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from adapad_ray.models import Backbone
+    from adapad_ray.models import BackboneRecipe
 
 _MOST_ENTRIES = 2 * 10**8
 
@@ -125,7 +125,7 @@ class Bilinear(TaskType[BilinearSource]):
         """None, as for training."""
         return None, True
 
-    def backbone(
+    def recipe(
         self,
         model: str,
         data: TaskData,
@@ -133,11 +133,14 @@ class Bilinear(TaskType[BilinearSource]):
         pooling: str | None = None,
         dtype: str = "float32",
         precision: str = "full",
-    ) -> Backbone:
-        """A linear model of the data's width."""
-        from adapad_ray.models import linear_backbone
+        quantization: str | None = None,
+    ) -> BackboneRecipe:
+        """A linear model of the data's width, which is not quantised."""
+        from adapad_ray.models import LinearRecipe
 
-        return linear_backbone(*_features(data), dtype=dtype)
+        if quantization is not None:
+            raise BadRequestError(f"quantization {quantization} is for pretrained models, not for model {model}")
+        return LinearRecipe.of(*_features(data), dtype)
 
     def skeleton(self, model: str, data: TaskData, *, pooling: str | None = None, device: str = "meta") -> nn.Module:
         """The same on any device."""

@@ -21,7 +21,7 @@ def make_method(
     cls = METHODS[identity.method]
     settings = TrainingSettings(**identity.training)
     steps = settings.total_steps(train_examples)
-    context = CellContext(modules, identity.budget, steps, identity.seed, backbone_parameters)
+    context = CellContext(modules, identity.budget, steps, identity.seed, backbone_parameters, identity.quantization)
     return cls(cls.Config(**identity.config), context)
 
 

@@ -25,5 +25,7 @@ class CellRequest:
     checkpoints: CheckpointPolicy = field(default_factory=CheckpointPolicy)
     validations: int = 0
     """Times that the validation split is scored during training."""
+    pause_at: int | None = None
+    """Optimizer step, the end of a round, at which the training pauses: the next request resumes it."""
     slots_per_pass: int | Literal["auto"] = "auto"
     """Most lanes of one pass, where the identity says that lanes share passes."""

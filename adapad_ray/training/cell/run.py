@@ -24,6 +24,7 @@ from adapad_ray.training.batches import Batches
 from adapad_ray.training.cell.deployment import Deployment
 from adapad_ray.training.cell.method import make_method, workers_for
 from adapad_ray.training.cell.request import CellRequest
+from adapad_ray.training.cell.rungs import add_rung, load_rungs
 from adapad_ray.training.cell.validation import Validator
 from adapad_ray.training.cell.workspace import Workspace
 from adapad_ray.training.checkpoint import Checkpoint, Checkpointer
@@ -52,7 +53,7 @@ def run_cell(
     Only the curve stage reads the test split, and the tune stage exports nothing. `result.json` is written last and
     atomically: a cell that has one is finished. Several workers call this side by side, each with its end of one
     `exchange`; each writes its rounds to the cell's folder and evaluates some of the prefixes, rank 0 writes the rest,
-    the others return None.
+    the others return None. All do where the training pauses; rank 0 adds the score there to the cell's folder.
 
     Raises:
         BadRequestError: the method cannot be built as requested; nothing was written.
@@ -123,8 +124,13 @@ def cell_steps(
         if on_progress is not None and trainer.total_steps:
             on_progress({"step": trainer.step, "steps": trainer.total_steps, "loss": None, "resumed": trainer.step})
         started = time.perf_counter()
-        for _ in trainer.steps(checkpointer, on_progress=on_progress):
+        pause_at = _pause(request, trainer)
+        for _ in trainer.steps(checkpointer, pause_at=pause_at, on_progress=on_progress):
             yield trainer
+        if trainer.step == pause_at:
+            if workers.leads:
+                _add_rung(request, workspace, trainer)
+            return None
         ended = trainer.estimates.newest
         worker_costs = workers.collect(ended + 1, Share({}, log.cost))
         trained = time.perf_counter()
@@ -215,6 +221,19 @@ def _trainer(
         observer=observer,
     )
     return trainer
+
+
+def _pause(request: CellRequest, trainer: Trainer) -> int | None:
+    """Where the training pauses; None if it goes on to its end, as one that is beyond the pause already."""
+    step = request.pause_at
+    return None if step is None or not trainer.step <= step < trainer.total_steps else step
+
+
+def _add_rung(request: CellRequest, workspace: Workspace, trainer: Trainer) -> None:
+    if trainer.step not in {rung.step for rung in load_rungs(request.folder)}:
+        with arithmetic(tf32=False, deterministic=trainer.settings.deterministic):
+            rung = Validator(request, workspace, trainer.method).rung(trainer.step, trainer.record.seconds)
+        add_rung(request.folder, rung)
 
 
 def _start_or_resume(trainer: Trainer, folder: Path) -> None:

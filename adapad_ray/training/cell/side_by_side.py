@@ -16,8 +16,8 @@ from adapad_ray.training.packs import SharedPasses
 from adapad_ray.training.record import OnProgress, RoundObserver
 from adapad_ray.training.trainer import Trainer
 
-CellEnd = CellResult | Exception
-"""How a cell ended: its record, or what ended it."""
+CellEnd = CellResult | Exception | None
+"""How a cell ended: its record, or what ended it; None if it has paused."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def run_packed_cells(
 
     Args:
         cells: by name.
-        on_end: called with the name of a cell when it has ended.
+        on_end: called with the name of a cell when it has ended or paused.
 
     Raises:
         Exception: one that leaves the accelerator unusable; all cells that have not ended are lost.

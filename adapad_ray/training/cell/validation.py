@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from adapad_ray.files import write_text
 from adapad_ray.methods.base import Method
 from adapad_ray.tasks import TYPES
 from adapad_ray.training.cell.request import CellRequest
+from adapad_ray.training.cell.rungs import RungScore
 from adapad_ray.training.cell.workspace import Workspace
 from adapad_ray.training.record import OnProgress
 from adapad_ray.training.settings import TrainingSettings
@@ -60,17 +62,32 @@ class Validator:
         return any(last < steps * n / (times + 1) <= step for n in range(1, times + 1)) and step < steps
 
     def _measure(self, step: int) -> None:
+        if (scores := self._scores()) is None:  # a model that diverges: the training finds the step itself
+            return
+        self._done.append(Validation(step, scores))
+        write_text(self._request.folder / VALIDATIONS, json.dumps(self._done))
+
+    def rung(self, step: int, seconds: float) -> RungScore:
+        """The score of the model as it is now, after so many steps and seconds, as `CellResult.tuning_score`."""
+        scores = self._scores() or {}
+        loss = scores.get(LOSS)
+        score = scores.get(self._workspace.data.metric, math.nan) if loss is None else -loss
+        if not math.isfinite(score):
+            return RungScore(step, None, None, seconds)
+        return RungScore(step, score, loss, seconds)
+
+    def _scores(self) -> dict[str, float] | None:
+        """None if the model's outputs are not finite."""
         data, adapted = self._workspace.data, self._method.adapted
         adapted.use(self._method.whole())
         passes = self._workspace.passes(adapted.model, self._settings.evaluation_batch_size)
         try:
             with adapted.constant():
                 evaluated = TYPES[data.type].evaluate(data, passes, ["validation"])["validation"]
-        except FloatingPointError:  # a model that diverges: the training finds the step itself
-            return
+        except FloatingPointError:
+            return None
         loss = {} if evaluated.loss is None else {LOSS: evaluated.loss}
-        self._done.append(Validation(step, {**evaluated.metrics, **loss}))
-        write_text(self._request.folder / VALIDATIONS, json.dumps(self._done))
+        return {**evaluated.metrics, **loss}
 
 
 def load_validations(cell: Path) -> list[Validation]:

@@ -247,7 +247,10 @@ class SharedPasses:
 
     def _can_be_packed(self, lane: DueLane) -> bool:
         if lane.slot not in self._packable:
-            self._packable[lane.slot] = can_be_packed(lane.trainer.adapted, lane.lane)
+            trainer = lane.trainer
+            self._packable[lane.slot] = can_be_packed(trainer.adapted, lane.lane) and not trainer.method.watches(
+                lane.lane
+            )
         return self._packable[lane.slot]
 
     def _pack_of(self, lanes: Sequence[DueLane]) -> LanePack:

@@ -32,7 +32,7 @@ def recomputed_layers(model: nn.Module, on: bool = True) -> Iterator[None]:
     before = [layer.training for layer in layers]
     for layer in layers:
         layer.gradient_checkpointing, layer.training = True, True
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
     try:
         yield
     finally:

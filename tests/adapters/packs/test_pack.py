@@ -184,5 +184,5 @@ def test_slots_that_cannot_share_a_pass_are_refused():
     slot = adapted_slot(model, heads)
     with pytest.raises(NotPackableError, match="two slots"):
         Pack([slot, slot])
-    with pytest.raises(NotPackableError, match="same model"):
+    with pytest.raises(NotPackableError, match="same frozen weights"):
         Pack([slot, adapted_slot(*tiny("bert"))])

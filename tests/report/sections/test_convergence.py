@@ -29,6 +29,7 @@ def test_the_report_has_figure_table_and_csv_if_cells_recorded_errors(cells):
     assert build_report(cells.folder, INPUTS).files["convergence.svg"].read_bytes() == before
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # of a curve with one point
 def test_other_sweeps_have_no_such_section(cells):
     cells.factory.cell("lora", BUDGET, 0, 0.8)
     report = build_report(cells.folder, INPUTS)

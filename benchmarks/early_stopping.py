@@ -1,0 +1,169 @@
+"""Whether half-trained trials tell the winner of a tune stage: full studies, and the same with early stopping.
+
+    python -m benchmarks.early_stopping record FOLDER [--glue FOLDER] [--studies 12] [--trials 8]
+    python -m benchmarks.early_stopping rules FOLDER
+
+`record` trains every trial of every study to its end, with validation losses on the way, and continues where it
+stopped. Study n has points and training runs of seed n; studies go round the pairs of method and task. `rules` applies
+rules of early stopping to what was recorded: trials that go on are bitwise the same, so this is exact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapad_ray.results import CellResult
+from adapad_ray.search.halving import Halving, RankedTrial, Rung
+from adapad_ray.search.space import quasi_random_points
+from adapad_ray.storage import RECORD
+from adapad_ray.sweep.inputs import load_inputs
+from adapad_ray.sweep.planning.cell_factory import CellFactory
+from adapad_ray.sweep.spec_file import parse_spec
+from adapad_ray.training.cell import CellRequest, Workspace, run_cell
+from adapad_ray.training.cell.validation import LOSS, load_validations
+
+SPACE = {"learning_rate": {"log": [5e-4, 2e-2]}}
+"""That of `adapad init`."""
+METHODS = {"lora": {}, "adapad": {"initial_rank": 0, "local_steps": 2}}
+PARTS = 16
+"""Losses are recorded after every sixteenth of the steps."""
+TRAINING = {
+    "epochs": 1,
+    "batch_size": 8,
+    "max_length": 32,
+    "max_train_examples": 1024,
+    "max_validation_examples": 160,
+    "max_test_examples": 64,
+}
+"""128 steps."""
+
+
+def settings(glue: Path) -> dict[str, dict[str, Any]]:
+    """Task → the fields of a sweep's file; the budget is one component on each linear layer."""
+    files = {
+        split: str(glue / "sst2" / f"{name}.jsonl") for split, name in (("train", "train"), ("test", "validation"))
+    }
+    return {
+        "rotten-tomatoes": {"model": "minilm-l6", "task": "rotten-tomatoes", "budgets": [41_472]},
+        "sst2": {"model": "minilm-l6", "task": {**files, "text": "sentence"}, "budgets": [41_472]},
+        "digits": {"model": "tiny-vit", "task": "digits", "budgets": [3_584]},
+    }
+
+
+def opened(fields: dict[str, Any]) -> tuple[CellFactory, Workspace]:
+    """What makes the cells of a task, and what they train with."""
+    common = {"name": "early-stopping", "methods": METHODS, "training": TRAINING, "precision": "mixed"}
+    spec = parse_spec({**common, **fields})
+    loaded = load_inputs(spec)
+    return CellFactory(spec, loaded.inputs), Workspace(loaded.backbone, loaded.inputs.data)
+
+
+def record(folder: Path, glue: Path, studies: int, trials: int) -> None:
+    """Trains what is missing; writes `studies.jsonl` with one study a line."""
+    torch.set_num_threads(1)
+    opened_once = cache(lambda task: opened(settings(glue)[task]))
+    pairs = list(product(settings(glue).items(), METHODS))
+    with (folder / "studies.jsonl").open("w") as lines:
+        for seed in range(studies):
+            (task, fields), label = pairs[seed % len(pairs)]
+            cells, workspace = opened_once(task)
+            study: dict[str, Any] = {"seed": seed, "task": task, "label": label, "trials": []}
+            for point in quasi_random_points(SPACE, trials, seed):
+                cell = cells.cell("tune", label, cells.budget(fields["budgets"][0]), seed, point)
+                place = folder / cell.id
+                if not (place / RECORD).exists():
+                    request = CellRequest(cell.id, cell.identity, place, fields["model"], validations=PARTS - 1)
+                    run_cell(request, workspace)
+                result = CellResult.model_validate_json((place / RECORD).read_text())
+                losses = [entry.scores[LOSS] for entry in load_validations(place)]
+                trial = {**point, "losses": [*losses, -result.tuning_score], "seconds": result.cost.train_seconds}
+                study["trials"].append(trial)
+                print(label, task, seed, json.dumps(trial), flush=True)
+            print(json.dumps(study), file=lines, flush=True)
+
+
+@dataclass
+class Outcome:
+    """What a rule makes of one study."""
+
+    winner: int
+    """Number of the trial that wins."""
+    cost: float
+    """Share of the optimizer steps of all trials."""
+
+
+def stopped_early(study: dict[str, Any], rungs: Sequence[Rung], trials: int) -> Outcome:
+    """Applies a rule to the first trials of a study."""
+    losses = [trial["losses"] for trial in study["trials"][:trials]]
+    halving, parts = Halving([RankedTrial(str(n)) for n in range(trials)], rungs), [0] * trials
+    while (taken := halving.take()) is not None:
+        number, rung = int(taken[0]), taken[1]
+        if rung == len(rungs):
+            parts[number] = PARTS
+            halving.finish(taken[0])
+        else:
+            parts[number] = round(rungs[rung].share * PARTS)
+            halving.arrive(taken[0], -losses[number][parts[number] - 1])
+    finished = [number for number in range(trials) if parts[number] == PARTS]
+    return Outcome(min(finished, key=lambda number: losses[number][-1]), sum(parts) / PARTS / trials)
+
+
+def rules(folder: Path, trials: Sequence[int]) -> None:
+    """Prints, for every rule and number of trials, the studies that have the same winner, the gaps and the cost."""
+    studies = [json.loads(line) for line in (folder / "studies.jsonl").read_text().splitlines()]
+    candidates = [
+        (Rung(share, keep), *more)
+        for share, keep, *more in [
+            (0.25, 0.25),
+            (0.375, 0.25),
+            (0.5, 0.25),
+            (0.25, 0.5, Rung(0.5, 0.5)),
+            (0.125, 0.5, Rung(0.375, 0.5)),
+            (0.125, 0.5, Rung(0.5, 0.5)),
+            (0.1875, 0.5),
+            (0.25, 1 / 3),
+            (0.3125, 1 / 3),
+            (0.375, 1 / 3),
+        ]
+    ]
+    print("| rule | trials | same winner | validation loss lost where not | steps |")
+    print("|---|---|---|---|---|")
+    for rungs, number in product(candidates, trials):
+        outcomes = [stopped_early(study, rungs, number) for study in studies]
+        ends = [[trial["losses"][-1] for trial in study["trials"][:number]] for study in studies]
+        gaps = [end[outcome.winner] - min(end) for end, outcome in zip(ends, outcomes, strict=True)]
+        lost = ", ".join(f"{gap:.4f}" for gap in gaps if gap > 0)
+        rule = ", then ".join(f"best {rung.keep:.3g} after {rung.share:.4g}" for rung in rungs)
+        cost = sum(outcome.cost for outcome in outcomes) / len(outcomes)
+        print(f"| {rule} | {number} | {gaps.count(0.0)} of {len(gaps)} | {lost or '–'} | {cost:.0%} |")
+
+
+def main() -> None:
+    """Records studies, or applies rules to them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["record", "rules"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--glue", type=Path, default=Path("."), help="folder with GLUE's files of JSON lines, in `sst2`"
+    )
+    parser.add_argument("--studies", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=8)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.action == "record":
+        record(options.folder, options.glue, options.studies, options.trials)
+    else:
+        rules(options.folder, [4, 6, options.trials])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What is quantised in a backbone, what stays dense, and which requests are refused."""
+
+import importlib.util
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.models import CAUSAL, SEQUENCES, find_recipe, load_backbone
+from adapad_ray.models.loading import quantization
+from adapad_ray.models.target_modules import layer_prefixes, target_modules
+from tests.architectures import DECODER, ENCODER
+from tests.models.tiny_configs import words
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def save(model):
+        model.save_pretrained(tmp_path)
+        words().save_pretrained(tmp_path)
+        return str(tmp_path)
+
+    return save
+
+
+def encoder():
+    return transformers.RobertaModel(transformers.RobertaConfig(**ENCODER | {"max_position_embeddings": 40}))
+
+
+def decoder():
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**DECODER))
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8", "fp8"])
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [(encoder, {"auto_class": SEQUENCES}), (encoder, {"pooling": "mean"}), (decoder, {"auto_class": CAUSAL})],
+    ids=["own classifier", "bare encoder", "decoder"],
+)
+def test_the_linear_layers_of_the_repeated_layers_are_quantised_and_nothing_else(folder, kind, make, settings):
+    pytest.importorskip(quantization.PACKAGES[kind])
+    path = folder(make())
+    dense, recipe = load_backbone(path, 2, **settings), find_recipe(path, 2, quantization=kind, **settings)
+    loaded = recipe.load()
+    layers = layer_prefixes(dense.model)
+    for name, module in loaded.model.named_modules():
+        weight = getattr(module, "weight", None)
+        if weight is not None:
+            changed = isinstance(module, nn.Linear) and name.startswith(layers)
+            assert (type(weight) is not nn.Parameter) == changed, name
+    for backbone in (recipe.frame, loaded):
+        assert (backbone.digest, backbone.parameters, backbone.head_modules) == (
+            dense.digest,
+            dense.parameters,
+            dense.head_modules,
+        )
+        assert target_modules(backbone.model, "all-linear") == target_modules(dense.model, "all-linear")
+    for head in dense.head_modules:
+        assert torch.equal(loaded.model.get_submodule(head).weight, dense.model.get_submodule(head).weight)
+    assert not recipe.shareable
+
+
+def test_a_layer_that_would_stay_dense_is_named(folder):
+    pytest.importorskip("torchao")
+    model = transformers.GPT2Model(transformers.GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=2))
+    with pytest.raises(BadRequestError, match=r"int8 leaves transformer\.h\.0\.attn\.c_attn of .* dense, a Conv1D"):
+        load_backbone(folder(model), 2, quantization="int8")
+
+
+def test_a_checkpoint_that_is_quantised_already_is_not_quantised_again_and_is_read(folder, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    path = folder(decoder())
+    settings = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    made = transformers.AutoModelForCausalLM.from_pretrained(path, quantization_config=settings)
+    made.save_pretrained(tmp_path / "four")
+    words().save_pretrained(tmp_path / "four")
+    recipe = find_recipe(str(tmp_path / "four"), 0, auto_class=CAUSAL)
+    assert recipe.load().parameters == load_backbone(path, 0, auto_class=CAUSAL).parameters
+    assert not recipe.shareable and len(target_modules(recipe.frame.model, "all-linear")) == 14
+    with pytest.raises(BadRequestError, match="quantised already: leave out quantization int8"):
+        find_recipe(str(tmp_path / "four"), 0, auto_class=CAUSAL, quantization="int8")
+
+
+def test_a_request_that_cannot_be_met_is_refused_before_anything_is_read(monkeypatch):
+    with pytest.raises(BadRequestError, match="quantization 'nf3' is unknown: use one of nf4, int8, fp8"):
+        load_backbone("nowhere", 2, quantization="nf3")
+    with pytest.raises(BadRequestError, match="nf4 does not go with dtype float64"):
+        load_backbone("nowhere", 2, quantization="nf4", dtype="float64")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for kind, package in quantization.PACKAGES.items():
+        with pytest.raises(BadRequestError, match=rf"quantization {kind} needs {package}, which is not installed"):
+            load_backbone("nowhere", 2, quantization=kind)
