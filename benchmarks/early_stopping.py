@@ -162,7 +162,7 @@ def main() -> None:
     if options.action == "record":
         record(options.folder, options.glue, options.studies, options.trials)
     else:
-        rules(options.folder, [4, 6, options.trials])
+        rules(options.folder, sorted({4, options.trials}))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def test_a_worker_trains_several_cells_and_one_that_diverges_fails_alone(
     spec.write_text(yaml.safe_dump(content))
     code, plan = adapad("plan", spec)
     assert code == 0
-    assert "Packs: 8 cells of lora, lora/wild, adapad, head_only train up to 8 at a time" in " ".join(plan.split())
+    assert "train up to 8 at a time in a worker, in at least 1 pack." in " ".join(plan.split())
     code, output = adapad("sweep", spec, "--out", folder)
     assert code == 1 and "8 cells computed, 0 reused, 2 failed" in output, output
     records = [json.loads(path.read_text()) for path in (folder / "cells").glob("*/result.json")]
