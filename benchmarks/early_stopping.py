@@ -64,7 +64,7 @@ def opened(fields: dict[str, Any]) -> tuple[CellFactory, Workspace]:
     common = {"name": "early-stopping", "methods": METHODS, "training": TRAINING, "precision": "mixed"}
     spec = parse_spec({**common, **fields})
     loaded = load_inputs(spec)
-    return CellFactory(spec, loaded.inputs), Workspace(loaded.backbone, loaded.inputs.data)
+    return CellFactory(spec, loaded.inputs), Workspace(loaded.recipe.load(), loaded.inputs.data)
 
 
 def record(folder: Path, glue: Path, studies: int, trials: int) -> None:

@@ -249,7 +249,7 @@ def test_early_stopping_prunes_trials_and_the_winner_is_bitwise_the_one_that_nev
     (result,) = [r for r in load_results(out) if r.identity.stage == "tune"]
     assert result.tuning_score == winner.value and result.cost.steps > second > first
     loaded = load_inputs(load_spec(out / "spec.yaml"))
-    workspace = Workspace(loaded.backbone, loaded.inputs.data)
+    workspace = Workspace(loaded.recipe.load(), loaded.inputs.data)
     threads = torch.get_num_threads()
     torch.set_num_threads(result.identity.threads)
     whole = run_cell(CellRequest(result.id, result.identity, tmp_path / "whole", "tiny"), workspace)
