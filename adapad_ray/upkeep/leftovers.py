@@ -87,7 +87,7 @@ def _temporary(folder: Path) -> Iterator[Leftover]:
 
 
 def _checkpoints(storage: Path) -> Iterator[Leftover]:
-    """Checkpoints of cells that are finished, or that their sweep's file does not describe any more."""
+    """Checkpoints of cells that are finished, were stopped early, or are not in their sweep's file any more."""
     for sweep in _subfolders(storage):
         if not (sweep / MANIFEST).is_file() or _in_use(sweep):
             continue
@@ -99,7 +99,7 @@ def _checkpoints(storage: Path) -> Iterator[Leftover]:
             if (cell / RECORD).is_file():
                 yield from _folders(cell, CHECKPOINT, "checkpoint of a finished cell")
             elif labels is not None and cell.name not in labels:
-                yield from _folders(cell, CHECKPOINT, "checkpoint of a cell that its sweep's file no longer has")
+                yield from _folders(cell, CHECKPOINT, "checkpoint of a cell that was stopped early or left the file")
 
 
 def _copies_of_adapters(storage: Path, artifacts: Path) -> Iterator[Leftover]:

@@ -67,7 +67,8 @@ class Tune(Stage):
         known = {planned.id: planned for planned in study}
         ordered = [*(id for id in missing if id in known), *(id for id in known if id not in missing)]
         reached = {id for id in known if stopping.reached(known[id].cell)}
-        unavailable = known.keys() - missing.keys() - state.results.keys() - reached
+        available = (missing.keys() | state.results.keys() | reached) - state.failures.keys()
+        unavailable = known.keys() - available
 
         def stop(id: str) -> None:
             launch.stop(known[id].cell, stopping.stopped_trial(known[id]))
@@ -101,7 +102,8 @@ class Tune(Stage):
     def finish(self, state: SweepState) -> None:
         """Brings the studies in line with the cells, which may have been computed by a killed launch."""
         for label in self._spec.labels():
-            state.stopped.update(self._stopped(label, state.results))
+            stopped = self._stopped(label, state.results)
+            state.stopped.update({id: trial for id, trial in stopped.items() if id not in state.failures})
         self._align_studies(state)
 
     def _studies(self, label: str, results: Results) -> dict[str, Wave]:

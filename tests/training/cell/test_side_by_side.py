@@ -9,6 +9,7 @@ import torch
 from adapad_ray.storage import CHECKPOINT, RECORD
 from adapad_ray.testing import COST_PER_RANK, MethodCase, tiny_workspace
 from adapad_ray.training.cell import CellRequest, PackedCell, run_cell, run_packed_cells
+from adapad_ray.training.cell.rungs import load_rungs
 from adapad_ray.training.checkpoint import CheckpointPolicy
 from adapad_ray.training.packs import PackedTrainer, SharedPasses
 from adapad_ray.training.passes.lane_passes import DivergedError
@@ -85,6 +86,23 @@ def test_what_ends_one_cell_leaves_the_others_untouched(lone, tmp_path, monkeypa
     assert isinstance(ends["short"], TimeoutError)
     assert_as_alone(ends["lora"], lone, tmp_path)
     assert (tmp_path / "short" / CHECKPOINT / "checkpoint.safetensors").exists(), "it can go on"
+
+
+def test_a_cell_that_pauses_leaves_the_others_running_and_goes_on_beside_others(lone, tmp_path):
+    workspace, ends = tiny_workspace(), {}
+    asked = {
+        name: request(name, tmp_path, pause_at=6 if name != "head" else None) for name in ("lora", "adapad", "head")
+    }
+    run_packed_cells(
+        {name: PackedCell(r) for name, r in asked.items()}, workspace, lambda n, end: ends.update({n: end})
+    )
+    assert (ends["lora"], ends["adapad"]) == (None, None) and list(ends)[-1] == "head"
+    assert_as_alone(ends["head"], lone, tmp_path)
+    for name in ("lora", "adapad"):
+        (rung,) = load_rungs(tmp_path / name)
+        assert rung.step == 6 and rung.score is not None
+    for result in computed(tmp_path, ("lora", "adapad")).values():
+        assert_as_alone(result, lone, tmp_path)
 
 
 def test_cells_continue_from_their_checkpoints_though_they_stand_at_different_steps(lone, tmp_path, monkeypatch):
