@@ -22,6 +22,7 @@ from torch import Tensor
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.files import atomic_path, write_text
+from adapad_ray.models import Backbone
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -73,6 +74,23 @@ def deployed_adapter(adapted: TrainableModel, lane: Lane) -> DeployedAdapter:
         magnitudes={name: _exported(value) for name, value in adapted.magnitudes(lane).items()},
         fan_in_fan_out=adapted.fan_in_fan_out,
     )
+
+
+def provenance(adapter: DeployedAdapter, adapted: TrainableModel, lane: Lane, backbone: Backbone) -> dict[str, object]:
+    """Where an adapter came from, for `adapad.json`, as far as its training alone decides it.
+
+    Args:
+        adapter: `deployed_adapter(adapted, lane)`.
+    """
+    return {
+        "model": backbone.name,
+        "model_digest": backbone.digest,
+        "pooling": backbone.pooling,
+        "family": adapter.family,
+        "parameters": adapter.parameters,
+        "lora_parameters": adapter.lora_parameters,
+        "scaling_folded_into_B": {name: adapted.scales[name] * lane.scale for name in adapter.factors},
+    }
 
 
 def _exported(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from adapad_ray.adapters.export import deployed_adapter, save_peft
+from adapad_ray.adapters.export import deployed_adapter, provenance, save_peft
 from adapad_ray.api import token_outputs
 from adapad_ray.api.own_model import Borrowed, own_backbone
 from adapad_ray.api.request import AnyPrecision, Request, resolve
@@ -231,18 +231,11 @@ class Attached(nn.Module):
             raise BadRequestError("no module has a component: there is no adapter to save")
         to = Path(to)
         require_empty(to)
-        about = {
+        about = provenance(adapter, self._adapted, lane, self._backbone) | {
             "point": "final" if prefix is None else f"prefix-{prefix}",
             "method": self._method.name,
-            "model": self._backbone.name,
-            "model_digest": self._backbone.digest,
-            "pooling": self._backbone.pooling,
             "auto_class": self._auto_class,
             "labels": _class_names(self.config),
-            "family": adapter.family,
-            "parameters": adapter.parameters,
-            "lora_parameters": adapter.lora_parameters,
-            "scaling_folded_into_B": {name: self._adapted.scales[name] * lane.scale for name in adapter.factors},
         }
         return save_peft(adapter, to, base_model=self._backbone.name, provenance=about)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from adapad_ray.cost.memory import WorkerMemory, worker_memory
 from adapad_ray.cost.packs import ExpectedPacks, expected_packs
 from adapad_ray.cost.throughput import Throughput, expected_flops_per_token, tokens_per_step, training_throughput
 from adapad_ray.cost.worker_scaling import WorkersTime, expected_phases, expected_times
@@ -89,6 +90,8 @@ class SweepEstimate:
     link_gbps: float
     single_worker_seconds: float
     here: Here
+    memory: WorkerMemory | None = None
+    """None for a small model on a CPU."""
     packs: ExpectedPacks | None = None
     """None where no cell shares its passes with another."""
     tokens_are_words: bool = False
@@ -139,6 +142,7 @@ def estimate(spec: SweepSpec, inputs: SweepInputs, plan: SweepPlan, link_gbps: f
     rates = _rates(spec, inputs, link_gbps)
     passes = {(row.label, row.budget): _passes(row) for row in plan.rows}
     rows = [_row(spec, row, passes[spec.compute_as(row.label) or row.label, row.budget], rates) for row in plan.rows]
+    packs = expected_packs(spec, plan)
     flops = _curve_and_tune_flops(spec, plan, rows) + _search_flops(spec, plan, rates)
     return SweepEstimate(
         name=spec.name,
@@ -156,12 +160,19 @@ def estimate(spec: SweepSpec, inputs: SweepInputs, plan: SweepPlan, link_gbps: f
         link_gbps=link_gbps,
         single_worker_seconds=flops / rates.throughput.flops_per_second,
         here=_here(spec, plan, rows, flops / rates.throughput.flops_per_second),
-        packs=expected_packs(spec, plan),
+        memory=worker_memory(spec, inputs, _trained_bytes(rows, packs)),
+        packs=packs,
         tokens_are_words=inputs.tokens_are_words,
         rows_are_assumed=inputs.rows_are_assumed,
         sizes_are_packaged=inputs.sizes_are_packaged,
         warnings=inputs.warnings,
     )
+
+
+def _trained_bytes(rows: list[RowEstimate], packs: ExpectedPacks | None) -> int:
+    """What trains in a worker at one time, with gradients and optimizer."""
+    largest = max((row.optimizer_bytes for row in rows), default=0)
+    return largest if packs is None else max(largest, OPTIMIZER_BYTES * packs.peak_parameters)
 
 
 def _here(spec: SweepSpec, plan: SweepPlan, rows: list[RowEstimate], seconds: float) -> Here:

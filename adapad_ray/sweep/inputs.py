@@ -9,6 +9,7 @@ from torch import nn
 
 from adapad_ray.errors import BadRequestError, UnreachableError
 from adapad_ray.models import BackboneRecipe, backbone_parameters, keeps_sizes, unloadable_weights
+from adapad_ray.models.loading.quantization import missing_package
 from adapad_ray.results import Precision
 from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
@@ -103,6 +104,7 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
         warnings=(
             *data.warnings,
             *unloadable_weights(spec.model),
+            *missing_package(spec.quantization),
             *_check_sketch(spec, model, reader if own else None, raw, data),
         ),
     )

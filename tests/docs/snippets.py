@@ -70,7 +70,7 @@ def commands() -> list[Command]:
         for line, text in enumerate((REPOSITORY / page).read_text(encoding="utf-8").splitlines(), 1):
             if line not in fenced:
                 found += [Command(page, line, match[1], whole=False) for match in _INLINE.finditer(text)]
-            elif fenced[line].language == "sh" and fenced[line].reason is None:
+            elif fenced[line].language in ("", "sh") and fenced[line].reason is None:
                 found += [Command(page, line, match[1], whole=True) for match in _COMMAND.finditer(text)]
     return found
 

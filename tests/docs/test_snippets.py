@@ -17,12 +17,13 @@ import pandas as pd
 import pytest
 import typer
 from in_process import in_process
-from small_tasks import write_models
+from small_tasks import compute, spec_of, write_models, write_questions
 from typer.testing import CliRunner, Result
 
 from adapad_ray.cli import app
 from adapad_ray.safe_yaml import read_yaml
 from adapad_ray.sweep import run
+from adapad_ray.sweep.export import AdapterChoice, export_adapter
 from adapad_ray.sweep.spec_file import load_spec, parse_spec
 from tests.docs.reader import Reader, loop_of
 from tests.docs.snippets import REPOSITORY, Command, blocks, commands
@@ -70,8 +71,10 @@ def place(tmp_path_factory, tiny_model, reviews) -> Iterator[Place]:
     packaged = table.rename(columns={"review": "text", "stars": "label"})
     packaged.to_csv(folder / "packaged.csv", index=False)
     packaged[["text"]].to_csv(folder / "texts.csv", index=False)
-    (yaml,) = [block.text for block in blocks("yaml") if block.page == "README.md"]
-    (folder / "mine.yaml").write_text(yaml)
+    for block in blocks("yaml"):
+        content = read_yaml(block.text, str(block))
+        if "model" in content:  # a whole file, which commands name
+            (folder / f"{content.get('name', 'mine')}.yaml").write_text(block.text)
     small = [f"model={tiny_model}", "pooling=mean", "budgets=[896, 1792]", "seeds=[0]", "tune.trials=1"]
     small += ["tune.budget=1792", "training={epochs: 1, max_length: 32, max_train_examples: 64}"]
     with pytest.MonkeyPatch.context() as patch:
@@ -98,9 +101,9 @@ def results(place) -> dict[Command, Result]:
 @pytest.fixture(scope="module")
 def readers(place, tmp_path_factory, tiny_model) -> Iterator[dict[str, Reader]]:
     """By page."""
-    decoder = write_models(tmp_path_factory.mktemp("models"))["decoder"]
+    models = write_models(tmp_path_factory.mktemp("models"))
     changes = {"distilbert/distilbert-base-uncased": str(tiny_model), "minilm-l6": str(tiny_model)}
-    changes["HuggingFaceTB/SmolLM2-135M"] = decoder
+    changes["HuggingFaceTB/SmolLM2-135M"] = models["decoder"]
     with pytest.MonkeyPatch.context() as patch:
         found = {"README.md": Reader("README.md", place.folder, patch, {}, {})}
         for page in {block.page for block in blocks("python")} - found.keys():
@@ -109,7 +112,17 @@ def readers(place, tmp_path_factory, tiny_model) -> Iterator[dict[str, Reader]]:
             place.table.to_csv(folder / "reviews.csv", index=False)
             given = loop_of(tiny_model, place.table) if page == "docs/python.md" else {}
             found[page] = Reader(page, folder, patch, changes, given)
+            if page == "docs/chat.md":
+                export_chat(models, folder)
         yield found
+
+
+def export_chat(models: dict[str, str], folder: Path) -> None:
+    """Trains a small chat adapter and exports it to `my-adapter`, as the commands of its page do."""
+    training = {"epochs": 0.1, "max_length": 48}
+    spec = spec_of("chat", models, write_questions(folder), methods={"lora": {}}, training=training, reference=False)
+    budget = compute(spec, folder / "sweep")["lora"].identity.budget
+    export_adapter(folder / "sweep", folder / "my-adapter", AdapterChoice("lora", str(budget)))
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if runs(command)], ids=str)

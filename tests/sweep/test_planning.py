@@ -313,9 +313,29 @@ def test_more_budgets_need_no_more_parents_and_other_settings_need_others(planne
 
 def test_the_id_of_a_cell_is_the_hash_of_its_identity_without_names(planner):
     cell = waves(planner())[2][0].cell
-    content = cell.identity.model_dump(mode="json", exclude={"model", "task", "label", "packed"})
+    # Nor does it hold what was added since, at its default.
+    content = cell.identity.model_dump(mode="json", exclude={"model", "task", "label", "packed", "quantization"})
+    del content["training"]["micro_batch_size"]
     expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     assert cell.id == expected
+
+
+def test_a_quantised_backbone_has_cells_of_its_own_and_full_fine_tuning_is_a_gap(planner):
+    """A plan needs none of the packages that quantise."""
+    methods = {"lora": {}, "full": {}}
+    dense, quantized = (planner(methods=methods, tune=TUNE, quantization=kind) for kind in (None, "nf4"))
+    lora = [cells_of(waves(p), "tune") for p in (dense, quantized)]
+    assert not {cell.id for cell in lora[0]} & {cell.id for cell in lora[1]}
+    assert {cell.identity.quantization for cell in lora[1]} == {"nf4"}
+    plan = quantized.plan()
+    (gap,) = plan.gaps
+    assert (gap.label, gap.budget) == ("full", quantized.inputs.backbone_parameters)
+    assert "full trains the backbone's weights, which cannot learn in nf4" in gap.reason
+    assert "full" not in {planned.cell.identity.label for wave in waves(quantized) for planned in wave}
+    assert sum(estimate(quantized.spec, quantized.inputs, plan).cells.values()) == plan.cells
+    assert quantized.inputs.precision == "full"
+    with pytest.raises(BadRequestError, match="precision: mixed is for dense layers, but quantization is nf4"):
+        planner(quantization="nf4", precision="mixed")
 
 
 def test_cells_that_share_passes_get_ids_of_their_own(planner):

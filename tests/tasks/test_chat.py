@@ -308,6 +308,10 @@ BAD_TEMPLATES = {
         "column 'messages' of the train data holds a conversation that the chat template does not write turn by turn "
         "in row 1: which tokens are the assistant's cannot be told",
     ),
+    SIMPLE + "{% if false %}{% generation %}{% endgeneration %}{% endif %}": (
+        turns("hi", "bye"),
+        "a conversation of whose answers the chat template marks, or leaves, nothing in row 1",
+    ),
     (TEMPLATES / "gemma.jinja").read_text(): (
         [*turns("hi", "bye"), {"role": "assistant", "content": "well"}],
         "a conversation that the chat template refuses .Conversation roles must alternate.* in row 1",
@@ -320,6 +324,19 @@ def test_templates_that_do_not_say_what_the_assistant_says_are_refused(template)
     conversation, message = BAD_TEMPLATES[template]
     with pytest.raises(BadRequestError, match=message):
         task(with_template(template), {"messages": [conversation]})
+
+
+def test_a_template_may_close_the_whole_conversation():
+    """Phi-3's ends one that is not to be continued with the end-of-text token."""
+    tokenizer = with_template(
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' + m['content'] + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant ' }}{% else %}{{ eos_token }}{% endif %}"
+    )
+    split = task(tokenizer, {"messages": [turns("hi", "bye", "how", "well")]}).splits["train"]
+    assert "".join(tokens_of(tokenizer, split)) == (
+        "<|im_start|>user hi<|im_end|><|im_start|>assistant *bye**<|im_end|>*"
+        "<|im_start|>user how<|im_end|><|im_start|>assistant *well**<|im_end|>*"
+    )
 
 
 def test_a_template_that_always_asks_for_another_answer_does_not_teach_the_question():

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from adapad_ray.adapters.compression import CompressionReport, ModuleReport
 from adapad_ray.cost.estimate import OPTIMIZER_BYTES, SweepEstimate
+from adapad_ray.cost.memory import WorkerMemory, in_words
 from adapad_ray.cost.packs import ExpectedPacks
 from adapad_ray.cost.worker_scaling import WORKERS
 from adapad_ray.sweep.export import AvailablePoint
@@ -86,6 +87,13 @@ def _workers_table(estimate: SweepEstimate) -> Table:
     return table
 
 
+def _memory_in_words(memory: WorkerMemory) -> str:
+    needed = ", ".join(f"{memory.gpus(size)} of {size} GB" for size in (24, 48, 80, 141))
+    idle = " A worker uses one GPU." if memory.gpus(141) > 1 else ""
+    parts = f"Memory of a worker: about {memory.total / 1e9:,.1f} GB ({in_words(memory)})."
+    return f"{parts} GPUs that hold it: {needed}.{idle}"
+
+
 def _packs_in_words(packs: ExpectedPacks) -> str:
     together = (
         f"Packs: {counted(packs.cells, 'cell')} of {', '.join(packs.labels)} train up to {packs.most_cells} at a time "
@@ -100,6 +108,8 @@ def _packs_in_words(packs: ExpectedPacks) -> str:
 def _notes(estimate: SweepEstimate) -> list[Table | str]:
     notes: list[Table | str] = [escape(f"Data: {sizes_in_words(estimate.splits)}.")]
     notes += [escape(f"Warning: {warning}.") for warning in estimate.warnings]
+    if estimate.memory is not None:
+        notes.append(escape(_memory_in_words(estimate.memory)))
     if estimate.packs is not None:
         notes.append(escape(_packs_in_words(estimate.packs)))
     if estimate.sizes_are_packaged:

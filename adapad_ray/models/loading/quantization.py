@@ -34,11 +34,16 @@ def check_quantization(quantization: str, dtype: str) -> None:
         raise BadRequestError(f"quantization {quantization!r} is unknown: use one of {known}, or leave it out")
     if dtype == "float64":
         raise BadRequestError(f"quantization {quantization} does not go with dtype float64: use bfloat16 or float32")
-    package = PACKAGES[quantization]
-    if importlib.util.find_spec(package) is None:
-        raise BadRequestError(
-            f"quantization {quantization} needs {package}, which is not installed: install adapad-ray[quantized]"
-        )
+    for missing in missing_package(quantization):
+        raise BadRequestError(missing)
+
+
+def missing_package(quantization: str | None) -> tuple[str, ...]:
+    """Return, as one sentence, that the package of a quantisation is not installed; none where it is."""
+    package = None if quantization is None else PACKAGES[quantization]
+    if package is None or importlib.util.find_spec(package) is not None:
+        return ()
+    return (f"quantization {quantization} needs {package}, which is not installed: install adapad-ray[quantized]",)
 
 
 def quantization_config(quantization: str, dtype: torch.dtype, dense: Sequence[str]) -> Any:

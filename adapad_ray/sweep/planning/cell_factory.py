@@ -12,7 +12,7 @@ from adapad_ray.methods import METHODS, Method
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity
 from adapad_ray.sweep.inputs import SweepInputs
-from adapad_ray.sweep.planning.cells import Cell
+from adapad_ray.sweep.planning.cells import Cell, lane_steps
 from adapad_ray.sweep.planning.packing import shares_passes
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.training.cell import make_method, parent_identity
@@ -73,9 +73,9 @@ class CellFactory:
         return make_method(identity, modules, self.train_examples, self.inputs.backbone_parameters)
 
     def lane_steps(self, cell: Cell) -> int:
-        """The most forward and backward passes that the training of a cell takes: its steps times its lanes."""
+        """The most forward and backward passes that the training of a cell takes."""
         method = self.method(cell.identity)
-        return method.training_steps * method.plan().lanes
+        return lane_steps(method, method.plan())
 
     def evaluation_passes(self, stage: str) -> float:
         """The forward passes of a cell's evaluation, in forward and backward passes of a training batch."""

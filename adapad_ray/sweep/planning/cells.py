@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.methods import Method, Plan
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.storage import RECORD
 
@@ -21,6 +22,11 @@ NAMES = {"model", "task", "label"}
 
 Results = Mapping[str, CellResult]
 """Finished cells by id."""
+
+
+def lane_steps(method: Method[Any], plan: Plan) -> int:
+    """The most forward and backward passes that a training takes: its steps times its lanes."""
+    return method.training_steps * plan.lanes
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from adapad_ray.budget import BudgetTooSmallError
 from adapad_ray.methods.plan import QuantizedBackboneError
 from adapad_ray.sweep.planning import checks
 from adapad_ray.sweep.planning.cell_factory import CellFactory
+from adapad_ray.sweep.planning.cells import lane_steps
 from adapad_ray.sweep.planning.rows import GapRow, Row, plan_row
 from adapad_ray.sweep.planning.search_cells import SearchCells
 from adapad_ray.sweep.spec import SweepSpec
@@ -30,7 +31,7 @@ class SweepPlan:
     @property
     def mean_lane_steps(self) -> float:
         """Forward and backward passes of a cell of the curve at most, as a mean over the rows."""
-        passes = [row.method.training_steps * row.plan.lanes for row in self.rows]
+        passes = [lane_steps(row.method, row.plan) for row in self.rows]
         return sum(passes) / max(1, len(passes))
 
 

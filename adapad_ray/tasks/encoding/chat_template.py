@@ -163,35 +163,37 @@ class ChatTemplate:
             spans.append([self._span(text, conversation, i, place) for i in _answers(conversation)])
         encoded = self._tokens(texts, return_offsets_mapping=True)
         rendered = []
-        for ids, offsets, of_answers in zip(encoded["input_ids"], encoded["offset_mapping"], spans, strict=True):
+        stood = zip(encoded["input_ids"], encoded["offset_mapping"], spans, places, strict=True)
+        for ids, offsets, of_answers, place in stood:
             tokens, stands = np.array(ids, dtype=np.int32), np.array(offsets).reshape(-1, 2)
             learnt = np.zeros(len(tokens), dtype=bool)
             for begin, end in of_answers:
                 inside = np.flatnonzero((stands[:, 1] > begin) & (stands[:, 0] < end))
                 ends = inside[tokens[inside] == (-1 if self.end is None else self.end)]
-                learnt[inside[0] : (ends if len(ends) else inside)[-1] + 1] = True
-            rendered.append(_until_last(tokens, learnt))
+                learnt[inside[inside <= ends[-1]] if len(ends) else inside] = True
+            rendered.append(_until_last(tokens, learnt, place))
         return rendered
 
     def _span(self, text: str, conversation: Conversation, turn: int, place: Place) -> tuple[int, int]:
         """Where the text of an assistant's turn begins and ends."""
         before = self._try(conversation[:turn], place, add_generation_prompt=True)
         until = self._try(conversation[: turn + 1], place)
-        if not text.startswith(before) or not text.startswith(until):
+        shared = len(until) if text.startswith(until) else _shared_beginning(text, until)
+        # What closes a whole conversation, as in Phi-3's template, may follow the token that ends the turn.
+        ends = shared == len(until) or (self._end_text or "\0") in text[len(before) : shared]
+        if not text.startswith(before) or not ends:
             raise place.refuse(
                 "a conversation that the chat template does not write turn by turn",
                 f"which tokens are the assistant's cannot be told, so {_REMEDY}, or of one with {{% generation %}}",
             )
-        return len(before), len(until)
+        return len(before), shared
 
     def _marked(self, conversations: Sequence[Conversation], places: Sequence[Place]) -> list[Rendered]:
         rendered = []
         for conversation, place in zip(conversations, places, strict=True):
             found = self._try(conversation, place, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
             learnt = np.array(found["assistant_masks"], dtype=bool)
-            if not learnt.any():
-                raise place.refuse("a conversation whose answers the chat template does not mark", _REMEDY)
-            rendered.append(_until_last(np.array(found["input_ids"], dtype=np.int32), learnt))
+            rendered.append(_until_last(np.array(found["input_ids"], dtype=np.int32), learnt, place))
         return rendered
 
     def _try(self, conversation: Conversation, place: Place, **options: Any) -> Any:
@@ -208,6 +210,10 @@ class ChatTemplate:
 
     def _tokens(self, texts: list[str], **options: Any) -> Any:
         return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, **options)
+
+    @property
+    def _end_text(self) -> str | None:
+        return None if self.end is None else str(self.tokenizer.convert_ids_to_tokens(self.end))
 
     @cached_property
     def _special(self) -> np.ndarray:
@@ -234,7 +240,14 @@ def _answers(conversation: Conversation) -> list[int]:
     return [i for i, message in enumerate(conversation) if message.role == "assistant"]
 
 
-def _until_last(tokens: np.ndarray, learnt: np.ndarray) -> Rendered:
+def _shared_beginning(one: str, other: str) -> int:
+    """How many characters two texts have in common before they differ."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _until_last(tokens: np.ndarray, learnt: np.ndarray, place: Place) -> Rendered:
+    if not learnt.any():
+        raise place.refuse("a conversation of whose answers the chat template marks, or leaves, nothing", _REMEDY)
     end = int(np.flatnonzero(learnt)[-1]) + 1
     return Rendered(tokens[:end], learnt[:end])
 

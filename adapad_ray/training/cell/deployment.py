@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from adapad_ray.adapters.export import DeployedAdapter, deployed_adapter, save_peft
+from adapad_ray.adapters.export import DeployedAdapter, deployed_adapter, provenance, save_peft
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.adapters.trainable_model import TrainableModel
 from adapad_ray.files import atomic_path, write_text
@@ -118,25 +118,19 @@ class Deployment:
             return None
         key = _key(deployable)
         folder = "adapter" if deployable.prefix is None else key
-        provenance = self._provenance(key, adapter, deployable.lane)
-        save_peft(adapter, self.request.folder / folder, base_model=self.request.base_model, provenance=provenance)
+        about = self._provenance(key, adapter, deployable.lane)
+        save_peft(adapter, self.request.folder / folder, base_model=self.request.base_model, provenance=about)
         return folder
 
     def _provenance(self, key: str, adapter: DeployedAdapter, lane: Lane) -> dict[str, Any]:
-        backbone, data = self.workspace.backbone, self.workspace.data
-        return {
+        data = self.workspace.data
+        return provenance(adapter, self.adapted, lane, self.workspace.backbone) | {
             "cell": self.request.id,
             "point": key,
             "model": self.request.base_model,
-            "model_digest": backbone.digest,
-            "pooling": backbone.pooling,
             "auto_class": TYPES[data.type].auto_class,
             "labels": list(data.class_names),
             **{name: data.settings[name] for name in ("chat_template",) if name in data.settings},
-            "family": adapter.family,
-            "parameters": adapter.parameters,
-            "lora_parameters": adapter.lora_parameters,
-            "scaling_folded_into_B": {name: self.adapted.scales[name] * lane.scale for name in adapter.factors},
         }
 
     def save_predictions(self) -> None:

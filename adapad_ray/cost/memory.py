@@ -1,0 +1,168 @@
+"""What a worker's device must hold: weights, adapters with their optimizer, and what a pass keeps for the way back.
+
+Nothing is computed: shapes come from a pass on the meta device. CUDA's own memory and fragmentation are not counted.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from adapad_ray.errors import BadRequestError
+from adapad_ray.frozen_linear.dispatch import is_supported
+from adapad_ray.methods import METHODS
+from adapad_ray.methods.plan import CellContext
+from adapad_ray.models.backbone import parse_dtype
+from adapad_ray.models.target_modules import target_modules
+from adapad_ray.sweep.inputs import SweepInputs
+from adapad_ray.sweep.spec import SweepSpec
+
+GIGABYTES: Mapping[str, int] = {
+    "T4": 16, "V100": 32, "P100": 16, "L4": 24, "A10G": 24, "L40S": 48, "A100": 80, "A100-40G": 40, "A100-80G": 80,
+    "H100": 80, "H20": 96, "H200": 141, "B200": 180,
+}  # fmt: skip
+"""Accelerator type, as Ray names it → memory of the largest model of that name, in GB, as its vendor says."""
+QUANTIZED_BYTES: Mapping[str | None, float] = {"nf4": 0.5 + 4 / 64, "int8": 1.0, "fp8": 1.0}
+"""Per weight of a linear layer. nf4 has an fp32 scale for every 64 weights."""
+USED = 0.9
+"""Share of a GPU's memory that is counted on; CUDA's context and gaps between tensors take the rest (a project
+default)."""
+LARGE = 1_000_000_000
+"""Parameters from which memory is estimated for CPUs too."""
+
+
+@dataclass(frozen=True)
+class WorkerMemory:
+    """Bytes of one worker, at its peak."""
+
+    weights: int
+    trained: int
+    """Values, gradients and Adam's moments of what trains at one time."""
+    activations: int
+    """Of a pass of the longest examples. Attention is counted as if its matrix was kept, which fused kernels avoid."""
+    examples: int
+    """Of that pass."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.trained + self.activations
+
+    def gpus(self, gigabytes: float) -> int:
+        """GPUs of this size that would be needed to hold it."""
+        return -(-self.total // int(USED * gigabytes * 1e9))
+
+
+def worker_memory(spec: SweepSpec, inputs: SweepInputs, trained: int) -> WorkerMemory | None:
+    """Return what a worker needs; None for a small model on a CPU, or one whose pass reads values.
+
+    Args:
+        trained: bytes of what trains, with gradients and optimizer.
+
+    Raises:
+        BadRequestError: the file names an accelerator with less memory.
+    """
+    if not spec.resources.gpus_per_worker and inputs.backbone_parameters < LARGE:
+        return None
+    training = spec.training
+    examples = min(training.batch_size, training.micro_batch_size or training.batch_size)
+    slots = spec.resources.slots_per_pass
+    activations = None
+    with suppress(RuntimeError, TypeError, NotImplementedError):  # a model that reads values of its input
+        activations = _activations(spec, inputs, examples) * (slots if isinstance(slots, int) else 1)
+    if activations is None:
+        return None
+    memory = WorkerMemory(_weights(spec, inputs), trained, activations, examples)
+    _check(spec, memory)
+    return memory
+
+
+def _check(spec: SweepSpec, memory: WorkerMemory) -> None:
+    resources = spec.resources
+    gigabytes = GIGABYTES.get(resources.accelerator_type or "", 0) * resources.gpus_per_worker
+    if gigabytes and memory.total > gigabytes * 1e9:
+        raise BadRequestError(
+            f"a worker needs about {memory.total / 1e9:,.0f} GB of GPU memory ({in_words(memory)}), and "
+            f"{resources.gpus_per_worker:g} {resources.accelerator_type} has {gigabytes:g}: {less(spec)}"
+        )
+
+
+def in_words(memory: WorkerMemory) -> str:
+    """The parts, in GB."""
+    return (
+        f"weights {memory.weights / 1e9:,.1f}, adapters with gradients and optimizer {memory.trained / 1e9:,.1f}, "
+        f"activations of {memory.examples} examples at most {memory.activations / 1e9:,.1f}"
+    )
+
+
+def less(spec: SweepSpec) -> str:
+    """What would need less."""
+    training = spec.training
+    advice = [f"training.micro_batch_size below {training.micro_batch_size or training.batch_size}"]
+    advice += ["training.gradient_checkpointing: true"] * (not training.gradient_checkpointing)
+    if spec.quantization is None:
+        advice += ["quantization: nf4"] + ["dtype: bfloat16"] * (spec.dtype == "float32")
+    return f"less takes {', '.join(advice)}"
+
+
+def _weights(spec: SweepSpec, inputs: SweepInputs) -> int:
+    """Bytes of the frozen weights, with the copies of mixed products."""
+    size = parse_dtype(spec.dtype).itemsize
+    parameters = sum(p.numel() for p in inputs.model.parameters())
+    linear = sum(m.get_parameter("weight").numel() for m in inputs.model.modules() if is_supported(m))
+    if spec.quantization is not None:
+        return int(size * (parameters - linear) + QUANTIZED_BYTES[spec.quantization] * linear)
+    return int(size * parameters + (2 * linear if inputs.precision == "mixed" else 0))
+
+
+def _activations(spec: SweepSpec, inputs: SweepInputs, examples: int) -> int:
+    """Bytes that a pass of LoRA on all target modules keeps for its backward pass, on the longest examples."""
+    model = copy.deepcopy(inputs.model).to(parse_dtype(spec.dtype))
+    _attach_lora(spec, model)
+    split = inputs.data.splits["train"]
+    batch: dict[str, Any] = dict(split.batch(np.argsort(split.lengths, kind="stable")[-examples:], 0))
+    labels, mode = batch.pop("labels").to("meta"), FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        frozen = {_storage(mode.from_tensor(t)) for t in (*model.parameters(), *model.buffers())}
+        kept: dict[int, Tensor] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            if (storage := _storage(tensor)) not in frozen:
+                kept[storage] = tensor  # alive, so that no other gets its address
+            return tensor
+
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = model(**{name: value.to("meta") for name, value in batch.items()})
+            inputs.data.loss(output, labels).sum()
+        total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    layers = sum(isinstance(module, GradientCheckpointingLayer) for module in model.modules())
+    if not (spec.training.gradient_checkpointing and layers):
+        return total
+    # Every layer keeps its input, and one of them everything. `max_length` bounds the examples' width.
+    width = getattr(getattr(model, "config", None), "hidden_size", 0)
+    inputs_of_layers = layers * examples * int(split.lengths.max()) * width * parse_dtype(spec.dtype).itemsize
+    return inputs_of_layers + total // layers
+
+
+def _attach_lora(spec: SweepSpec, model: nn.Module) -> None:
+    modules = target_modules(model, spec.target_modules)
+    lora = METHODS["lora"]
+    method = lora(lora.Config(), CellContext(modules, sum(m.component_cost for m in modules), total_steps=1, seed=0))
+    adapted = method.adapt(model, ())
+    method.build(torch.Generator())
+    adapted.use(method.lanes(0)[0])
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(StorageWeakRef(tensor.untyped_storage()).cdata)  # type: ignore[no-untyped-call]

@@ -1,0 +1,74 @@
+"""What a worker needs: the activations against those of a real pass, and what does not fit."""
+
+import pytest
+import torch
+
+from adapad_ray.cost.estimate import estimate_sweep
+from adapad_ray.cost.memory import GIGABYTES, WorkerMemory, _activations, _attach_lora
+from adapad_ray.errors import BadRequestError
+from adapad_ray.models import load_backbone
+from adapad_ray.sweep.inputs import sketch_inputs
+from adapad_ray.sweep.spec_file import parse_spec
+
+QWEN = {
+    "name": "m",
+    "model": "Qwen/Qwen3-0.6B",
+    "task": "mnli",
+    "methods": {"lora": {}},
+    "budgets": ["0.2%"],
+    "training": {"max_length": 256, "batch_size": 64},
+    "resources": {"gpus_per_worker": 1, "accelerator_type": "T4"},
+}
+
+
+@pytest.fixture
+def tiny(tiny_model, reviews):
+    def make(**training):
+        content = {"name": "s", "model": str(tiny_model), "pooling": "mean", "methods": {"lora": {}}, "budgets": [1792]}
+        task = {"train": str(reviews), "text": "review", "label": "stars"}
+        return parse_spec({**content, "task": task, "training": {"max_length": 32, **training}})
+
+    return make
+
+
+def test_the_activations_are_those_that_a_real_pass_keeps(tiny, tiny_model):
+    """Of the same model with LoRA on the same modules; the real pass uses a fused kernel for attention."""
+    spec = tiny()
+    inputs = sketch_inputs(spec)
+    expected = _activations(spec, inputs, 8)
+
+    model = load_backbone(str(tiny_model), 2, pooling="mean").model
+    _attach_lora(spec, model)
+    frozen = {t.untyped_storage().data_ptr() for t in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in frozen:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    batch = inputs.data.splits["train"].batch(inputs.data.splits["train"].lengths.argsort(kind="stable")[-8:], 0)
+    batch.pop("labels")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(**batch)
+    real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert real <= expected < 1.5 * real
+
+
+def test_recomputed_layers_keep_less(tiny):
+    inputs = sketch_inputs(tiny())
+    assert _activations(tiny(gradient_checkpointing=True), inputs, 8) < 0.7 * _activations(tiny(), inputs, 8)
+
+
+def test_what_does_not_fit_the_named_accelerator_is_refused_with_what_needs_less():
+    with pytest.raises(BadRequestError, match=r"about \d+ GB .*weights 3\.\d.* 1 T4 has 16: less takes .*nf4"):
+        estimate_sweep(parse_spec(QWEN))
+    less = {"training": {"max_length": 256, "batch_size": 64, "micro_batch_size": 2}, "quantization": "nf4"}
+    memory = estimate_sweep(parse_spec({**QWEN, **less, "dtype": "bfloat16"})).memory
+    assert memory.weights < 1e9 and memory.examples == 2 and memory.gpus(16) == 1
+
+
+def test_gpus_are_counted_with_room_to_spare():
+    memory = WorkerMemory(weights=70 * 10**9, trained=10**9, activations=10**9, examples=1)
+    assert (memory.gpus(80), memory.gpus(79), memory.gpus(40)) == (1, 2, 2)
+    assert GIGABYTES["H100"] == 80
