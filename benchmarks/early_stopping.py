@@ -1,7 +1,7 @@
 """Whether half-trained trials tell the winner of a tune stage: full studies, and the same with early stopping.
 
-    python -m benchmarks.early_stopping record FOLDER [--glue FOLDER] [--studies 12] [--trials 8]
-    python -m benchmarks.early_stopping rules FOLDER
+    python -m benchmarks.early_stopping record FOLDER [--glue FOLDER] [--studies 24] [--trials 6]
+    python -m benchmarks.early_stopping rules FOLDER [--first 0] [--studies 24] [--trials 6]
 
 `record` trains every trial of every study to its end, with validation losses on the way, and continues where it
 stopped. Study n has points and training runs of seed n; studies go round the pairs of method and task. `rules` applies
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from adapad_ray.results import CellResult
-from adapad_ray.search.halving import Halving, RankedTrial, Rung
+from adapad_ray.search.halving import RUNGS, Halving, RankedTrial, Rung
 from adapad_ray.search.space import quasi_random_points
 from adapad_ray.storage import RECORD
 from adapad_ray.sweep.inputs import load_inputs
@@ -64,7 +64,7 @@ def opened(fields: dict[str, Any]) -> tuple[CellFactory, Workspace]:
     common = {"name": "early-stopping", "methods": METHODS, "training": TRAINING, "precision": "mixed"}
     spec = parse_spec({**common, **fields})
     loaded = load_inputs(spec)
-    return CellFactory(spec, loaded.inputs), Workspace(loaded.backbone, loaded.inputs.data)
+    return CellFactory(spec, loaded.inputs), Workspace(loaded.recipe.load(), loaded.inputs.data)
 
 
 def record(folder: Path, glue: Path, studies: int, trials: int) -> None:
@@ -117,34 +117,27 @@ def stopped_early(study: dict[str, Any], rungs: Sequence[Rung], trials: int) -> 
     return Outcome(min(finished, key=lambda number: losses[number][-1]), sum(parts) / PARTS / trials)
 
 
-def rules(folder: Path, trials: Sequence[int]) -> None:
+RULES = {
+    "half after 1/4, half of them after 1/2": (Rung(1 / 4, 1 / 2), Rung(1 / 2, 1 / 2)),
+    "a quarter after 3/8": (Rung(3 / 8, 1 / 4),),
+    "two thirds after 1/4, half of them after 1/2": (Rung(1 / 4, 2 / 3), Rung(1 / 2, 1 / 2)),
+    "tune.early_stopping: two thirds after 1/4, half of them after 7/16": RUNGS,
+}
+
+
+def rules(folder: Path, trials: Sequence[int], seeds: range) -> None:
     """Prints, for every rule and number of trials, the studies that have the same winner, the gaps and the cost."""
     studies = [json.loads(line) for line in (folder / "studies.jsonl").read_text().splitlines()]
-    candidates = [
-        (Rung(share, keep), *more)
-        for share, keep, *more in [
-            (0.25, 0.25),
-            (0.375, 0.25),
-            (0.5, 0.25),
-            (0.25, 0.5, Rung(0.5, 0.5)),
-            (0.125, 0.5, Rung(0.375, 0.5)),
-            (0.125, 0.5, Rung(0.5, 0.5)),
-            (0.1875, 0.5),
-            (0.25, 1 / 3),
-            (0.3125, 1 / 3),
-            (0.375, 1 / 3),
-        ]
-    ]
-    print("| rule | trials | same winner | validation loss lost where not | steps |")
+    studies = [study for study in studies if study["seed"] in seeds]
+    print("| goes on | trials | same winner | validation loss lost where not | steps |")
     print("|---|---|---|---|---|")
-    for rungs, number in product(candidates, trials):
+    for (name, rungs), number in product(RULES.items(), trials):
         outcomes = [stopped_early(study, rungs, number) for study in studies]
         ends = [[trial["losses"][-1] for trial in study["trials"][:number]] for study in studies]
         gaps = [end[outcome.winner] - min(end) for end, outcome in zip(ends, outcomes, strict=True)]
-        lost = ", ".join(f"{gap:.4f}" for gap in gaps if gap > 0)
-        rule = ", then ".join(f"best {rung.keep:.3g} after {rung.share:.4g}" for rung in rungs)
+        lost = ", ".join(f"{gap:.3f}" for gap in gaps if gap > 0)
         cost = sum(outcome.cost for outcome in outcomes) / len(outcomes)
-        print(f"| {rule} | {number} | {gaps.count(0.0)} of {len(gaps)} | {lost or '–'} | {cost:.0%} |")
+        print(f"| {name} | {number} | {gaps.count(0.0)} of {len(gaps)} | {lost or '–'} | {cost:.0%} |")
 
 
 def main() -> None:
@@ -155,14 +148,15 @@ def main() -> None:
     parser.add_argument(
         "--glue", type=Path, default=Path("."), help="folder with GLUE's files of JSON lines, in `sst2`"
     )
-    parser.add_argument("--studies", type=int, default=12)
-    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first study that rules are applied to")
+    parser.add_argument("--studies", type=int, default=24, help="number of studies; seeds are smaller")
+    parser.add_argument("--trials", type=int, nargs="+", default=[6])
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.action == "record":
-        record(options.folder, options.glue, options.studies, options.trials)
+        record(options.folder, options.glue, options.studies, max(options.trials))
     else:
-        rules(options.folder, sorted({4, options.trials}))
+        rules(options.folder, options.trials, range(options.first, options.studies))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ class _Loading(BaseModel):
     auto_class: str = Field(pattern=r"^AutoModel\w*$")
     outputs: int
     arguments: dict[Annotated[str, Field(pattern=r"^\w+$")], Any]
-    own_class: bool
-    named: bool
+    own_class: bool = False
+    chats: bool = False
+    named: bool = False
 
 
 class _Exported(BaseModel):

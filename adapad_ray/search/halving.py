@@ -3,6 +3,9 @@
 All trials train to the first rung, the best of them to the next, and so on; the best at the last rung train to their
 end. A rung is decided once all of its trials have arrived, so a decision depends on scores alone: not on the order in
 which trials arrive, and not on kills. The pruners of Optuna and the schedulers of Ray Tune decide when a trial arrives.
+
+As in Optuna's `PercentilePruner`, trials are compared by the best of their scores so far: a large learning rate makes
+scores jump in the middle of the training, and the jumps end as the rate decays.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ class Rung(NamedTuple):
     share: float
     """Of a trial's optimizer steps."""
     keep: float
-    """Share of the trials that go on; the number is rounded up."""
+    """Share of the rung's trials that go on; the number is rounded up."""
 
 
-RUNGS = (Rung(share=0.375, keep=0.25),)
+RUNGS = (Rung(share=1 / 4, keep=2 / 3), Rung(share=7 / 16, keep=1 / 2))
 """Of `tune.early_stopping`: `benchmarks/RESULTS.md` has what they cost and which winners they find."""
 
 
@@ -42,14 +45,25 @@ class RankedTrial:
         """Whether it has trained to its end, or cannot."""
         return self.finished or self.failed
 
+    def best(self, rung: int) -> float | None:
+        """The best score up to a rung; None if it has none there."""
+        if len(self.scores) <= rung or self.scores[rung] is None:
+            return None
+        return max(score for score in self.scores[: rung + 1] if score is not None)
+
 
 def full_trainings(trials: int, rungs: Sequence[Rung]) -> float:
     """The training of a study's trials, in trainings to the end, if no two scores are equal and none fails."""
     done, before, left = 0.0, 0.0, trials
     for rung in rungs:
         done += left * (rung.share - before)
-        before, left = rung.share, math.ceil(rung.keep * left)
+        before, left = rung.share, _kept(left, rung.keep)
     return done + left * (1.0 - before)
+
+
+def _kept(trials: int, keep: float) -> int:
+    """How many of the trials go on; a share such as 2/3 of 6 is a whole number in spite of rounding."""
+    return math.ceil(keep * trials - 1e-9)
 
 
 def go_on(scores: Sequence[float | None], keep: float) -> list[bool]:
@@ -60,7 +74,7 @@ def go_on(scores: Sequence[float | None], keep: float) -> list[bool]:
     known = sorted((score for score in scores if score is not None), reverse=True)
     if not known:
         return [True] * len(scores)
-    last = known[min(math.ceil(keep * len(scores)), len(known)) - 1]
+    last = known[min(_kept(len(scores), keep), len(known)) - 1]
     return [score is not None and score >= last for score in scores]
 
 
@@ -131,7 +145,7 @@ class Halving:
     def _decide(self) -> None:
         """Ends every rung at which all its trials have arrived."""
         while self._rung < len(self._rungs) and all(t.ended or self._has_score(t) for t in self._members):
-            scores = [t.scores[self._rung] if self._has_score(t) else None for t in self._members]
+            scores = [trial.best(self._rung) for trial in self._members]
             best = go_on(scores, self._rungs[self._rung].keep)
             out = [trial for trial, goes_on in zip(self._members, best, strict=True) if not goes_on and not trial.ended]
             self._members = [trial for trial, goes_on in zip(self._members, best, strict=True) if goes_on]
@@ -155,6 +169,6 @@ class Halving:
 
 
 def _reached(trial: RankedTrial) -> tuple[int, float]:
-    """Its last rung and the score there."""
-    score = trial.scores[-1]
+    """Its last rung and its best score."""
+    score = trial.best(len(trial.scores) - 1)
     return len(trial.scores), -math.inf if score is None else score

@@ -11,7 +11,6 @@ from typing import Any
 from synthetic import SyntheticExecutor
 
 from adapad_ray.distributed import JobOutcome, JobProgress
-from adapad_ray.distributed.shared_backbone import open_backbone, share_backbone
 from adapad_ray.results import CellIdentity
 from adapad_ray.search.trial import PAUSED
 from adapad_ray.sweep.executor import Executor
@@ -26,8 +25,8 @@ class InProcess(SyntheticExecutor):
 
     def __init__(self, loaded: LoadedInputs) -> None:
         super().__init__()
-        backbone, data = pickle.loads(pickle.dumps((share_backbone(loaded.backbone), loaded.inputs.data)))
-        self._workspace = Workspace(open_backbone(backbone, "cpu"), data)
+        recipe, data = pickle.loads(pickle.dumps((loaded.recipe, loaded.inputs.data)))
+        self._workspace = Workspace(recipe.load(), data)
 
     def _outcome(self, cell_id: str, job: Any, on_event: Any) -> JobOutcome:
         identity, folder = CellIdentity.model_validate(job["identity"]), Path(job["folder"])

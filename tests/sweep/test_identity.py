@@ -140,7 +140,7 @@ RESULT = {
     "budget_remainder": ALL,
     **{f"cost.{name}": ALL for name in ("train_flops", "steps", "lane_passes", "tokens", "peak_parameters")},
     **{f"cost.{name}_seconds": MEASURED for name in ("start", "train", "evaluation")},
-    **{f"cost.{name}": MEASURED for name in ("peak_memory_bytes", "workers")},
+    **{f"cost.{name}": MEASURED for name in ("peak_memory_bytes", "workers", "side_by_side")},
     **{f"cost.per_worker.{name}_seconds": MEASURED for name in ("compute", "wait", "exchange")},
     **{f"cost.per_worker.{name}": MEASURED for name in ("rank", "bytes_published", "bytes_fetched")},
     "versions": MEASURED,
