@@ -49,7 +49,8 @@ class CellIdentity(Record):
     dtype: str
     precision: Precision = "full"
     quantization: str | None = None
-    """How the backbone's linear layers are stored; None: as `dtype`."""
+    """How the backbone's linear layers are stored: as in a sweep's file, or what has quantised the model's files, such
+    as `bitsandbytes`. None: as `dtype`."""
     threads: int
     packed: bool = False
     """Whether lanes share passes (see `adapters.packs`); another number of slots changes a result by rounding alone."""

@@ -3,7 +3,8 @@
     PYTHONPATH=. python benchmarks/loading_memory.py [--layers 24] [--stored float32] [--dtype float32] [--workers 1]
 
 Plans the sweep, runs it, and prints the peak of each process: the resident set, and the parts of it that are private
-(anonymous), mapped files (the page cache, which all processes of a node share) and the object store. Linux only.
+(anonymous), mapped files (the page cache, which all processes of a node share) and the object store. The same is done
+with a model of one layer, which says what a process takes without the weights. Linux only.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ PARTS = ("VmRSS", "RssAnon", "RssFile", "RssShmem")
 WORDS = [f"w{i}" for i in range(100)]
 
 
-def write_checkpoint(folder: Path, layers: int, dtype: torch.dtype) -> int:
+def write_checkpoint(folder: Path, layers: int, vocabulary: int, dtype: torch.dtype) -> int:
     """Writes a Llama of random weights in shards of 500 MB and a tokenizer of a hundred words; returns its bytes."""
     config = transformers.LlamaConfig(
-        vocab_size=65_536,
+        vocab_size=vocabulary,
         hidden_size=1024,
         intermediate_size=4096,
         num_hidden_layers=layers,
@@ -123,18 +124,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    with tempfile.TemporaryDirectory(prefix="loading-") as name:
-        folder = Path(name)
-        size = write_checkpoint(folder / "model", arguments.layers, getattr(torch, arguments.stored))
-        spec = str(write_sweep(folder, arguments.dtype, arguments.workers))
-        print(f"weights: {size / 1e6:,.0f} MB in {arguments.stored}; trained in {arguments.dtype}\n")
-        print("| command | process | RSS (MB) | private | mapped files | object store |\n|---|---|---|---|---|---|")
-        for command in (["plan", spec], ["sweep", spec]):
-            for process, peak in peaks(command, folder).items():
-                if process == "driver" or peak["VmRSS"] > 3e8:
-                    print(
-                        f"| {command[0]} | {process} | " + " | ".join(f"{v / 1e6:,.0f}" for v in peak.values()) + " |"
-                    )
+    print("| weights (MB) | command | process | RSS (MB) | private | mapped files | object store |")
+    print("|---|---|---|---|---|---|---|")
+    for layers, vocabulary in ((1, 1024), (arguments.layers, 65_536)):
+        with tempfile.TemporaryDirectory(prefix="loading-") as name:
+            folder = Path(name)
+            size = write_checkpoint(folder / "model", layers, vocabulary, getattr(torch, arguments.stored))
+            spec = str(write_sweep(folder, arguments.dtype, arguments.workers))
+            for command in (["plan", spec], ["sweep", spec]):
+                for process, peak in peaks(command, folder).items():
+                    if process == "driver" or peak["VmRSS"] > 3e8:
+                        figures = (f"{part / 1e6:,.0f}" for part in peak.values())
+                        print(f"| {size / 1e6:,.0f} | {command[0]} | {process} | {' | '.join(figures)} |")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measures how many copies of the frozen backbone a node holds when several groups use it on the CPU.
+"""Measures how many copies of the frozen backbone a node holds when several groups take it from the object store.
 
     python benchmarks/memory.py [--groups 2] [--model minilm-l6]
 
@@ -86,7 +86,7 @@ def main() -> None:
         shared = {"data": ray.put(data), "modules": ray.put(modules), "folder": ray.put(folder)}
         before = sum(store_pss().values())
         shared["backbone"] = ray.put(share_backbone(replace(backbone, tokenizer=None)))
-        backbone.model.to("meta")  # as in the driver of a sweep
+        backbone.model.to("meta")
         with WorkerPool("memory:set_up", "memory:run", groups=arguments.groups, shared=shared, name="memory") as pool:
             while len(list(Path(folder).iterdir())) < arguments.groups:  # every set-up writes a file
                 pool.poll(0.1)

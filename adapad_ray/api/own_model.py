@@ -13,6 +13,7 @@ from torch import nn
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.mixed import use_bf16_products, use_full_products
+from adapad_ray.frozen_linear.quantized import keep_products_exact
 from adapad_ray.models.backbone import Backbone, backbone_parameters
 from adapad_ray.models.head import find_head_modules
 from adapad_ray.models.loading.digest import weights_digest
@@ -31,7 +32,10 @@ def own_backbone(
     auto_class: str = SEQUENCES,
     head_modules: Sequence[str] | None = None,
 ) -> Backbone:
-    """Describe a model of transformers as a backbone. Only its configuration may get the tokenizer's padding token.
+    """Describe a model of transformers as a backbone.
+
+    Its configuration may get the tokenizer's padding token, and 4-bit layers keep their products in their own dtype
+    from now on (see `keep_products_exact`); nothing else of it changes.
 
     Args:
         model: for `auto_class`, or a bare encoder, which becomes a `MeanPooledClassifier`.
@@ -48,6 +52,7 @@ def own_backbone(
     if config is None:
         raise BadRequestError(f"model is a {type(model).__name__} without a configuration: pass one of transformers")
     require_bare(model)
+    keep_products_exact(model)
     name = str(getattr(config, "_name_or_path", "") or type(model).__name__)
     check_architecture(config, auto_class, name)
     pooling: Pooling = "own"

@@ -17,6 +17,7 @@ from adapad_ray.api.own_model import borrowed, own_backbone
 from adapad_ray.api.request import AnyPrecision, Request, resolve
 from adapad_ray.api.trained import TrainedAdapter
 from adapad_ray.errors import BadRequestError
+from adapad_ray.frozen_linear.quantized import stored_quantization
 from adapad_ray.methods import METHODS
 from adapad_ray.models import IMAGES, Backbone
 from adapad_ray.results import CellIdentity, CellResult
@@ -105,6 +106,7 @@ def train(
         seed=seed,
         dtype=request.dtype,
         precision=request.precision,
+        quantization=stored_quantization(backbone.model),
         threads=_threads(backbone.parameters) if threads is None else threads,
     )
     temporary = tempfile.TemporaryDirectory(prefix="adapad-") if folder is None else None

@@ -15,6 +15,7 @@ from torch import nn
 from adapad_ray.deployment.record import AdapterRecord, read_record
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models import Backbone, load_backbone
+from adapad_ray.models.loading.quantization import PACKAGES
 from adapad_ray.models.reading import reading_model
 from adapad_ray.tasks import TYPES, DataSource, RawTask, TaskData
 from adapad_ray.tasks.data.column_names import names_in_file
@@ -138,7 +139,7 @@ def load_exported(folder: Path, model: str | None = None, device: str | None = N
         auto_class=kind.auto_class,
         pooling=record.pooling,
         dtype=record.dtype,
-        quantization=record.quantization,
+        quantization=record.quantization if record.quantization in PACKAGES else None,  # else its files are
     )
     warnings: tuple[str, ...] = ()
     if record.model_digest not in ("", backbone.digest):

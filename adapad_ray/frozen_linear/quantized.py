@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from adapad_ray.frozen_linear.base import FrozenLinear
 
+_REPACKS = "support_avx512bf16_for_cpu"
+"""Attribute of bitsandbytes' 4-bit layers."""
+
 
 class OpaqueLinear(FrozenLinear):
     """A layer whose weight cannot be read: the gradient with respect to x is that of the layer's own backward pass."""
@@ -111,6 +114,15 @@ def logical_size(parameter: Tensor) -> int:
     return parameter.numel() if state is None else int(torch.Size(state.shape).numel())
 
 
+def stored_quantization(model: nn.Module) -> str | None:
+    """Return what has quantised a model, as its configuration says, such as `bitsandbytes`; None for a dense model."""
+    settings: Any = getattr(model.config, "quantization_config", None)
+    if settings is None:
+        return None
+    method = settings.get("quant_method") if isinstance(settings, dict) else settings.quant_method
+    return str(getattr(method, "value", method))
+
+
 def keep_products_exact(model: nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit weights on a CPU with bf16 products, in place.
 
@@ -118,8 +130,8 @@ def keep_products_exact(model: nn.Module) -> None:
     and the scales of the weight have been rounded.
     """
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+        if hasattr(module, _REPACKS):
+            setattr(module, _REPACKS, False)
 
 
 def _bitsandbytes() -> Any:

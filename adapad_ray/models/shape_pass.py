@@ -6,13 +6,18 @@ device or hold its weights, which are not read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
+
+from adapad_ray.frozen_linear.dispatch import frozen_linear, is_supported
+from adapad_ray.frozen_linear.quantized import OpaqueLinear
 
 _META, _CPU = torch.device("meta"), torch.device("cpu")
 
@@ -33,8 +38,31 @@ def pass_shapes(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
         RuntimeError: the pass depends on the value of a floating-point number, or lengths do not match.
         Exception: whatever else the model raises.
     """
-    with torch.no_grad(), _WholeNumbersOnly(model):
+    with torch.no_grad(), _plain_layers(model), _WholeNumbersOnly(model):
         model(**inputs)
+
+
+@contextmanager
+def _plain_layers(model: nn.Module) -> Iterator[None]:
+    """Let quantised layers give shapes alone while the block runs.
+
+    Those of bitsandbytes would move the scales of their weight to the device of their input, and so lose them.
+    """
+    forms = {path: frozen_linear(module, path) for path, module in model.named_modules() if is_supported(module)}
+    quantised = [form.module for form in forms.values() if isinstance(form, OpaqueLinear)]
+    before = [vars(module).copy() for module in quantised]
+    for module in quantised:
+        module.forward = partial(_shape_of_product, module.out_features)
+    try:
+        yield
+    finally:
+        for module, attributes in zip(quantised, before, strict=True):
+            del module.forward
+            vars(module).update(attributes)
+
+
+def _shape_of_product(out_features: int, x: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], out_features))
 
 
 class _WholeNumbersOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]

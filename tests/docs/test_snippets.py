@@ -73,7 +73,7 @@ def place(tmp_path_factory, tiny_model, reviews) -> Iterator[Place]:
     packaged[["text"]].to_csv(folder / "texts.csv", index=False)
     for block in blocks("yaml"):
         content = read_yaml(block.text, str(block))
-        if "model" in content:  # a whole file, which commands name
+        if {"model", "task"} <= content.keys():  # a whole file, which commands name
             (folder / f"{content.get('name', 'mine')}.yaml").write_text(block.text)
     small = [f"model={tiny_model}", "pooling=mean", "budgets=[896, 1792]", "seeds=[0]", "tune.trials=1"]
     small += ["tune.budget=1792", "training={epochs: 1, max_length: 32, max_train_examples: 64}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,23 @@ def records(file: Path) -> Iterator[Any]:
             record = b""
 
 
+def finished(file: Path) -> list[Any]:
+    """The records of a run that has ended: another process writes them, and the last says that it has."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = list(records(file))
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        assert time.monotonic() < deadline, f"{file} does not end"
+        time.sleep(0.05)
+
+
 def history(folder: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Id of a run → metric → (step, value), of all launches in their order."""
     found: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         of_run = found.setdefault(file.stem.removeprefix("run-"), {})
-        for record in records(file):
+        for record in finished(file):
             for item in record.history.item:
                 key = item.key or item.nested_key[0]
                 if not key.startswith("_"):

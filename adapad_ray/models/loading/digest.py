@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from adapad_ray.models.source import Pooling
 
@@ -31,9 +32,18 @@ def weights_digest(pooling: Pooling, model: Any, head: Sequence[str]) -> str:
     digest.update(model.config.to_json_string().encode())
     for name, tensor in model.state_dict().items():
         if name.rpartition(".")[0] not in head:
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).cpu().numpy())
+            for plain in _plain(tensor):
+                digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+                digest.update(plain.contiguous().flatten().view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()
+
+
+def _plain(tensor: Tensor) -> list[Tensor]:
+    """The tensor, or those that a quantised subclass of Tensor consists of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    parts: list[Tensor] = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+    return parts
 
 
 def _begin(pooling: Pooling) -> hashlib._Hash:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from adapad_ray.budget import BudgetUnits
+from adapad_ray.frozen_linear.quantized import stored_quantization
 from adapad_ray.methods import METHODS, Method
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.results import CellIdentity
@@ -117,7 +118,7 @@ class CellFactory:
             seed=seed,
             dtype=spec.dtype,
             precision=self.inputs.precision,
-            quantization=spec.quantization,
+            quantization=spec.quantization or stored_quantization(self.inputs.model),
             threads=max(1, int(spec.resources.cpus_per_worker)),
             packed=shares_passes(spec, METHODS[method], training),
         )

@@ -2,14 +2,17 @@
 
 import importlib.util
 
+import pandas as pd
 import pytest
 import torch
 import transformers
 from torch import nn
 
+import adapad_ray as ar
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models import CAUSAL, SEQUENCES, find_recipe, load_backbone
 from adapad_ray.models.loading import quantization
+from adapad_ray.models.shape_pass import pass_shapes
 from adapad_ray.models.target_modules import layer_prefixes, target_modules
 from tests.architectures import DECODER, ENCODER
 from tests.models.tiny_configs import words
@@ -92,3 +95,26 @@ def test_a_request_that_cannot_be_met_is_refused_before_anything_is_read(monkeyp
     for kind, package in quantization.PACKAGES.items():
         with pytest.raises(BadRequestError, match=rf"quantization {kind} needs {package}, which is not installed"):
             load_backbone("nowhere", 2, quantization=kind)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_pass_of_shapes_leaves_quantised_weights_as_they_are(folder, kind):
+    """bitsandbytes moves the scales of a weight to the device of the input, which has none there."""
+    pytest.importorskip(quantization.PACKAGES[kind])
+    model = load_backbone(folder(decoder()), 0, auto_class=CAUSAL, quantization=kind).model
+    tokens = {"input_ids": torch.tensor([[5, 6, 7]])}
+    before = model(**tokens).logits
+    pass_shapes(model, tokens)
+    assert torch.equal(model(**tokens).logits, before)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantised_model_that_is_an_object_is_trained_and_full_fine_tuning_of_it_refused(folder, kind):
+    pytest.importorskip(quantization.PACKAGES[kind])
+    model = load_backbone(folder(encoder()), 2, quantization=kind).model
+    rows = pd.DataFrame({"text": [f"w{4 + i} w{9 + i}" for i in range(40)], "label": [i % 2 for i in range(40)]})
+    arguments = {"dataset": rows, "epochs": 1, "max_length": 16}
+    trained = ar.train(model, words(padding_side="right"), method="lora", budget=2000, **arguments)
+    assert trained.result.identity.quantization == quantization.PACKAGES[kind]
+    with pytest.raises(BadRequestError, match=f"cannot learn in {quantization.PACKAGES[kind]}"):
+        ar.train(model, words(padding_side="right"), method="full", budget=None, **arguments)
