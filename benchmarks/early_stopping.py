@@ -1,6 +1,6 @@
 """Whether half-trained trials tell the winner of a tune stage: full studies, and the same with early stopping.
 
-    python -m benchmarks.early_stopping record FOLDER [--glue FOLDER] [--studies 24] [--trials 6]
+    python -m benchmarks.early_stopping record FOLDER [--glue FOLDER] [--first 0] [--studies 24] [--trials 6]
     python -m benchmarks.early_stopping rules FOLDER [--first 0] [--studies 24] [--trials 6]
     python -m benchmarks.early_stopping cost FOLDER [--trials 6]
 
@@ -71,13 +71,13 @@ def opened(fields: dict[str, Any]) -> tuple[CellFactory, Workspace]:
     return CellFactory(spec, loaded.inputs), Workspace(loaded.recipe.load(), loaded.inputs.data)
 
 
-def record(folder: Path, glue: Path, studies: int, trials: int) -> None:
+def record(folder: Path, glue: Path, seeds: range, trials: int) -> None:
     """Trains what is missing; writes `studies.jsonl` with one study a line."""
     torch.set_num_threads(1)
     opened_once = cache(lambda task: opened(settings(glue)[task]))
     pairs = list(product(settings(glue).items(), METHODS))
     with (folder / "studies.jsonl").open("w") as lines:
-        for seed in range(studies):
+        for seed in seeds:
             (task, fields), label = pairs[seed % len(pairs)]
             cells, workspace = opened_once(task)
             study: dict[str, Any] = {"seed": seed, "task": task, "label": label, "trials": []}
@@ -185,13 +185,13 @@ def main() -> None:
     parser.add_argument(
         "--glue", type=Path, default=Path("."), help="folder with GLUE's files of JSON lines, in `sst2`"
     )
-    parser.add_argument("--first", type=int, default=0, help="seed of the first study that rules are applied to")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first study")
     parser.add_argument("--studies", type=int, default=24, help="number of studies; seeds are smaller")
     parser.add_argument("--trials", type=int, nargs="+", default=[6])
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.action == "record":
-        record(options.folder, options.glue, options.studies, max(options.trials))
+        record(options.folder, options.glue, range(options.first, options.studies), max(options.trials))
     elif options.action == "cost":
         cost(options.folder, options.glue, max(options.trials))
     else:
