@@ -12,7 +12,7 @@ import transformers
 from transformers.quantizers import AutoHfQuantizer
 
 from adapad_ray.assets import ASSETS, fetch, find_asset, require_hub
-from adapad_ray.errors import BadRequestError
+from adapad_ray.errors import BadRequestError, UnreachableError
 from adapad_ray.models.built_models import TINY_VIT, TINY_VIT_DESCRIPTION, converted, tiny_vit
 from adapad_ray.models.checkpoint_files import (
     ADAPTER,
@@ -26,6 +26,7 @@ from adapad_ray.models.configs import find_config, list_configs
 from adapad_ray.models.reading import accepted_sources, quiet_transformers, reading_model
 from adapad_ray.models.task_models import LINEAR
 from adapad_ray.safe_json import read_object
+from adapad_ray.spelling import closest
 
 Pooling = Literal["mean", "own"]
 """How a classifier of texts pools token states: their mean, or what the architecture itself does."""
@@ -77,7 +78,11 @@ def resolve_model(source: str) -> ModelSource:
         return ModelSource(str(path.resolve()), pooling=_declared_pooling(path))
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith("."):
         raise BadRequestError(f"model folder {source!r} does not exist: pass {accepted_sources()}")
-    require_hub(f"model {source!r}")
+    try:
+        require_hub(f"model {source!r}")
+    except UnreachableError as error:
+        near = None if "/" in source else closest(source, list_models())
+        raise UnreachableError(f"{error}" + (f"; did you mean {near}?" if near else "")) from error
     _reject_adapter_on_hub(source)
     return ModelSource(source, pooling=_declared_pooling_on_hub(source))
 

@@ -84,6 +84,8 @@ def recommended_adapter(sweep: Path) -> AdapterChoice:
         BadRequestError: the folder has no recommendation, or it recommends the frozen backbone.
     """
     path = sweep / RECOMMENDATION
+    if not sweep.is_dir():
+        raise BadRequestError(f"{sweep} does not exist: pass the folder of a sweep")
     try:
         found = Recommendation.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -105,7 +107,7 @@ def choice_of(found: Recommendation) -> AdapterChoice:
         raise BadRequestError("no adapter of the sweep has finished with every seed: there is none to export")
     if found.parameters == 0:
         adapter = found.smallest_adapter
-        instead = ": no adapter of the sweep is shown to be as good"
+        instead = ", which has none; name the adapter that you want, with --method and --budget"
         if adapter is not None:
             instead = f"; the smallest adapter that is as good has --method {adapter.label} --budget {adapter.budget}"
             instead += "" if adapter.prefix is None else f" --prefix {adapter.prefix}"

@@ -89,7 +89,7 @@ class Console(SweepObserver):
             at = "" if budget is None else f" at {budget:,}"
             self._print(f"tuned {label}{at}: {_settings(point)}")
         for edge in edges:
-            self._print(f"tuned {edge}; widen tune.space")
+            self._print(f"tuned {edge}: raise tune.trials, or widen tune.space where it ends there")
 
     def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
         """Shows the share of its steps."""
@@ -140,6 +140,11 @@ class Console(SweepObserver):
             self._print(sentence)
         if chosen.adapter is not None:
             line = recommended_command(_as_typed(location))
+            self._rich.print(f"\n{line}\n", markup=False, highlight=False, soft_wrap=True)
+        elif chosen.adapters:
+            label, budget = ("LABEL", "BUDGET") if (own := chosen.smallest_adapter) is None else (own.label, own.budget)
+            line = f"adapad export {_as_typed(location)} --method {label} --budget {budget} --to my-adapter"
+            self._print("An adapter can be exported all the same:")
             self._rich.print(f"\n{line}\n", markup=False, highlight=False, soft_wrap=True)
 
     def summary(self, outcome: SweepOutcome) -> None:
