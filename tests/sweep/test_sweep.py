@@ -256,7 +256,7 @@ def test_early_stopping_prunes_trials_and_the_winner_is_bitwise_the_one_that_nev
     torch.set_num_threads(threads)
     assert (whole.train_loss, whole.points, whole.growth) == (result.train_loss, result.points, result.growth)
 
-    assert "2 of 3 trials stopped early: where all paused" in (out / "report.html").read_text()
+    assert "2 of 3 trials stopped early, because others" in (out / "report.html").read_text()
     code, output = adapad("sweep", spec_file, methods, *tune, "seeds=[0]", "reference=false", "--out", out)
     assert "nothing to compute" in output and "2 of 3 trials stopped early." in output
 

@@ -57,7 +57,10 @@ class Tuning(Section):
         trials = tuned_trials(sweep.results, stopped)
         if not trials:
             return None
-        return cls(trials, list(stopped), metric_name(sweep.metric), _edges(sweep.results, stopped))
+        in_order = sorted(
+            stopped, key=lambda t: (t.label, t.budget or 0, -t.step, math.inf if t.score is None else -t.score)
+        )
+        return cls(trials, in_order, metric_name(sweep.metric), _edges(sweep.results, stopped))
 
     def words(self) -> Iterator[Block]:
         yield Table(
@@ -66,8 +69,9 @@ class Tuning(Section):
             styles={3: "wrap"},
         )
         yield note(
-            "All trials of the tune stage, on the validation split, the best first. The loss decides, because it "
-            "is finer than the metric. ● marks the settings that the curve used."
+            "All trials of the tune stage, on the validation split, by method and budget, the best first; those that "
+            "stopped early come last. The loss decides, because it is finer than the metric. ● marks the settings that "
+            "the curve used."
         )
         if self.stopped:
             yield note(self._stopping())
@@ -80,9 +84,13 @@ class Tuning(Section):
         whole = steps + sum(trial.steps for trial in self.stopped)
         done = steps + sum(trial.step for trial in self.stopped)
         return (
-            f"{len(self.stopped)} of {counted(trials, 'trial')} stopped early: where all paused, others had a better "
-            f"validation score. {done / whole:.0%} of the optimizer steps were done."
+            f"{len(self.stopped)} of {counted(trials, 'trial')} stopped early, because others had a better validation "
+            f"score after as many steps. In all, {done / whole:.0%} of the optimizer steps of the trials were done."
         )
+
+
+def _best_first(t: StoppedTrial) -> tuple[str, int, int, float]:
+    return t.label, t.budget or 0, -t.step, math.inf if t.score is None else -t.score
 
 
 def _row(t: TunedTrial) -> list[Text | int]:
