@@ -213,7 +213,7 @@ class _Writer:
             "tune:    # every method gets its own learning rate, the best of these on validation",
             f"  trials: {tune['trials']}",
             f"  budget: {tune['budget']}",
-            "  early_stopping: true    # trials that are behind stop: six cost about as much as four without",
+            "  early_stopping: true    # trials that are behind stop: six cost less than four without",
             "  space: {learning_rate: {log: [5e-4, 2e-2]}}",
             *([f"resources: {json.dumps(self.content['resources'])}"] if "resources" in self.content else []),
         ]
