@@ -126,12 +126,12 @@ RULES = {
     "a quarter after 3/8": (Rung(3 / 8, 1 / 4),),
     "two thirds after 1/4, half of them after 1/2": (Rung(1 / 4, 2 / 3), Rung(1 / 2, 1 / 2)),
     "two thirds after 1/4, half of them after 7/16": (Rung(1 / 4, 2 / 3), Rung(7 / 16, 1 / 2)),
-    "all after 3/16, two thirds after 5/16, half of them after 7/16": (
+    "all after 3/16, half after 5/16, half of them after 7/16": (
         Rung(3 / 16, 1.0),
-        Rung(5 / 16, 2 / 3),
+        Rung(5 / 16, 1 / 2),
         Rung(7 / 16, 1 / 2),
     ),
-    "tune.early_stopping: all after 3/16, half after 5/16, half of them after 7/16": RUNGS,
+    "tune.early_stopping: all after 3/16, two thirds after 5/16, half of them after 7/16": RUNGS,
 }
 
 

@@ -26,7 +26,7 @@ class Rung(NamedTuple):
     """Share of the rung's trials that go on; the number is rounded up."""
 
 
-RUNGS = (Rung(share=3 / 16, keep=1.0), Rung(share=5 / 16, keep=1 / 2), Rung(share=7 / 16, keep=1 / 2))
+RUNGS = (Rung(share=3 / 16, keep=1.0), Rung(share=5 / 16, keep=2 / 3), Rung(share=7 / 16, keep=1 / 2))
 """Of `tune.early_stopping`. All go on from the first: its score is one more that a trial can be judged by.
 `benchmarks/RESULTS.md` has what they cost and which winners they find."""
 
