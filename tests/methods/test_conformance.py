@@ -1,5 +1,7 @@
 """Every method keeps the contract."""
 
+from dataclasses import replace
+
 import pytest
 
 from adapad_ray.testing import COST_PER_RANK, MethodCase, MethodConformance
@@ -199,6 +201,11 @@ class TestIncrelora(MethodConformance):
     )
     def case(self, request):
         return request.param
+
+    def test_beside_another_cell_it_computes_what_it_computes_alone(self, case):
+        """With a later first growth: after two steps rounding decides between modules that matter equally."""
+        later = replace(case, config={"growth_interval": 4, **case.config})
+        super().test_beside_another_cell_it_computes_what_it_computes_alone(later)
 
 
 class TestDylora(MethodConformance):

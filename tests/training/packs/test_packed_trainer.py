@@ -98,10 +98,10 @@ def test_a_pass_that_needs_too_much_memory_is_divided_and_changes_no_number(monk
     lone = uninterrupted(LONE)
     enter = Pack.passing
 
-    def passing(self, *arguments):
+    def passing(self, *arguments, **options):
         if len(self.slots) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return enter(self, *arguments)
+        return enter(self, *arguments, **options)
 
     monkeypatch.setattr(Pack, "passing", passing)
     trainer = case(8).trainer()
