@@ -119,16 +119,17 @@ class _Lease:
         Raises:
             AcceleratorLostError: this process cannot use its accelerator after `error`.
         """
-        first, *others = self.open
+        unanswered = list(self.open)
         if not is_lost(error):
-            for job_id in (first, *others):
+            for job_id in unanswered:
                 self.answer(job_id, error)
             return
         failed, setup = _describe(error), self._setup
-        for job_id in others:  # the loss counts once
+        for job_id in unanswered[1:]:  # the loss counts once
             self.answer(job_id, AttemptLostError(failed.message))
-        lost = self._queue.accelerator_lost
-        ray.get(lost.remote(setup.group, self.jobs[first].generation, setup.rank, failed))
+        for job_id in unanswered[:1]:
+            lost = self._queue.accelerator_lost
+            ray.get(lost.remote(setup.group, self.jobs[job_id].generation, setup.rank, failed))
         raise AcceleratorLostError(failed.message) from error
 
 

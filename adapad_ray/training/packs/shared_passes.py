@@ -144,10 +144,10 @@ class SharedPasses:
                 packed = self._pack_of(waiting[:size])
                 losses = self._add_gradients(packed, waiting[:size])
             except torch.OutOfMemoryError:
-                self._shrink(size // 2)
+                self._shrink(size // 2, waiting[0].trainer)
             except NotPackableError as error:
                 if self._requested == "auto":
-                    self._shrink(1)
+                    self._shrink(1, waiting[0].trainer)
                     continue
                 refused = BadRequestError(f"resources.slots_per_pass is {most}: {error}: set it to 1")
                 refused.__cause__ = error
@@ -298,17 +298,15 @@ class SharedPasses:
             try:
                 self._add_gradients(packed, lanes)
             except (torch.OutOfMemoryError, NotPackableError):
-                self._shrink(1)
+                self._shrink(1, two[0].trainer)
                 return 1
             peaks.append(peak_memory(device))
         self._packs.clear()
         one, both = peaks
         return slots_that_fit(one, both, memory_within_reach(device))
 
-    def _shrink(self, most: int) -> None:
-        """Goes on with smaller packs."""
+    def _shrink(self, most: int, trainer: Trainer) -> None:
+        """Goes on with smaller packs, and gives the memory of the device back that `trainer` uses."""
         self.most_slots = max(1, most)
-        devices = {str(trainer.batches.device) for packed in self._packs for trainer, _ in packed.slots}
         self._packs.clear()
-        for device in devices:
-            free_memory(device)
+        free_memory(str(trainer.batches.device))
