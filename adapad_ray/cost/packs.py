@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adapad_ray.sweep.planning.packing import most_cells, pass_key, shares_passes
 from adapad_ray.sweep.planning.plan import SweepPlan, tuned_rows
-from adapad_ray.sweep.planning.rows import Row
 from adapad_ray.sweep.spec import SweepSpec
 
 
@@ -19,7 +17,7 @@ class ExpectedPacks:
     labels: tuple[str, ...]
     """Those whose cells train in packs."""
     alone: tuple[str, ...]
-    """Those whose cells have nothing that could share a pass."""
+    """Those whose cells share no pass."""
     cells: int
     """Of the tune stage and the curve, in packs."""
     packs: int
@@ -32,27 +30,25 @@ class ExpectedPacks:
 
 def expected_packs(spec: SweepSpec, plan: SweepPlan) -> ExpectedPacks | None:
     """Return the packs of a planned sweep; None without any."""
-    rows = [row for row in plan.rows if shares_passes(spec, type(row.method), spec.training_settings(row.label))]
+    settings = {label: spec.training_settings(label) for label in dict.fromkeys(row.label for row in plan.rows)}
+    rows = [row for row in plan.rows if shares_passes(spec, type(row.method), settings[row.label])]
     if spec.resources.workers > 1 or not rows:
         return None
+    keys = {label: pass_key(of_label.model_dump()) for label, of_label in settings.items()}
+    labels = tuple(dict.fromkeys(row.label for row in rows))
     most, counts, largest = most_cells(spec.resources), Counter[str](), Counter[str]()
-    tuned = [] if spec.tune is None else tuned_rows(spec, rows) if spec.tune.by_budget else _one_per_label(rows)
     for row in rows:
-        key = pass_key(spec.training_settings(row.label).model_dump())
+        key = keys[row.label]
         counts[key] += len(spec.seeds)
         largest[key] = max(largest[key], row.plan.peak_parameters)
-    for row in tuned:
-        counts[pass_key(spec.training_settings(row.label).model_dump())] += spec.tune.trials if spec.tune else 0
-    labels = tuple(dict.fromkeys(row.label for row in rows))
+    if spec.tune is not None:
+        for label in (row.label for row in tuned_rows(spec, rows)) if spec.tune.by_budget else labels:
+            counts[keys[label]] += spec.tune.trials
     return ExpectedPacks(
         labels=labels,
-        alone=tuple(label for label in dict.fromkeys(row.label for row in plan.rows) if label not in labels),
+        alone=tuple(label for label in settings if label not in labels),
         cells=counts.total(),
         packs=sum(-(-count // most) for count in counts.values()),
         most_cells=most,
         peak_parameters=max(min(most, counts[key]) * largest[key] for key in counts),
     )
-
-
-def _one_per_label(rows: Sequence[Row]) -> list[Row]:
-    return list({row.label: row for row in rows}.values())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec
 
 from adapad_ray.errors import BadRequestError, StorageError
@@ -259,16 +261,39 @@ class StoreSync(SweepObserver):
             self._folder.save()
 
 
-class TrackerLog(SweepObserver):
-    """Logs cells, while they train and when they end, and the report to MLflow; the tracker logs nothing twice."""
+class CellLog(SweepObserver, ABC):
+    """Logs every finished cell whenever it is named: what receives it takes nothing twice.
 
-    def __init__(self, tracker: Tracker, folder: WorkingFolder) -> None:
-        self._tracker, self._folder = tracker, folder.path
+    So a launch makes up for an earlier one that could not log, and the report's cells are all there.
+    """
+
+    def __init__(self, folder: WorkingFolder) -> None:
+        self._folder = folder.path
 
     def cells_reused(self, results: Sequence[CellResult]) -> None:
-        """Logs them, if the launch that computed them could not."""
+        """Logs them."""
         for result in results:
-            self._log(result)
+            self._log(result, self._folder / "cells" / result.id)
+
+    def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
+        """Logs the cell."""
+        self.cells_reused([result])
+
+    def report_started(self, state: SweepState) -> None:
+        """Logs all cells that are known."""
+        self.cells_reused(list(state.results.values()))
+
+    @abstractmethod
+    def _log(self, result: CellResult, folder: Path) -> None:
+        """Logs the cell in `folder`, unless it is logged."""
+
+
+class TrackerLog(CellLog):
+    """Logs cells, while they train and when they end, and the report to MLflow."""
+
+    def __init__(self, tracker: Tracker, folder: WorkingFolder) -> None:
+        super().__init__(folder)
+        self._tracker = tracker
 
     def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
         """Starts the cell's run, and logs its loss."""
@@ -281,15 +306,6 @@ class TrackerLog(SweepObserver):
     def trial_stopped(self, cell: Cell, trial: StoppedTrial) -> None:
         """Ends the cell's run."""
         self._tracker.end_cell(cell.id, trial.sentence, "KILLED")
-
-    def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
-        """Logs the cell."""
-        self._log(result)
-
-    def report_started(self, state: SweepState) -> None:
-        """Logs cells that are missing: the report links to all of them."""
-        for result in state.results.values():
-            self._log(result)
 
     def sweep_ended(self, state: SweepState, outcome: SweepOutcome) -> None:
         """Logs the report and ends the run of the sweep."""
@@ -305,20 +321,16 @@ class TrackerLog(SweepObserver):
         """Ends the run of the sweep as killed."""
         self._tracker.close("KILLED", type(reason).__name__)
 
-    def _log(self, result: CellResult) -> None:
-        self._tracker.log_cell(result, self._folder / "cells" / result.id)
+    def _log(self, result: CellResult, folder: Path) -> None:
+        self._tracker.log_cell(result, folder)
 
 
-class WriterLog(SweepObserver):
+class WriterLog(CellLog):
     """Sends cells to a tracker beside MLflow, while they train and when they end."""
 
     def __init__(self, writer: CellWriter, folder: WorkingFolder) -> None:
-        self._writer, self._folder = writer, folder.path
-
-    def cells_reused(self, results: Sequence[CellResult]) -> None:
-        """Sends what the launches that computed them did not."""
-        for result in results:
-            self._finish(result)
+        super().__init__(folder)
+        self._writer = writer
 
     def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
         """Sends loss and validations."""
@@ -332,15 +344,6 @@ class WriterLog(SweepObserver):
         """Ends the cell's run."""
         self._writer.end(cell.id)
 
-    def cell_finished(self, cell: Cell, result: CellResult, attempts: int) -> None:
-        """Sends what is missing."""
-        self._finish(result)
-
-    def report_started(self, state: SweepState) -> None:
-        """Sends what is missing of all cells, where nothing was left to compute."""
-        for result in state.results.values():
-            self._finish(result)
-
     def sweep_ended(self, state: SweepState, outcome: SweepOutcome) -> None:
         """Closes what is open."""
         self._writer.close()
@@ -349,5 +352,5 @@ class WriterLog(SweepObserver):
         """Closes what is open."""
         self._writer.close()
 
-    def _finish(self, result: CellResult) -> None:
-        self._writer.finish(result, self._folder / "cells" / result.id)
+    def _log(self, result: CellResult, folder: Path) -> None:
+        self._writer.finish(result, folder)

@@ -101,7 +101,7 @@ def _packs_in_words(packs: ExpectedPacks) -> str:
         f"adapters take {OPTIMIZER_BYTES * packs.peak_parameters / 1e6:,.1f} MB; activations grow with the lanes of a "
         "pass. The times are those of cells one after another, which packs do not exceed."
     )
-    alone = "" if not packs.alone else f" Alone, because nothing of them stacks: {', '.join(packs.alone)}."
+    alone = "" if not packs.alone else f" These train alone: {', '.join(packs.alone)}."
     return together + alone
 
 
