@@ -128,7 +128,19 @@ def _source(spec: SweepSpec) -> Source:
     fields = TrainingSettings.model_fields
     limited = [name for name in DATA_SETTINGS if getattr(spec.training, name) != fields[name].default]
     TYPES[source.type].check(spec.model, limited)
+    _check_packing(spec, source)
     return source
+
+
+def _check_packing(spec: SweepSpec, source: Source) -> None:
+    spaces = [stage.space for stage in (spec.tune, spec.search) if stage is not None]
+    asked = [label for label in spec.labels() if spec.training_settings(label).pack_sequences]
+    if (asked or any("pack_sequences" in space for space in spaces)) and not TYPES[source.type].can_pack_sequences:
+        able = ", ".join(name for name, kind in TYPES.items() if kind.can_pack_sequences)
+        raise BadRequestError(
+            f"training.pack_sequences is for causal language models, in tasks of type {able}: this one is of type "
+            f"{source.type}, so remove it"
+        )
 
 
 def _limits(spec: SweepSpec) -> DataLimits:

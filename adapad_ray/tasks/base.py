@@ -37,6 +37,8 @@ class TaskType(ABC, Generic[SourceT]):
     """Whether rows are texts, so that the reader is the model's tokenizer."""
     writes_special_tokens: ClassVar[bool] = False
     """Whether the type writes special tokens between texts itself, as chat templates do."""
+    can_pack_sequences: ClassVar[bool] = False
+    """Whether several of its texts can stand in one row of a batch."""
     rows_name_files: ClassVar[bool] = False
     """Whether rows name further files, which `adapad submit` cannot send along."""
 

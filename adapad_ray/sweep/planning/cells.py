@@ -42,8 +42,9 @@ class Cell:
         for added in ("packed", "quantization"):  # ids from before there were these fields stay valid
             if not content[added]:
                 del content[added]
-        if content["training"].get("micro_batch_size") is None:
-            content["training"].pop("micro_batch_size", None)
+        for added in ("micro_batch_size", "pack_sequences"):
+            if not content["training"].get(added):
+                content["training"].pop(added, None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
