@@ -86,5 +86,5 @@ def test_windows_and_prompts_are_checked(both):
 
 def test_only_prompts_can_share_rows(both):
     bert = transformers.BertModel(transformers.BertConfig(**ENCODER))
-    with pytest.raises(BadRequestError, match="in tasks of type .*generation.*: this one is of type classification"):
+    with pytest.raises(BadRequestError, match=r"in tasks of type .*generation.*: this one is of type classification"):
         both(bert, rows("w9"), pack_sequences=True)

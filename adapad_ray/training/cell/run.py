@@ -113,7 +113,9 @@ def cell_steps(
         parent = _inherit(method, request.parent)
         flops_per_token = workspace.forward_flops_per_token  # before adapters are attached, or theirs would count
         if identity.training.get("pack_sequences"):
-            workspace.check_packing(in_16_bits=identity.precision == "mixed" or identity.dtype in ("bfloat16", "float16"))
+            workspace.check_packing(
+                in_16_bits=identity.precision == "mixed" or identity.dtype in ("bfloat16", "float16")
+            )
 
     with closing(RoundLog(request.folder, workers.rank)) as log, _adapted_backbone(method, request, workspace):
         trainer = _trainer(method, plan, request, workspace, workers, _observers(log, observer), passes)

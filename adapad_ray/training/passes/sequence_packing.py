@@ -24,7 +24,7 @@ LARGEST_IN_16_BITS = 0.1
 
 
 def forward(model: nn.Module, batch: Batch) -> Any:
-    """Return the model's output for a batch; of one with shared rows, its `logits` are `[texts, answer, vocabulary]`."""
+    """Return the model's output for a batch; where texts share rows, `logits` are `[texts, answer, vocabulary]`."""
     if not isinstance(batch, PackedBatch):
         return model(**batch.inputs)
     with texts_apart(batch.inputs["position_ids"]), _logits_only_at(model, batch.logits_at):

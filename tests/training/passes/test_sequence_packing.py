@@ -43,7 +43,9 @@ CONFIGS = {
     ),
 }  # fmt: skip
 MIXING = {
-    "mamba": transformers.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4, use_cache=False),
+    "mamba": transformers.MambaConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4, use_cache=False
+    ),
     "lfm2": transformers.Lfm2Config(**SMALL, num_key_value_heads=1, layer_types=["conv", "full_attention"]),
 }
 """A recurrent model, and one with convolutions over tokens."""
