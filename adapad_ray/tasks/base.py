@@ -96,6 +96,7 @@ class TaskType(ABC, Generic[SourceT]):
         dtype: str = "float32",
         precision: str = "full",
         quantization: str | None = None,
+        attn_implementation: str | None = None,
     ) -> BackboneRecipe:
         """Check the model, and return how to load it with its weights.
 
@@ -114,6 +115,7 @@ class TaskType(ABC, Generic[SourceT]):
             dtype=dtype,
             precision=precision,
             quantization=quantization,
+            attn_implementation=attn_implementation,
         )
 
     def skeleton(self, model: str, data: TaskData, *, pooling: str | None = None, device: str = "meta") -> nn.Module:

@@ -39,7 +39,11 @@ class Cell:
     def id(self) -> str:
         """Hash of everything that determines the result."""
         content = self.identity.model_dump(mode="json", exclude=NAMES)
-        for added in ("packed", "quantization"):  # ids from before there were these fields stay valid
+        for added in (
+            "packed",
+            "quantization",
+            "attn_implementation",
+        ):  # ids from before there were these fields stay valid
             if not content[added]:
                 del content[added]
         for added in ("micro_batch_size", "pack_sequences"):
