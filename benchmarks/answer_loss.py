@@ -4,8 +4,8 @@
 
 One batch of four texts of about one length, as `group_by_length` makes them; LoRA of four components per layer on
 SmolLM2-135M's shape, random weights, fp32, one thread. *Chat*: all tokens but the first 30 are learnt; *generation*:
-the last eight. Every figure is of a process of its own: process CPU time of the second of two passes, forward and backward,
-and how much its memory grew at the peak (maximum resident set size).
+the last eight. Every figure is of a process of its own: process CPU time of the second of two passes, forward and
+backward, and how much its memory grew at the peak (maximum resident set size).
 """
 
 from __future__ import annotations
