@@ -23,6 +23,7 @@ from adapad_ray.tasks import TYPES, Split, TaskData
 from adapad_ray.training.batches import Batches, epoch_batches
 from adapad_ray.training.cell import shape_inputs
 from adapad_ray.training.passes.lane_passes import DivergedError
+from adapad_ray.training.passes.row_layout import rows_of
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.trainer import Trainer
 
@@ -95,7 +96,12 @@ def tokens_per_step(split: Split, settings: TrainingSettings) -> float:
     """Padded tokens of one batch, mean over the first epoch."""
     lengths = split.lengths
     batches = epoch_batches(0, 0, lengths, settings.batch_size, group_by_length=settings.group_by_length)
-    return sum(len(rows) * int(lengths[rows].max()) for rows in batches) / len(batches)
+    return sum(_padded_tokens(lengths[rows], settings) for rows in batches) / len(batches)
+
+
+def _padded_tokens(lengths: np.ndarray, settings: TrainingSettings) -> int:
+    width = int(lengths.max())
+    return width * (len(rows_of(lengths, width)) if settings.pack_sequences else len(lengths))
 
 
 def _pass_rate(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float, device: str) -> float:

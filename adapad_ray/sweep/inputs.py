@@ -9,6 +9,7 @@ from torch import nn
 
 from adapad_ray.errors import BadRequestError, UnreachableError
 from adapad_ray.models import BackboneRecipe, backbone_parameters, keeps_sizes, unloadable_weights
+from adapad_ray.models.loading.attention import check_attention, missing_attention
 from adapad_ray.models.loading.quantization import missing_package
 from adapad_ray.results import Precision
 from adapad_ray.sweep.precision import resolve_precision
@@ -65,6 +66,7 @@ def load_inputs(spec: SweepSpec) -> LoadedInputs:
         dtype=spec.dtype,
         precision=precision,
         quantization=spec.quantization,
+        attn_implementation=spec.attn_implementation,
     )
     backbone = recipe.frame
     read = check_reading(spec.model, backbone.model, reader, raw, data, _multiple(spec))
@@ -92,6 +94,7 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
     reader, own = kind.planning_reader(spec.model)
     data = kind.assume(source, reader, limits) if raw is None else kind.encode(raw, reader, limits)
     model = kind.skeleton(spec.model, data, pooling=spec.pooling)
+    check_attention(model, spec.attn_implementation, spec.model)
     return SweepInputs(
         model,
         backbone_parameters(model),
@@ -105,6 +108,7 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
             *data.warnings,
             *unloadable_weights(spec.model),
             *missing_package(spec.quantization),
+            *missing_attention(spec.attn_implementation),
             *_check_sketch(spec, model, reader if own else None, raw, data),
         ),
     )
@@ -128,7 +132,19 @@ def _source(spec: SweepSpec) -> Source:
     fields = TrainingSettings.model_fields
     limited = [name for name in DATA_SETTINGS if getattr(spec.training, name) != fields[name].default]
     TYPES[source.type].check(spec.model, limited)
+    _check_packing(spec, source)
     return source
+
+
+def _check_packing(spec: SweepSpec, source: Source) -> None:
+    spaces = [stage.space for stage in (spec.tune, spec.search) if stage is not None]
+    asked = [label for label in spec.labels() if spec.training_settings(label).pack_sequences]
+    if (asked or any("pack_sequences" in space for space in spaces)) and not TYPES[source.type].can_pack_sequences:
+        able = ", ".join(name for name, kind in TYPES.items() if kind.can_pack_sequences)
+        raise BadRequestError(
+            f"training.pack_sequences is for causal language models, in tasks of type {able}: this one is of type "
+            f"{source.type}, so remove it"
+        )
 
 
 def _limits(spec: SweepSpec) -> DataLimits:

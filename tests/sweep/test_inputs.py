@@ -82,3 +82,9 @@ def test_windows_and_prompts_are_checked(both):
     with pytest.raises(BadRequestError, match=r"up to 22 tokens with .* of an answer"):
         both(gpt2, [{"q": "w4 w5 w6 w7 w8 w9 w10 w11", "a": "w12"}] * 3, generation)
     assert both(gpt2, [{"q": "w4 w5 w6 w7", "a": "w12"}] * 3, generation) == ()
+
+
+def test_only_prompts_can_share_rows(both):
+    bert = transformers.BertModel(transformers.BertConfig(**ENCODER))
+    with pytest.raises(BadRequestError, match=r"in tasks of type .*generation.*: this one is of type classification"):
+        both(bert, rows("w9"), pack_sequences=True)

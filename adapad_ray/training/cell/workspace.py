@@ -16,6 +16,7 @@ from adapad_ray.models import Backbone
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.tasks import TaskData
 from adapad_ray.training.cell.evaluation import ModelPasses
+from adapad_ray.training.passes.sequence_packing import check_packing
 
 _WITHOUT_FLOPS = {"labels", "attention_mask", "token_type_ids", "position_ids"}
 
@@ -43,6 +44,11 @@ class Workspace:
         """The passes of a model over this data, as task types evaluate it."""
         backbone = self.backbone
         return ModelPasses(model, batch_size, backbone.pad_token_id, self.device, backbone.tokenizer)
+
+    def check_packing(self, *, in_16_bits: bool) -> None:
+        """Check that texts of the training data can share rows (see `sequence_packing.check_packing`)."""
+        backbone, split = self.backbone, self.data.splits["train"]
+        check_packing(backbone.model, split, backbone.pad_token_id, self.device, in_16_bits=in_16_bits)
 
     def shapes(self, names: tuple[str, ...]) -> tuple[ModuleShape, ...]:
         """Shapes of the modules with these full paths."""
