@@ -24,6 +24,7 @@ from adapad_ray.frozen_linear.dispatch import is_supported
 from adapad_ray.methods import METHODS
 from adapad_ray.methods.plan import CellContext
 from adapad_ray.models.backbone import parse_dtype
+from adapad_ray.models.shape_pass import ExpertShapes
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.sweep.inputs import SweepInputs
 from adapad_ray.sweep.spec import SweepSpec
@@ -142,7 +143,7 @@ def _activations(spec: SweepSpec, inputs: SweepInputs, examples: int) -> int:
                 kept[storage] = tensor  # alive, so that no other gets its address
             return tensor
 
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
+        with ExpertShapes(), saved_tensors_hooks(keep, lambda tensor: tensor):
             output = model(**{name: value.to("meta") for name, value in batch.items()})
             inputs.data.loss(output, labels).sum()
         total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -10,6 +10,7 @@ from torch import nn
 from adapad_ray.errors import BadRequestError, UnreachableError
 from adapad_ray.models import BackboneRecipe, backbone_parameters, keeps_sizes, unloadable_weights
 from adapad_ray.models.loading.quantization import missing_package
+from adapad_ray.models.target_modules import ALL_LINEAR, left_out
 from adapad_ray.results import Precision
 from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
@@ -68,7 +69,7 @@ def load_inputs(spec: SweepSpec) -> LoadedInputs:
     )
     backbone = recipe.frame
     read = check_reading(spec.model, backbone.model, reader, raw, data, _multiple(spec))
-    warnings = (*data.warnings, *backbone.warnings, *read)
+    warnings = (*data.warnings, *backbone.warnings, *read, *_left_out(spec, backbone.model))
     inputs = SweepInputs(backbone.model, backbone.parameters, backbone.digest, data, precision, warnings=warnings)
     return LoadedInputs(inputs, recipe)
 
@@ -105,6 +106,7 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
             *data.warnings,
             *unloadable_weights(spec.model),
             *missing_package(spec.quantization),
+            *_left_out(spec, model),
             *_check_sketch(spec, model, reader if own else None, raw, data),
         ),
     )
@@ -116,6 +118,14 @@ def _check_sketch(
     if tokenizer is None or raw is None:
         return ()
     return check_reading(spec.model, model, tokenizer, raw, data, _multiple(spec))
+
+
+def _left_out(spec: SweepSpec, model: nn.Module) -> tuple[str, ...]:
+    """What `all-linear` leaves out, as a warning, where a label uses it."""
+    words = left_out(model) if any(spec.modules_of(label) == ALL_LINEAR for label in spec.labels()) else None
+    if words is None:
+        return ()
+    return (words if spec.quantization is None else f"{words}; quantization {spec.quantization} leaves them dense",)
 
 
 def _multiple(spec: SweepSpec) -> int:
