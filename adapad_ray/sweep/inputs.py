@@ -9,7 +9,7 @@ from torch import nn
 
 from adapad_ray.errors import BadRequestError, UnreachableError
 from adapad_ray.models import BackboneRecipe, backbone_parameters, keeps_sizes, unloadable_weights
-from adapad_ray.models.loading.quantization import missing_package
+from adapad_ray.models.loading.quantization import missing_package, reject_second_quantization
 from adapad_ray.models.target_modules import ALL_LINEAR, left_out
 from adapad_ray.results import Precision
 from adapad_ray.sweep.precision import resolve_precision
@@ -83,6 +83,7 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
         BadRequestError: as `load_inputs`.
     """
     source, limits = _source(spec), _limits(spec)
+    reject_second_quantization(spec.model, spec.quantization)
     kind = TYPES[source.type]
     try:
         raw = kind.read(source)
