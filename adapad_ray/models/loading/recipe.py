@@ -11,7 +11,6 @@ import torch
 import transformers
 from torch import nn
 
-from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.mixed import use_bf16_products
 from adapad_ray.frozen_linear.quantized import keep_products_exact
 from adapad_ray.models.backbone import Backbone, backbone_parameters, linear_backbone, parse_dtype
@@ -24,6 +23,7 @@ from adapad_ray.models.loading.quantization import (
     check_quantized,
     dense_linears,
     quantization_config,
+    reject_second_quantization,
 )
 from adapad_ray.models.reading import reading_model
 from adapad_ray.models.source import ModelSource, Pooling, read_config, resolve_model
@@ -233,12 +233,8 @@ def _find(
     resolved = resolve_model(source)
     chosen = choose_pooling(resolved, pooling, num_labels, auto_class)
     options = LoadingOptions(num_labels, auto_class, chosen, dtype, precision, seed, quantization, attn_implementation)
-    checkpoint = find_checkpoint(resolved, source)
-    if quantization is not None and checkpoint.quantized:
-        raise BadRequestError(
-            f"the weights of model {source!r} are quantised already: leave out quantization {quantization}"
-        )
-    return checkpoint, options
+    reject_second_quantization(source, quantization)
+    return find_checkpoint(resolved, source), options
 
 
 def _backbone(checkpoint: Checkpoint, options: LoadingOptions, device: str) -> Backbone:
