@@ -18,9 +18,9 @@ import psutil
 from adapad_ray.assets import cache_folder, file_digest
 from adapad_ray.errors import BadRequestError
 from adapad_ray.safe_json import read_object
-from adapad_ray.storage import CHECKPOINT, RECORD
+from adapad_ray.storage import CHECKPOINT, MANIFEST, RECORD
 from adapad_ray.sweep.lock import FolderLock
-from adapad_ray.sweep.manifest import MANIFEST, Manifest
+from adapad_ray.sweep.manifest import Manifest
 from adapad_ray.wording import counted
 
 TEMPORARY = ("adapad-copy-*", "adapad-tune-*", "adapad-submit-*", "adapad-push-*")
