@@ -136,8 +136,24 @@ def check_fits_one(budget: int, costs: Iterable[int]) -> None:
         raise BudgetTooSmallError(f"budget {budget:,} is below the smallest component ({smallest:,})")
 
 
-def uniform_rank(budget: int, modules: Sequence[ModuleShape], costs: Mapping[str, int]) -> int:
+def remedies(setting: str | None = None) -> str:
+    """The end of a message about a budget that is too small.
+
+    Args:
+        setting: of the method, with which the budget would be large enough.
+    """
+    if setting is None:
+        return "raise it or pass fewer target_modules"
+    return f"raise it, pass fewer target_modules or set {setting}"
+
+
+def uniform_rank(
+    budget: int, modules: Sequence[ModuleShape], costs: Mapping[str, int], *, else_set: str | None = None
+) -> int:
     """The largest rank that all modules can have within `budget` parameters.
+
+    Args:
+        else_set: a setting with which a budget for one module is large enough, for the message.
 
     Raises:
         BudgetTooSmallError: rank 1 does not fit.
@@ -145,9 +161,10 @@ def uniform_rank(budget: int, modules: Sequence[ModuleShape], costs: Mapping[str
     per_rank = sum(costs[m.name] for m in modules)
     rank = budget // per_rank
     if rank < 1:
+        setting = else_set if budget >= min(costs[m.name] for m in modules) else None
         raise BudgetTooSmallError(
             f"budget {budget:,} is below one component on each of {counted(len(modules), 'module')} ({per_rank:,}): "
-            "raise it or pass fewer target_modules"
+            f"{remedies(setting)}"
         )
     return min(rank, min(m.max_rank for m in modules))
 

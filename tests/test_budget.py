@@ -78,6 +78,13 @@ def test_uniform_rank_is_the_largest_that_fits():
         uniform_rank(165_887, DEBERTA, COSTS)
 
 
+@pytest.mark.parametrize(("budget", "named"), [(min(COSTS.values()), True), (min(COSTS.values()) - 1, False)])
+def test_another_allocation_is_named_only_where_one_component_fits(budget, named):
+    with pytest.raises(BudgetTooSmallError) as error:
+        uniform_rank(budget, DEBERTA, COSTS, else_set="allocation: random")
+    assert str(error.value).endswith("or set allocation: random") == named
+
+
 def test_the_ledger_never_exceeds_its_budget():
     ledger = Ledger(100)
     ledger.charge(60)

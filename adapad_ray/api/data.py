@@ -10,8 +10,9 @@ import pandas as pd
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks import TYPES, RawTask, load_task, parse_source
 from adapad_ray.tasks.data.memory import tables_of
-from adapad_ray.tasks.data.tables import Tables, labels_are_withheld, listed, no_column
+from adapad_ray.tasks.data.tables import Tables, labels_are_withheld, no_column
 from adapad_ray.tasks.rows import RowTask
+from adapad_ray.wording import listed
 
 _LABELS = ("label", "labels")
 _FIRST_TEXTS = ("text", "sentence", "sentence1", "question", "premise")

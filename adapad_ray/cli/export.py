@@ -29,10 +29,7 @@ def export(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository of the Hub private.")] = False,
 ) -> int:
     """Copy one deployable PEFT adapter out of a finished sweep."""
-    from adapad_ray.cli.output.tables import available_table
-    from adapad_ray.cli.output.terminal import print_error, print_line, terminal
     from adapad_ray.storage import fetched_folder
-    from adapad_ray.sweep.export import AdapterChoice, NotInSweepError, export_adapter, recommended_adapter
 
     if recommended != (method is None and budget is None and prefix is None and seed is None):
         raise BadRequestError("adapad export takes either --recommended or --method and --budget")
@@ -41,6 +38,11 @@ def export(
 
         check_login(hub_name)
     with fetched_folder(folder) as sweep:
+        # Only now, because these imports take seconds.
+        from adapad_ray.cli.output.tables import available_table
+        from adapad_ray.cli.output.terminal import print_error, print_line, terminal
+        from adapad_ray.sweep.export import AdapterChoice, NotInSweepError, export_adapter, recommended_adapter
+
         if recommended:
             choice = recommended_adapter(sweep.path)
         elif method is None or budget is None:

@@ -10,6 +10,7 @@ import typer
 from adapad_ray.cli.arguments import user_path
 from adapad_ray.cli.exit_codes import DONE, command
 from adapad_ray.errors import BadRequestError
+from adapad_ray.files import check_data_file, write_text
 
 
 @command
@@ -27,10 +28,10 @@ def init(
     target = to or Path(f"{Path(data).stem}.yaml")
     if target.exists():
         raise BadRequestError(f"{target} exists: delete it, or choose another name with --to")
+    check_data_file(data, "train")
     from adapad_ray.cli.output.tables import machine_takes
     from adapad_ray.cli.output.terminal import print_line
     from adapad_ray.draft import draft_spec
-    from adapad_ray.files import write_text
 
     draft = draft_spec(data, model, str(target), text=text, label=label)
     write_text(target, draft.content)

@@ -9,7 +9,8 @@ import pandas as pd
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks.data.columns import number_of
-from adapad_ray.tasks.data.tables import listed, no_column
+from adapad_ray.tasks.data.tables import no_column
+from adapad_ray.wording import listed
 
 _LABELS = (
     "label",

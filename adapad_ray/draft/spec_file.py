@@ -17,6 +17,7 @@ import torch
 from adapad_ray.cost.estimate import SweepEstimate, estimate
 from adapad_ray.draft.columns import GuessedColumns, guess_columns
 from adapad_ray.errors import BadRequestError
+from adapad_ray.files import check_data_file
 from adapad_ray.safe_yaml import read_yaml
 from adapad_ray.sweep.inputs import sketch_inputs
 from adapad_ray.sweep.planning.cell_factory import CellFactory
@@ -25,7 +26,7 @@ from adapad_ray.sweep.spec_file import parse_spec
 from adapad_ray.tasks import TYPES, SplitSize
 from adapad_ray.tasks.data.column_names import column_names
 from adapad_ray.tasks.data.columns import number_of, sort_classes
-from adapad_ray.tasks.data.files import check_place, read_files
+from adapad_ray.tasks.data.files import read_files
 from adapad_ray.tasks.data.tables import FileError
 from adapad_ray.wording import rough_duration
 
@@ -102,9 +103,7 @@ def draft_spec(data: str, model: str, file: str, *, text: str | None = None, lab
 def _read(data: str) -> pd.DataFrame:
     """All columns of a file, as text."""
     path = Path(os.path.expanduser(data))
-    if not path.is_file():
-        check_place(data, "train")
-        raise BadRequestError(f"the file {data!r} does not exist: pass the path of your data")
+    check_data_file(data, "train")
     try:
         names = column_names(path) if path.suffix else []
     except (FileError, OSError) as error:

@@ -35,6 +35,7 @@ from adapad_ray.budget import (
     check_fits_one,
     decide_components,
     decide_growth,
+    remedies,
 )
 from adapad_ray.methods.base import MethodConfig
 from adapad_ray.methods.growth import GradientScores, GrowingMethod, ReserveScores, depths
@@ -185,10 +186,11 @@ class Adapad(GrowingMethod[AdapadConfig]):
         self.check_rank("r_max", self.config.r_max)
         initial, one_each = self.initial_parameters, sum(self.costs.values())
         if initial > self.budget:
+            fits_one = self.config.advance_learning and self.budget >= min(self.costs.values())
             raise BudgetTooSmallError(
                 f"budget {self.budget:,} is below initial_rank {self.initial_rank} on "
-                f"{counted(len(self.costs), 'module')} ({initial:,}): raise it, pass fewer target_modules, or set "
-                "initial_rank: 0"
+                f"{counted(len(self.costs), 'module')} ({initial:,}): "
+                f"{remedies('initial_rank: 0' if fits_one else None)}"
             )
         if initial == 0:
             check_fits_one(self.budget, self.costs.values())

@@ -189,14 +189,15 @@ def test_a_compressed_export_still_predicts_and_is_as_complete(folders, reviews,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("predict", "nowhere", "x.csv"), "holds no adapter"),
-        (("evaluate", "nowhere", "x.csv"), "holds no adapter"),
-        (("predict", "nowhere", "x.csv", "--to", "x.docx"), "use one of .csv"),
-        (("predict", "nowhere", "x.csv", "--to", "no/such/x.csv"), "folder 'no/such' does not exist: create it"),
+        (("predict", ".", "rows.csv"), "holds no adapter"),
+        (("evaluate", ".", "rows.csv"), "holds no adapter"),
+        (("predict", ".", "rows.csv", "--to", "x.docx"), "use one of .csv"),
+        (("predict", ".", "rows.csv", "--to", "no/such/x.csv"), "folder 'no/such' does not exist: create it"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text("text\n")
     result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == 2 and message in result.output and result.output.count("\n") == 1
 

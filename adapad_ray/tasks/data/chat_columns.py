@@ -20,7 +20,8 @@ from adapad_ray.tasks.data.conversations import (
     read_messages,
     without_last_answer,
 )
-from adapad_ray.tasks.data.tables import Columns, listed
+from adapad_ray.tasks.data.tables import Columns
+from adapad_ray.wording import listed
 
 MESSAGES = ("messages", "conversations")
 """Usual names of a column of whole conversations."""
