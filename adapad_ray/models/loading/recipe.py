@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import nn
 
+from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.mixed import use_bf16_products
 from adapad_ray.frozen_linear.quantized import keep_products_exact
 from adapad_ray.models.backbone import Backbone, backbone_parameters, linear_backbone, parse_dtype
