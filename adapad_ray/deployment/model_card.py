@@ -129,8 +129,8 @@ def loading(record: Mapping[str, Any], code: LoadingCode, folder: str) -> str:
         )
     if record.get("quantization") in PACKAGES:  # else the base is stored so
         text += (
-            f" It was trained over the base in `{record['quantization']}`; over a dense one, as here, the outputs differ "
-            "by the rounding of the weights."
+            f" It was trained over the base in `{record['quantization']}`; over a dense one, as here, the outputs "
+            "differ by the rounding of the weights."
         )
     if record["labels"] and record["auto_class"] != CAUSAL:
         text += "\n\nOutput i is class i of " + ", ".join(f"`{name}`" for name in record["labels"]) + "."
