@@ -213,6 +213,10 @@ def test_rows_in_memory_become_the_task_of_the_same_rows_in_a_file(reviews, fram
         ({"max_length": 100}, "max_length is 100"),
         ({"dataset": None}, "there is no dataset"),
         ({"tokenizer": None}, "without its tokenizer"),
+        ({"precision": "bf16"}, "precision is 'bf16': input should be 'auto', 'full', 'tf32' or 'mixed'"),
+        ({"seed": "a"}, "seed is 'a': input should be a valid integer"),
+        ({"threads": 0}, "threads is 0: input should be greater than or equal to 1"),
+        ({"settings": 3}, "settings is 3: input should be a mapping, as {name: value}"),
         ({"precision": "tf32"}, "precision tf32 is for a model on a GPU, but this one is on cpu"),
         (
             {"precision": "mixed", "half": True},
