@@ -55,6 +55,8 @@ class CellIdentity(Record):
     quantization: str | None = None
     """How the backbone's linear layers are stored: as in a sweep's file, or what has quantised the model's files, such
     as `bitsandbytes`. None: as `dtype`."""
+    attn_implementation: str | None = None
+    """How the backbone's attention is computed; None: as transformers chooses."""
     threads: int
     packed: bool = False
     """Whether lanes share passes (see `adapters.packs`); another number of slots changes a result by rounding alone."""

@@ -1,11 +1,10 @@
-"""Padding of training batches, and what packing sequences into shared rows would save.
+"""Padding of training batches, and what it takes and saves to let texts share rows (`training.pack_sequences`).
 
     python benchmarks/padding.py FOLDER/squad_v2/train.jsonl FOLDER/rte/train.jsonl --model smollm2-135m
 
 A file's columns `context` and `question`, `sentence1` and `sentence2`, or `sentence` make one text per row. *Packed* is
-first fit, decreasing, of each batch's texts into rows as wide as its longest: a batch is the same texts then, so the
-steps of a training are the same. The last table times one pass, forward and backward, over one batch that is padded,
-and over the same batch as one row, whose texts transformers separates by their positions; it checks that losses and
+what a training does: each batch in rows as wide as its longest text. The last table times one pass, forward and
+backward, over one batch that is padded, over the same batch packed, and over it as one row; it checks that losses and
 gradients agree. Random weights, SmolLM2-135M's shape with four layers, fp32, one thread, process CPU time.
 """
 
@@ -21,8 +20,15 @@ import torch
 import transformers
 
 from adapad_ray.models import load_tokenizer
-from adapad_ray.training.batches import epoch_batches
+from adapad_ray.tasks.encoding.prompts import prompted
+from adapad_ray.tasks.losses import answer_cross_entropy
+from adapad_ray.training.batches import Batch, Batches, epoch_batches
+from adapad_ray.training.passes.row_layout import rows_of
+from adapad_ray.training.passes.sequence_packing import forward
+from adapad_ray.training.settings import TrainingSettings
 
+MOST_TOKENS = 4000
+"""Of a batch that is timed as one row, whose attention takes memory by the square."""
 COLUMNS = (("context", "question"), ("sentence1", "sentence2"), ("sentence",))
 
 
@@ -36,42 +42,30 @@ def lengths_of(file: Path, model: str, rows: int) -> np.ndarray:
     return np.array([len(ids) for ids in load_tokenizer(model)(texts)["input_ids"]])
 
 
-def packed_rows(lengths: np.ndarray, width: int) -> int:
-    """Rows of this width that hold all texts, by first fit, decreasing."""
-    rows: list[int] = []
-    for length in sorted(lengths.tolist(), reverse=True):
-        fits = next((i for i, used in enumerate(rows) if used + length <= width), None)
-        if fits is None:
-            rows.append(length)
-        else:
-            rows[fits] += length
-    return len(rows)
-
-
 def padding(lengths: np.ndarray, size: int, *, grouped: bool, packed: bool) -> float:
     """Share of an epoch's tokens that is padding."""
     whole = 0
     for rows in epoch_batches(0, 0, lengths, size, group_by_length=grouped):
         width = int(lengths[rows].max())
-        whole += width * (packed_rows(lengths[rows], width) if packed else len(rows))
+        whole += width * (len(rows_of(lengths[rows], width)) if packed else len(rows))
     return 1 - lengths.sum() / whole
 
 
-def one_pass(inputs: dict[str, torch.Tensor], last: torch.Tensor, model: torch.nn.Module) -> tuple[float, torch.Tensor]:
+def one_pass(batch: Batch, model: torch.nn.Module) -> tuple[float, torch.Tensor]:
     """Seconds of a pass whose loss is on the last token of every text, and the gradient of the first layer's query."""
     weight = model.model.layers[0].self_attn.q_proj.weight
     model.zero_grad()
     began = time.process_time()
-    states = model.model(**inputs).last_hidden_state
-    states.flatten(0, 1)[last].pow(3).mean().backward()  # the last norm keeps the square
+    answer_cross_entropy(forward(model, batch), batch.labels).mean().backward()
     return time.process_time() - began, weight.grad.clone()
 
 
-def times(lengths: np.ndarray, repeats: int) -> tuple[float, float, float]:
-    """Median seconds of padded and packed passes over one batch, and the largest relative difference of gradients."""
+def times(lengths: np.ndarray, repeats: int) -> tuple[list[float], float]:
+    """Median seconds of padded, packed and one-row passes over one batch, and the largest difference of gradients."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     config = transformers.LlamaConfig(
+        vocab_size=49152,
         hidden_size=576,
         intermediate_size=1536,
         num_hidden_layers=4,
@@ -80,27 +74,25 @@ def times(lengths: np.ndarray, repeats: int) -> tuple[float, float, float]:
         use_cache=False,
     )
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    texts = [torch.randint(0, config.vocab_size, (int(n),)) for n in lengths]
-    ids, mask = (
-        torch.zeros(len(texts), int(lengths.max()), dtype=torch.long),
-        torch.zeros(len(texts), int(lengths.max())),
-    )
-    for row, text in enumerate(texts):
-        ids[row, : len(text)], mask[row, : len(text)] = text, 1
-    padded = {"input_ids": ids, "attention_mask": mask.long()}
-    flat = {
-        "input_ids": torch.cat(texts)[None],
-        "position_ids": torch.cat([torch.arange(len(text)) for text in texts])[None],
-    }
-    ends = torch.arange(len(texts)) * ids.shape[1] + torch.tensor(lengths) - 1
-    seconds: dict[str, list[float]] = {"padded": [], "packed": []}
+    draw = np.random.default_rng(0)
+    texts = [draw.integers(0, config.vocab_size, int(n)).tolist() for n in lengths]
+    one_row = int(lengths.sum()) <= MOST_TOKENS
+    split, rows = prompted(texts, [1] * len(texts), np.ones(len(texts))), np.arange(len(texts))
+    settings = [TrainingSettings(pack_sequences=packed, batch_size=len(texts)) for packed in (False, True, True)]
+    batches = [
+        Batches(split, chosen, seed=0, pad_token_id=0, one_row=together).load(rows)
+        for chosen, together in zip(settings, (False, False, True), strict=True)
+    ][: 3 if one_row else 2]
+    seconds: list[list[float]] = [[] for _ in batches]
+    errors = []
     for _ in range(repeats):
-        took, expected = one_pass(padded, ends, model)
-        seconds["padded"].append(took)
-        took, found = one_pass(flat, torch.tensor(lengths).cumsum(0) - 1, model)
-        seconds["packed"].append(took)
-    error = float((found - expected).abs().max() / expected.abs().max())
-    return float(np.median(seconds["padded"])), float(np.median(seconds["packed"])), error
+        for taken, batch in zip(seconds, batches, strict=True):
+            took, gradient = one_pass(batch, model)
+            taken.append(took)
+            if batch is batches[0]:
+                expected = gradient
+            errors.append(float((gradient - expected).abs().max() / expected.abs().max()))
+    return [float(np.median(taken)) for taken in seconds], max(errors)
 
 
 def main() -> None:
@@ -124,12 +116,16 @@ def main() -> None:
                 for packed in (False, True)
             ]
             print(f"| {file.parent.name} | {shown} | {size} | {' | '.join(shares)} |")
-        rows = epoch_batches(0, 0, lengths, 16, group_by_length=True)[0]
-        batches[file.parent.name] = lengths[rows]
-    print("\n| data | texts, longest | padded | one row | gradients differ by |\n|---|---|---|---|---|")
+        for size, grouped in ((16, True), (16, False), (64, True)):
+            rows = epoch_batches(0, 0, lengths, size, group_by_length=grouped)[0]
+            batches[f"{file.parent.name} | {size}, {'by length' if grouped else 'random'}"] = lengths[rows]
+    print("\n| data | batch | longest | rows | padded | packed | one row | gradients differ by |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, lengths in batches.items():
-        padded, packed, error = times(lengths, given.repeats)
-        print(f"| {name} | {len(lengths)}, {lengths.max()} | {padded:.2f} s | {packed:.2f} s | {error:.0e} |")
+        medians, error = times(lengths, given.repeats)
+        count = f"{len(lengths)} to {len(rows_of(lengths, int(lengths.max())))}"
+        shown = " | ".join([*(f"{median:.2f} s" for median in medians), *["–"] * (3 - len(medians)), f"{error:.0e}"])
+        print(f"| {name} | {lengths.max()} | {count} | {shown} |")
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from adapad_ray.api.trainer_callback import AttachedCallback
 
 _OF_THE_LOOP = (
-    "epochs", "batch_size", "max_length", "group_by_length", "pad_to_multiple_of", "evaluation_batch_size",
-    "max_train_examples", "max_validation_examples", "max_test_examples",
+    "epochs", "batch_size", "max_length", "group_by_length", "pad_to_multiple_of", "pack_sequences",
+    "evaluation_batch_size", "max_train_examples", "max_validation_examples", "max_test_examples",
 )  # fmt: skip
 """Training settings that the user's loop decides."""
 

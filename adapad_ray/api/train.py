@@ -20,6 +20,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.quantized import stored_quantization
 from adapad_ray.methods import METHODS
 from adapad_ray.models import IMAGES, Backbone
+from adapad_ray.models.target_modules import ALL_LINEAR, left_out
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.storage import RECORD
 from adapad_ray.sweep.planning.cells import Cell
@@ -114,7 +115,8 @@ def train(
     place = Path(temporary.name if folder is None else folder)  # type: ignore[union-attr]
     with cpu_threads(identity.threads), borrowed(backbone, identity.precision):
         result = _Cells(Workspace(backbone, data, request.device), place, on_progress).compute(identity, request)
-    suspicious = (*data.warnings, *warnings)
+    excluded = left_out(backbone.model) if target_modules == ALL_LINEAR else None
+    suspicious = (*data.warnings, *warnings, *([] if excluded is None else [excluded]))
     return TrainedAdapter(result, place / result.id, backbone, data, raw.source, suspicious, temporary)
 
 

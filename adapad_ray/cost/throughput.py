@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from adapad_ray.accelerator import cpu_threads
 from adapad_ray.frozen_linear.mixed import use_bf16_products
 from adapad_ray.methods import METHODS, CellContext
 from adapad_ray.models.backbone import parse_dtype
+from adapad_ray.models.shape_pass import ExpertShapes, flop_counter
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.sweep.inputs import SweepInputs
 from adapad_ray.sweep.spec import SweepSpec
@@ -23,6 +23,7 @@ from adapad_ray.tasks import TYPES, Split, TaskData
 from adapad_ray.training.batches import Batches, epoch_batches
 from adapad_ray.training.cell import shape_inputs
 from adapad_ray.training.passes.lane_passes import DivergedError
+from adapad_ray.training.passes.row_layout import rows_of
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.trainer import Trainer
 
@@ -85,8 +86,8 @@ def expected_flops_per_token(model: nn.Module, data: TaskData) -> float:
     batch = split.batch(np.arange(min(8, len(split))), pad_token_id=0)
     _, padded = split.size_of(batch)
     device = next(model.parameters()).device
-    shapes_only, counter = FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False)
-    with torch.inference_mode(), shapes_only, counter:  # innermost, so that the counter sees operations first
+    shapes_only, counter = FakeTensorMode(allow_non_fake_inputs=True), flop_counter()
+    with torch.inference_mode(), shapes_only, ExpertShapes(), counter:  # innermost, so it sees operations first
         model(**{name: value.to(device) for name, value in shape_inputs(batch).items()})
     return float(counter.get_total_flops() / padded)
 
@@ -95,7 +96,12 @@ def tokens_per_step(split: Split, settings: TrainingSettings) -> float:
     """Padded tokens of one batch, mean over the first epoch."""
     lengths = split.lengths
     batches = epoch_batches(0, 0, lengths, settings.batch_size, group_by_length=settings.group_by_length)
-    return sum(len(rows) * int(lengths[rows].max()) for rows in batches) / len(batches)
+    return sum(_padded_tokens(lengths[rows], settings) for rows in batches) / len(batches)
+
+
+def _padded_tokens(lengths: np.ndarray, settings: TrainingSettings) -> int:
+    width = int(lengths.max())
+    return width * (len(rows_of(lengths, width)) if settings.pack_sequences else len(lengths))
 
 
 def _pass_rate(spec: SweepSpec, inputs: SweepInputs, flops_per_token: float, device: str) -> float:

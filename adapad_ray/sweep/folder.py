@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a sweep's folder is checked before anything slow is importe
 
 RECORDED_SPEC = "spec.yaml"
 """The resolved file of the sweep."""
-SHARED_BY_ALL_CELLS = ("model", "task", "pooling", "dtype", "quantization", "precision")
+SHARED_BY_ALL_CELLS = ("model", "task", "pooling", "dtype", "quantization", "attn_implementation", "precision")
 """Fields of the file that cannot change in a sweep's folder."""
 
 

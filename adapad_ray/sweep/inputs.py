@@ -9,7 +9,9 @@ from torch import nn
 
 from adapad_ray.errors import BadRequestError, UnreachableError
 from adapad_ray.models import BackboneRecipe, backbone_parameters, keeps_sizes, unloadable_weights
-from adapad_ray.models.loading.quantization import missing_package
+from adapad_ray.models.loading.attention import check_attention, missing_attention
+from adapad_ray.models.loading.quantization import missing_package, reject_second_quantization
+from adapad_ray.models.target_modules import ALL_LINEAR, left_out
 from adapad_ray.results import Precision
 from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
@@ -65,10 +67,11 @@ def load_inputs(spec: SweepSpec) -> LoadedInputs:
         dtype=spec.dtype,
         precision=precision,
         quantization=spec.quantization,
+        attn_implementation=spec.attn_implementation,
     )
     backbone = recipe.frame
     read = check_reading(spec.model, backbone.model, reader, raw, data, _multiple(spec))
-    warnings = (*data.warnings, *backbone.warnings, *read)
+    warnings = (*data.warnings, *backbone.warnings, *read, *_left_out(spec, backbone.model))
     inputs = SweepInputs(backbone.model, backbone.parameters, backbone.digest, data, precision, warnings=warnings)
     return LoadedInputs(inputs, recipe)
 
@@ -82,6 +85,7 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
         BadRequestError: as `load_inputs`.
     """
     source, limits = _source(spec), _limits(spec)
+    reject_second_quantization(spec.model, spec.quantization)
     kind = TYPES[source.type]
     try:
         raw = kind.read(source)
@@ -92,6 +96,7 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
     reader, own = kind.planning_reader(spec.model)
     data = kind.assume(source, reader, limits) if raw is None else kind.encode(raw, reader, limits)
     model = kind.skeleton(spec.model, data, pooling=spec.pooling)
+    check_attention(model, spec.attn_implementation, spec.model)
     return SweepInputs(
         model,
         backbone_parameters(model),
@@ -105,6 +110,8 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
             *data.warnings,
             *unloadable_weights(spec.model),
             *missing_package(spec.quantization),
+            *missing_attention(spec.attn_implementation),
+            *_left_out(spec, model),
             *_check_sketch(spec, model, reader if own else None, raw, data),
         ),
     )
@@ -118,6 +125,14 @@ def _check_sketch(
     return check_reading(spec.model, model, tokenizer, raw, data, _multiple(spec))
 
 
+def _left_out(spec: SweepSpec, model: nn.Module) -> tuple[str, ...]:
+    """What `all-linear` leaves out, as a warning, where a label uses it."""
+    words = left_out(model) if any(spec.modules_of(label) == ALL_LINEAR for label in spec.labels()) else None
+    if words is None:
+        return ()
+    return (words if spec.quantization is None else f"{words}; quantization {spec.quantization} leaves them dense",)
+
+
 def _multiple(spec: SweepSpec) -> int:
     return max(spec.training_settings(label).pad_to_multiple_of for label in spec.labels())
 
@@ -128,7 +143,19 @@ def _source(spec: SweepSpec) -> Source:
     fields = TrainingSettings.model_fields
     limited = [name for name in DATA_SETTINGS if getattr(spec.training, name) != fields[name].default]
     TYPES[source.type].check(spec.model, limited)
+    _check_packing(spec, source)
     return source
+
+
+def _check_packing(spec: SweepSpec, source: Source) -> None:
+    spaces = [stage.space for stage in (spec.tune, spec.search) if stage is not None]
+    asked = [label for label in spec.labels() if spec.training_settings(label).pack_sequences]
+    if (asked or any("pack_sequences" in space for space in spaces)) and not TYPES[source.type].can_pack_sequences:
+        able = ", ".join(name for name, kind in TYPES.items() if kind.can_pack_sequences)
+        raise BadRequestError(
+            f"training.pack_sequences is for causal language models, in tasks of type {able}: this one is of type "
+            f"{source.type}, so remove it"
+        )
 
 
 def _limits(spec: SweepSpec) -> DataLimits:

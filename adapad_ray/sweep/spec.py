@@ -134,6 +134,10 @@ class SweepSpec(_Section):
     """Of the backbone's weights."""
     quantization: Literal["nf4", "int8", "fp8"] | None = None
     """Of the backbone's linear layers; None: they are in the `dtype`, as all else is."""
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
+        None
+    )
+    """How attention is computed; None: as transformers chooses, `sdpa` where the model has it."""
     precision: Literal["auto", "full", "tf32", "mixed"] = "auto"
     """Of the training; evaluation is always in the `dtype`. `mixed`: products with frozen weights are in bf16, all else
     in fp32. `tf32`: all products of a GPU are in TF32. `auto`: see `precision.py`."""

@@ -34,6 +34,7 @@ def check_spec(spec: SweepSpec) -> None:
             f"methods × budgets × seeds are {cells:,} cells, more than {MOST_CELLS:,}: make the sweep smaller"
         )
     _check_budgets(spec)
+    _check_attention(spec)
     for label in spec.labels():
         _check_label(spec, label)
     if spec.tune is not None:
@@ -56,6 +57,18 @@ def _check_budgets(spec: SweepSpec) -> None:
         if amount in written:
             raise BadRequestError(f"budgets has {written[amount]!r} and {budget!r}, which are the same: remove one")
         written[amount] = budget
+
+
+def _check_attention(spec: SweepSpec) -> None:
+    kind, dtypes = spec.attn_implementation or "", ("bfloat16", "float16")
+    if kind.startswith("flash") and spec.dtype not in dtypes:
+        raise BadRequestError(
+            f"attn_implementation {kind} is for half precision, but dtype is {spec.dtype}: use {' or '.join(dtypes)}"
+        )
+    if kind.startswith(("flash", "flex")) and not spec.resources.gpus_per_worker:
+        raise BadRequestError(
+            f"attn_implementation {kind} trains on GPUs, but resources.gpus_per_worker is 0: raise it, or use sdpa"
+        )
 
 
 def _check_label(spec: SweepSpec, label: str) -> None:

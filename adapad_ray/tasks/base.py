@@ -37,6 +37,8 @@ class TaskType(ABC, Generic[SourceT]):
     """Whether rows are texts, so that the reader is the model's tokenizer."""
     writes_special_tokens: ClassVar[bool] = False
     """Whether the type writes special tokens between texts itself, as chat templates do."""
+    can_pack_sequences: ClassVar[bool] = False
+    """Whether several of its texts can stand in one row of a batch."""
     rows_name_files: ClassVar[bool] = False
     """Whether rows name further files, which `adapad submit` cannot send along."""
 
@@ -94,6 +96,7 @@ class TaskType(ABC, Generic[SourceT]):
         dtype: str = "float32",
         precision: str = "full",
         quantization: str | None = None,
+        attn_implementation: str | None = None,
     ) -> BackboneRecipe:
         """Check the model, and return how to load it with its weights.
 
@@ -112,6 +115,7 @@ class TaskType(ABC, Generic[SourceT]):
             dtype=dtype,
             precision=precision,
             quantization=quantization,
+            attn_implementation=attn_implementation,
         )
 
     def skeleton(self, model: str, data: TaskData, *, pooling: str | None = None, device: str = "meta") -> nn.Module:

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks import Split
 from adapad_ray.tasks.losses import IGNORED
+from adapad_ray.training.passes.row_layout import lay_out, width_of
 from adapad_ray.training.randomness import generator
 from adapad_ray.training.settings import TrainingSettings
 
@@ -35,6 +37,11 @@ class Batch:
         """Whether some example is shorter than the batch."""
         return self.size[0] < self.size[1]
 
+    @property
+    def rows(self) -> int:
+        """Rows that pass through the model."""
+        return len(self.labels)
+
     def parts(self, most: int | None) -> Sequence[Batch]:
         """The batch in parts of at most `most` examples, each as wide as the whole; None: undivided.
 
@@ -55,12 +62,38 @@ class Batch:
         ]
 
 
+@dataclass(frozen=True)
+class PackedBatch(Batch):
+    """Examples whose texts share rows: `input_ids` and `position_ids` are `[rows, tokens]`."""
+
+    logits_at: Tensor
+    """Row and column of the logits that predict each label, int64 `[batch, answer, 2]`."""
+
+    @property
+    def rows(self) -> int:
+        return len(self.inputs["input_ids"])
+
+
+@dataclass(frozen=True)
+class DividedBatch(Batch):
+    """Examples in micro-batches that are not parts of the same rows. It has no inputs of its own."""
+
+    micro_batches: tuple[Batch, ...]
+
+    def parts(self, most: int | None) -> Sequence[Batch]:
+        return self.micro_batches
+
+
 class Batches:
     """The training batches of a cell: a function of (seed, step), the settings and the data alone.
 
     Args:
         in_step: whether, where examples are grouped by length, those of a step are about as long as those of other
             cells in the same step, whatever their seeds: cells that share passes then need little padding.
+        one_row: whether texts that share rows are all in one, as some kernels need it.
+
+    Raises:
+        BadRequestError: texts should share rows, but are no prompts with answers.
     """
 
     def __init__(
@@ -72,7 +105,13 @@ class Batches:
         pad_token_id: int,
         device: torch.device | str = "cpu",
         in_step: bool = False,
+        one_row: bool = False,
     ) -> None:
+        if settings.pack_sequences and not getattr(data, "can_share_rows", False):
+            raise BadRequestError(
+                "training.pack_sequences is true, but the examples of this task cannot share rows: set it to false"
+            )
+        self.one_row = one_row
         self.data, self.settings, self.seed = data, settings, seed
         self.pad_token_id, self.device, self.in_step = pad_token_id, device, in_step
         self.pads_left: bool = getattr(data, "pads_left", False)
@@ -94,10 +133,37 @@ class Batches:
         Tokens are counted before the move, and the host does not wait for the copies.
         """
         batch = self.data.batch(rows, self.pad_token_id)
+        if self.settings.pack_sequences and len(rows):
+            return self._packed(batch)
         batch = pad_to_multiple(batch, self.settings.pad_to_multiple_of, self.pad_token_id, left=self.pads_left)
         labels = batch.pop("labels")
         size = self.data.size_of(batch)
         return Batch({key: self._moved(value) for key, value in batch.items()}, self._moved(labels), size)
+
+    def _packed(self, batch: dict[str, Tensor]) -> Batch:
+        """The examples of a batch in shared rows; micro-batches have rows of their own."""
+        count = len(batch["labels"])
+        most = self.settings.micro_batch_size or count
+        laid_out = []
+        for first in range(0, count, most):
+            part = {
+                name: value if name in SHARED_BY_EXAMPLES else value[first : first + most]
+                for name, value in batch.items()
+            }
+            lengths = part["attention_mask"].sum(1).numpy()
+            width = width_of(lengths, self.settings.pad_to_multiple_of, one_row=self.one_row)
+            laid_out.append(lay_out(part, width, self.pad_token_id))
+        tokens = int(batch["attention_mask"].sum()), sum(rows.inputs["input_ids"].numel() for rows in laid_out)
+        parts = [
+            PackedBatch(
+                {name: self._moved(value) for name, value in rows.inputs.items()},
+                self._moved(rows.labels),
+                tokens,
+                self._moved(rows.logits_at),
+            )
+            for rows in laid_out
+        ]
+        return parts[0] if len(parts) == 1 else DividedBatch({}, batch["labels"], tokens, tuple(parts))
 
     def widest(self) -> Batch:
         """A batch of the longest examples, which needs the most memory."""
@@ -150,8 +216,10 @@ def joined(batches: Sequence[Batch], pad_token_id: int, *, left: bool = False) -
     any batch needs.
     """
     inputs = [batch.inputs for batch in batches]
-    if "attention_mask" in inputs[0]:
-        widths = [of_one["attention_mask"].shape[1] for of_one in inputs]
+    packed = [batch for batch in batches if isinstance(batch, PackedBatch)]
+    left = left and not packed  # rows that texts share are padded at their end
+    if "attention_mask" in inputs[0] or packed:
+        widths = [of_one["input_ids"].shape[1] for of_one in inputs]
         extra = [max(widths) - width for width in widths]
         inputs = [_widened(of_one, n, pad_token_id, left=left) for of_one, n in zip(inputs, extra, strict=True)]
     whole = {
@@ -166,7 +234,19 @@ def joined(batches: Sequence[Batch], pad_token_id: int, *, left: bool = False) -
         labels = [pad(one, _sides(width - one.shape[1], left=left), value=IGNORED) for one in labels]
     tokens, padded = sum(batch.size[0] for batch in batches), whole.get("attention_mask")
     size = tokens, sum(batch.size[1] for batch in batches) if padded is None else padded.numel()
+    if packed:
+        return PackedBatch(whole, torch.cat(labels), size, _joined_places(packed))
     return Batch(whole, torch.cat(labels), size)
+
+
+def _joined_places(batches: Sequence[PackedBatch]) -> Tensor:
+    """Where the logits of all batches are, once their rows are one after another."""
+    longest, row, joined_places = max(batch.logits_at.shape[1] for batch in batches), 0, []
+    for batch in batches:
+        at = pad(batch.logits_at, (0, 0, 0, longest - batch.logits_at.shape[1]))  # for labels that are ignored
+        joined_places.append(at + torch.tensor([row, 0], device=at.device))
+        row += batch.rows
+    return torch.cat(joined_places)
 
 
 def _sides(extra: int, *, left: bool) -> tuple[int, int]:

@@ -46,6 +46,9 @@ class TrainingSettings(BaseModel):
     """Whether batches hold texts of similar length, in random order: less padding, the same examples per epoch."""
     pad_to_multiple_of: int = Field(default=1, ge=1, le=1024)
     """Training batches are as wide as their longest text, rounded up to this; must divide `max_length`."""
+    pack_sequences: bool = False
+    """Whether the texts of a batch share rows, as few as hold them at the length of the longest: less padding, the same
+    loss and gradients. For causal language models that tell texts apart by their positions."""
     gradient_checkpointing: bool = False
     """Whether layers keep only their inputs and compute the rest again in the backward pass: much less memory for about
     a third more time. The FLOPs of a cell do not include the second pass."""

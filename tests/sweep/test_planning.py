@@ -318,10 +318,17 @@ def test_more_budgets_need_no_more_parents_and_other_settings_need_others(planne
 def test_the_id_of_a_cell_is_the_hash_of_its_identity_without_names(planner):
     cell = waves(planner())[2][0].cell
     # Nor does it hold what was added since, at its default.
-    content = cell.identity.model_dump(mode="json", exclude={"model", "task", "label", "packed", "quantization"})
-    del content["training"]["micro_batch_size"]
+    since = ("packed", "quantization", "attn_implementation")
+    content = cell.identity.model_dump(mode="json", exclude={"model", "task", "label", *since})
+    del content["training"]["micro_batch_size"], content["training"]["pack_sequences"]
     expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     assert cell.id == expected
+
+
+def test_another_attention_has_cells_of_its_own(planner):
+    default, eager = (cells_of(waves(planner(attn_implementation=kind)), "curve") for kind in (None, "eager"))
+    assert not {cell.id for cell in default} & {cell.id for cell in eager}
+    assert {cell.identity.attn_implementation for cell in eager} == {"eager"}
 
 
 def test_a_quantised_backbone_has_cells_of_its_own_and_full_fine_tuning_is_a_gap(planner):

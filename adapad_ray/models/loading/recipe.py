@@ -17,12 +17,14 @@ from adapad_ray.frozen_linear.quantized import keep_products_exact
 from adapad_ray.models.backbone import Backbone, backbone_parameters, linear_backbone, parse_dtype
 from adapad_ray.models.checkpoint_files import missing_layers
 from adapad_ray.models.head import find_head_modules, initialise_head
+from adapad_ray.models.loading.attention import check_attention, missing_attention
 from adapad_ray.models.loading.checkpoint import Checkpoint, find_checkpoint
 from adapad_ray.models.loading.quantization import (
     check_quantization,
     check_quantized,
     dense_linears,
     quantization_config,
+    reject_second_quantization,
 )
 from adapad_ray.models.reading import reading_model
 from adapad_ray.models.source import ModelSource, Pooling, read_config, resolve_model
@@ -80,6 +82,7 @@ class LoadingOptions:
     precision: str
     seed: int
     quantization: str | None
+    attn_implementation: str | None
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,7 @@ def find_recipe(
     precision: str = "full",
     seed: int = 0,
     quantization: str | None = None,
+    attn_implementation: str | None = None,
 ) -> CheckpointRecipe:
     """Check a pretrained model as `load_backbone` does, without reading its weights but for their digest.
 
@@ -154,11 +158,13 @@ def find_recipe(
 
     Args and Raises: as `load_backbone`.
     """
-    checkpoint, options = _find(source, num_labels, auto_class, pooling, dtype, precision, seed, quantization)
-    if not checkpoint.quantized:
-        return CheckpointRecipe(_backbone(checkpoint, options, "meta"), checkpoint, options)
-    backbone = _backbone(checkpoint, options, "cpu")  # what the files hold quantised cannot be read on the meta device
-    _drop_weights(backbone.model)
+    checkpoint, options = _find(
+        source, num_labels, auto_class, pooling, dtype, precision, seed, quantization, attn_implementation
+    )
+    # What the files hold quantised cannot be read on the meta device.
+    backbone = _backbone(checkpoint, options, "cpu" if checkpoint.quantized else "meta")
+    if checkpoint.quantized:
+        _drop_weights(backbone.model)
     return CheckpointRecipe(backbone, checkpoint, options)
 
 
@@ -183,6 +189,7 @@ def load_backbone(
     precision: str = "full",
     seed: int = 0,
     quantization: str | None = None,
+    attn_implementation: str | None = None,
 ) -> Backbone:
     """Load a pretrained model, frozen and in eval mode, with a head initialised from `seed`.
 
@@ -199,11 +206,13 @@ def load_backbone(
         precision: `full`, or `mixed`, which trains an fp32 backbone with products in bf16.
         seed: of the head's initialisation.
         quantization: `nf4`, `int8` or `fp8`.
+        attn_implementation: one of `loading.attention`; default: what transformers chooses.
 
     Raises:
         BadRequestError: the model cannot be loaded, or an argument does not fit it.
     """
-    return _backbone(*_find(source, num_labels, auto_class, pooling, dtype, precision, seed, quantization), "cpu")
+    found = _find(source, num_labels, auto_class, pooling, dtype, precision, seed, quantization, attn_implementation)
+    return _backbone(*found, "cpu")
 
 
 def _find(
@@ -215,24 +224,24 @@ def _find(
     precision: str,
     seed: int,
     quantization: str | None,
+    attn_implementation: str | None,
 ) -> tuple[Checkpoint, LoadingOptions]:
     parse_dtype(dtype)
+    for missing in missing_attention(attn_implementation):
+        raise BadRequestError(missing)
     if quantization is not None:
         check_quantization(quantization, dtype)
     resolved = resolve_model(source)
     chosen = choose_pooling(resolved, pooling, num_labels, auto_class)
-    options = LoadingOptions(num_labels, auto_class, chosen, dtype, precision, seed, quantization)
-    checkpoint = find_checkpoint(resolved, source)
-    if quantization is not None and checkpoint.quantized:
-        raise BadRequestError(
-            f"the weights of model {source!r} are quantised already: leave out quantization {quantization}"
-        )
-    return checkpoint, options
+    options = LoadingOptions(num_labels, auto_class, chosen, dtype, precision, seed, quantization, attn_implementation)
+    reject_second_quantization(source, quantization)
+    return find_checkpoint(resolved, source), options
 
 
 def _backbone(checkpoint: Checkpoint, options: LoadingOptions, device: str) -> Backbone:
     source = checkpoint.source
     model, missing, left_over = _read(checkpoint, options, device if options.quantization is None else "meta")
+    check_attention(model, options.attn_implementation, source)
     reads_texts = getattr(model, "main_input_name", "input_ids") == "input_ids"
     tokenizer = load_tokenizer(source) if reads_texts else None
     head = find_head_modules(model, missing, source, options.auto_class)
@@ -261,6 +270,8 @@ def _read(
         how |= {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
         if device != "cpu":
             how["device_map"] = {"": device}
+        if device != "meta" and options.attn_implementation is not None:  # its kernels do not tell shapes alone
+            how["attn_implementation"] = options.attn_implementation
         classifier = project_classifier(config, options.pooling, auto_class)
         if options.quantization is not None and dense is not None:
             paths = dense if classifier is None else _inside(dense)

@@ -119,6 +119,7 @@ class CellFactory:
             dtype=spec.dtype,
             precision=self.inputs.precision,
             quantization=spec.quantization or stored_quantization(self.inputs.model),
+            attn_implementation=spec.attn_implementation,
             threads=max(1, int(spec.resources.cpus_per_worker)),
             packed=shares_passes(spec, METHODS[method], training),
         )

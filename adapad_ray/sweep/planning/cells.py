@@ -39,11 +39,16 @@ class Cell:
     def id(self) -> str:
         """Hash of everything that determines the result."""
         content = self.identity.model_dump(mode="json", exclude=NAMES)
-        for added in ("packed", "quantization"):  # ids from before there were these fields stay valid
+        for added in (
+            "packed",
+            "quantization",
+            "attn_implementation",
+        ):  # ids from before there were these fields stay valid
             if not content[added]:
                 del content[added]
-        if content["training"].get("micro_batch_size") is None:
-            content["training"].pop("micro_batch_size", None)
+        for added in ("micro_batch_size", "pack_sequences"):
+            if not content["training"].get(added):
+                content["training"].pop(added, None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

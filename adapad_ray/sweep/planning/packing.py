@@ -13,7 +13,7 @@ from adapad_ray.training.settings import TrainingSettings
 
 AUTO_CELLS = 16
 """Cells that a worker takes at one time under `auto`; how many of their lanes share a pass, its memory decides."""
-_ALIKE = ("batch_size", "micro_batch_size", "optimizer", "gradient_checkpointing", "deterministic")
+_ALIKE = ("batch_size", "micro_batch_size", "optimizer", "pack_sequences", "gradient_checkpointing", "deterministic")
 """Training settings in which the cells of a pack agree; model, data and precision are the sweep's."""
 
 

@@ -21,6 +21,8 @@ class AssumedSplit:
     """Tokens of each."""
     make: Callable[[int], dict[str, np.ndarray]]
     """The batch of so many examples."""
+    can_share_rows: bool = False
+    """Whether they are prompts with answers."""
 
     def __len__(self) -> int:
         return self.count

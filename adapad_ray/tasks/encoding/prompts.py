@@ -23,6 +23,7 @@ class PromptedSplit(TokenSequences):
     """Prompts, each followed by an answer; several sequences may belong to one item."""
 
     pads_left: ClassVar[bool] = True
+    can_share_rows: ClassVar[bool] = True
     answered: np.ndarray
     """Tokens of each sequence's answer, int64 `[sequences]`."""
     labels: np.ndarray
@@ -140,4 +141,4 @@ def assumed_prompts(count: int, length: int) -> AssumedSplit:
             "logits_to_keep": np.array([-2]),
         }
 
-    return AssumedSplit(count, length, make)
+    return AssumedSplit(count, length, make, can_share_rows=True)

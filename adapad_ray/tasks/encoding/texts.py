@@ -26,6 +26,8 @@ class TokenSequences:
     """int64 `[examples + 1]`: example i is `tokens[offsets[i]:offsets[i + 1]]`."""
     pads_left: ClassVar[bool] = False
     """Whether shorter examples of a batch are padded before their first token, not after their last."""
+    can_share_rows: ClassVar[bool] = False
+    """Whether several examples of a batch can stand in one row: a causal model then tells them apart by positions."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -134,12 +134,14 @@ class Bilinear(TaskType[BilinearSource]):
         dtype: str = "float32",
         precision: str = "full",
         quantization: str | None = None,
+        attn_implementation: str | None = None,
     ) -> BackboneRecipe:
         """A linear model of the data's width, which is not quantised."""
         from adapad_ray.models import LinearRecipe
 
-        if quantization is not None:
-            raise BadRequestError(f"quantization {quantization} is for pretrained models, not for model {model}")
+        for name, value in (("quantization", quantization), ("attn_implementation", attn_implementation)):
+            if value is not None:
+                raise BadRequestError(f"{name} {value} is for pretrained models, not for model {model}")
         return LinearRecipe.of(*_features(data), dtype)
 
     def skeleton(self, model: str, data: TaskData, *, pooling: str | None = None, device: str = "meta") -> nn.Module:

@@ -137,6 +137,7 @@ class Chat(RowTask[ChatSource]):
     Source = ChatSource
     auto_class: ClassVar[str | None] = "AutoModelForCausalLM"
     loss = staticmethod(answer_cross_entropy)
+    can_pack_sequences: ClassVar[bool] = True
     writes_special_tokens: ClassVar[bool] = True
 
     def outputs(self, class_names: tuple[str, ...]) -> int:

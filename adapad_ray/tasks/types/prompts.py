@@ -52,6 +52,7 @@ class PromptTask(RowTask[PromptSourceT]):
 
     auto_class: ClassVar[str | None] = "AutoModelForCausalLM"
     loss = staticmethod(answer_cross_entropy)
+    can_pack_sequences: ClassVar[bool] = True
 
     def outputs(self, class_names: tuple[str, ...]) -> int:
         """None: the model has no task head."""

@@ -30,6 +30,7 @@ from adapad_ray.training.cell.workspace import Workspace
 from adapad_ray.training.checkpoint import Checkpoint, Checkpointer
 from adapad_ray.training.component_errors import COMPONENT_ERRORS, component_probe, write_component_errors
 from adapad_ray.training.packs import PackedTrainer, SharedPasses
+from adapad_ray.training.passes.sequence_packing import in_one_row
 from adapad_ray.training.randomness import derive_seed
 from adapad_ray.training.record import OnProgress, RoundObserver, RoundStats
 from adapad_ray.training.round_log import RoundLog
@@ -111,6 +112,10 @@ def cell_steps(
         workers = workers_for(method, exchange)
         parent = _inherit(method, request.parent)
         flops_per_token = workspace.forward_flops_per_token  # before adapters are attached, or theirs would count
+        if identity.training.get("pack_sequences"):
+            workspace.check_packing(
+                in_16_bits=identity.precision == "mixed" or identity.dtype in ("bfloat16", "float16")
+            )
 
     with closing(RoundLog(request.folder, workers.rank)) as log, _adapted_backbone(method, request, workspace):
         trainer = _trainer(method, plan, request, workspace, workers, _observers(log, observer), passes)
@@ -212,6 +217,7 @@ def _trainer(
             pad_token_id=backbone.pad_token_id,
             device=workspace.device,
             in_step=request.identity.packed,
+            one_row=settings.pack_sequences and in_one_row(backbone.model),
         ),
         settings,
         total_steps=0 if nothing_to_train else method.training_steps,

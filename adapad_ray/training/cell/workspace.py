@@ -9,13 +9,14 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from adapad_ray.budget import ModuleShape
 from adapad_ray.models import Backbone
+from adapad_ray.models.shape_pass import flop_counter
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.tasks import TaskData
 from adapad_ray.training.cell.evaluation import ModelPasses
+from adapad_ray.training.passes.sequence_packing import check_packing
 
 _WITHOUT_FLOPS = {"labels", "attention_mask", "token_type_ids", "position_ids"}
 
@@ -44,6 +45,11 @@ class Workspace:
         backbone = self.backbone
         return ModelPasses(model, batch_size, backbone.pad_token_id, self.device, backbone.tokenizer)
 
+    def check_packing(self, *, in_16_bits: bool) -> None:
+        """Check that texts of the training data can share rows (see `sequence_packing.check_packing`)."""
+        backbone, split = self.backbone, self.data.splits["train"]
+        check_packing(backbone.model, split, backbone.pad_token_id, self.device, in_16_bits=in_16_bits)
+
     def shapes(self, names: tuple[str, ...]) -> tuple[ModuleShape, ...]:
         """Shapes of the modules with these full paths."""
         return target_modules(self.backbone.model, names)
@@ -60,6 +66,6 @@ def forward_flops_per_token(model: nn.Module, data: TaskData) -> float:
     rows = np.arange(min(8, len(split)))
     batch, device = split.batch(rows, pad_token_id=0), next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in shape_inputs(batch).items()}
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with torch.inference_mode(), flop_counter() as counter:
         model(**inputs)
     return float(counter.get_total_flops() / split.size_of(batch)[1])

@@ -24,6 +24,7 @@ from adapad_ray.training.packs.optimizer import PackOptimizer
 from adapad_ray.training.passes.attention_masks import known_padding
 from adapad_ray.training.passes.gradient_checkpointing import recomputed_layers
 from adapad_ray.training.passes.lane_passes import LanePass
+from adapad_ray.training.passes.sequence_packing import forward
 from adapad_ray.training.trainer import DueStep, Trainer
 
 LARGEST_DIFFERENCE = 0.5
@@ -47,12 +48,16 @@ class DueLane:
 
     @property
     def alike(self) -> Hashable:
-        """Lanes whose values are equal can share a pass: they have as many examples.
+        """Lanes whose values are equal can share a pass: they have as many examples, in as many rows.
 
         Dropout draws a number for every position, padding included, so under dropout texts must be as wide too.
         """
-        inputs = self.due.batch.inputs
-        if "attention_mask" in inputs and not self.trainer.method.config.dropout:
+        inputs, dropout = self.due.batch.inputs, self.trainer.method.config.dropout
+        if self.trainer.settings.pack_sequences:
+            parts = self.due.batch.parts(self.trainer.settings.micro_batch_size)
+            shapes = [tuple(part.inputs["input_ids"].shape) if dropout else part.rows for part in parts]
+            return len(self.due.batch.labels), *shapes
+        if "attention_mask" in inputs and not dropout:
             return len(self.due.batch.labels)
         return len(self.due.batch.labels), *((name, tuple(v.shape[1:])) for name, v in sorted(inputs.items()))
 
@@ -203,8 +208,8 @@ class SharedPasses:
         first = lanes[0].trainer
         whole = joined(parts, first.batches.pad_token_id, left=first.batches.pads_left)
         on_device = torch.device(first.batches.device).type != "cpu"
-        with pack.passing(len(whole.labels), generators, adds=adds), known_padding(whole, on=on_device):
-            losses = pack.losses(first.loss(pack.model(**whole.inputs), whole.labels), lanes[0].due.batch_size)
+        with pack.passing(whole.rows, generators, adds=adds), known_padding(whole, on=on_device):
+            losses = pack.losses(first.loss(forward(pack.model, whole), whole.labels), lanes[0].due.batch_size)
             penalties = [None if adds else lane.trainer.method.penalty(lane.lane) for lane in lanes]
             if any(penalty is not None for penalty in penalties):
                 losses = losses + torch.stack([losses.new_zeros(()) if p is None else p for p in penalties])
@@ -248,9 +253,8 @@ class SharedPasses:
     def _can_be_packed(self, lane: DueLane) -> bool:
         if lane.slot not in self._packable:
             trainer = lane.trainer
-            self._packable[lane.slot] = can_be_packed(trainer.adapted, lane.lane) and not trainer.method.watches(
-                lane.lane
-            )
+            possible = can_be_packed(trainer.adapted, lane.lane) and not trainer.method.watches(lane.lane)
+            self._packable[lane.slot] = possible and not trainer.batches.one_row
         return self._packable[lane.slot]
 
     def _pack_of(self, lanes: Sequence[DueLane]) -> LanePack:

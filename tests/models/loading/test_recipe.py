@@ -1,6 +1,7 @@
 """A recipe reads no weight and says what a loaded backbone is; every process that follows it has the same backbone."""
 
 import hashlib
+import importlib.util
 import pickle
 import sys
 from pathlib import Path
@@ -96,3 +97,25 @@ def test_a_linear_model_needs_no_files():
     layer = recipe.load().model.layers[0]
     assert layer.weight.shape == (6, 8) and layer.weight.dtype == torch.float64 and not layer.weight.any()
     assert recipe.frame.digest == recipe.load().digest and recipe.private_bytes() == 8 * 8 * 6
+
+
+def test_a_recipe_carries_how_attention_is_computed(model):
+    """The frame, which is only asked for shapes, has the default one."""
+    folder, settings = model
+    recipe = find_recipe(folder, 3, **settings, attn_implementation="eager")
+    assert recipe.load().model.config._attn_implementation == "eager"
+    assert find_recipe(folder, 3, **settings).load().model.config._attn_implementation == "sdpa"
+
+
+def test_an_attention_that_is_not_installed_or_not_of_the_class_is_refused(tmp_path):
+    for package in ("flash_attn", "flash_attn_interface"):
+        assert importlib.util.find_spec(package) is None, "this test needs an environment without it"
+    transformers.BloomForCausalLM(
+        transformers.BloomConfig(vocab_size=100, hidden_size=16, n_layer=1, n_head=2)
+    ).save_pretrained(tmp_path)
+    words().save_pretrained(tmp_path)
+    for name in ("flash_attention_2", "flash_attention_3"):
+        with pytest.raises(BadRequestError, match=rf"{name} needs flash-attn(-3)?, which is not installed"):
+            find_recipe(str(tmp_path), 0, auto_class=CAUSAL, attn_implementation=name)
+    with pytest.raises(BadRequestError, match=r"is flex_attention, which model .* a BloomForCausalLM, does not have"):
+        find_recipe(str(tmp_path), 0, auto_class=CAUSAL, attn_implementation="flex_attention")
