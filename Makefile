@@ -28,17 +28,17 @@ soak: $(VENV)/.test
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[test]"
 	touch $(VENV)/.run $@
 
 # The site of docs/, README.md and the docstrings, in build/site.
 docs: $(VENV)/.run
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[docs]"
 	$(BIN)/mkdocs build --strict
 
 # Checks the installed packages for known vulnerabilities; needs the network.

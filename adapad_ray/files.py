@@ -1,4 +1,4 @@
-"""Writing files so that they are either complete or absent."""
+"""Files of the user: written so that they are either complete or absent, and data looked for before anything slow."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from adapad_ray.errors import BadRequestError
+from adapad_ray.errors import BadRequestError, UnreachableError
+from adapad_ray.wording import listed
 
 _SAMPLE = 2**20
 """Bytes that are written to see whether a disk is full: on many an empty file still fits."""
+
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+"""Of files of rows."""
+_MOST_NAMES = 5
+"""Files of a folder that a message names."""
 
 
 @contextmanager
@@ -112,3 +118,54 @@ def require_empty(folder: Path) -> None:
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise BadRequestError(f"{folder} exists and is not an empty folder: choose another")
+
+
+def check_adapter_folder(folder: Path) -> None:
+    """Checks that an adapter may be in a folder, before its files are looked at.
+
+    Raises:
+        BadRequestError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise BadRequestError(f"adapter {folder} is not a folder: pass the one that holds adapter_config.json")
+
+
+def check_data_file(given: str, split: str) -> None:
+    """Checks that there is a file of rows at a path.
+
+    Raises:
+        BadRequestError: it is a URL, a folder, a pipe or a device.
+        UnreachableError: it does not exist.
+    """
+    path = Path(os.path.expanduser(given))
+    if os.path.isfile(path):  # Path.is_file raises for a name that is too long for a file
+        return
+    check_place(given, split)
+    if os.path.exists(path):
+        raise BadRequestError(f"the {split} file {given!r} is a pipe or a device: write its content to a file")
+    raise UnreachableError(f"the {split} file {given!r} does not exist: pass the path of a file")
+
+
+def check_place(given: str, split: str) -> None:
+    """Checks that what is given as a file is neither a URL nor a folder; it need not exist.
+
+    Raises:
+        BadRequestError: it is one of them.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", given):
+        local = given.lower().startswith("file://")
+        remedy = "pass its path without file://" if local else "download it and pass the path of the file"
+        raise BadRequestError(f"the {split} file {given!r} is a URL, and data are read from local files only: {remedy}")
+    path = Path(os.path.expanduser(given))
+    if os.path.isdir(path):
+        raise BadRequestError(f"the {split} file {given!r} is a folder: {_which_file(path, split)}")
+
+
+def _which_file(folder: Path, split: str) -> str:
+    """What to pass instead of a folder: one of the files in it, those named for the split first."""
+    found = (name for name in os.listdir(folder) if os.path.splitext(name)[1].lower() in DATA_SUFFIXES)
+    names = sorted(found, key=lambda name: (split.removeprefix("test_") not in name.lower(), name))
+    if not names:
+        return f"it holds no {', '.join(DATA_SUFFIXES)} file: pass the path of one"
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return f"pass the path of a file in it ({listed(names[:_MOST_NAMES])}{more})"

@@ -31,6 +31,8 @@ CHECKPOINT = "checkpoint"
 """Folder with the training state of a running cell; it is removed when the cell is finished."""
 RECORD = "result.json"
 """File that exists once a cell is finished."""
+MANIFEST = "manifest.yaml"
+"""File that every sweep's folder has."""
 
 
 def is_url(location: str) -> bool:
@@ -265,10 +267,27 @@ def working_folder(location: str) -> Iterator[WorkingFolder]:
 
 @contextmanager
 def fetched_folder(location: str) -> Iterator[WorkingFolder]:
-    """Yields a working folder that holds everything the location has, checkpoints excepted."""
+    """Yields a working folder that holds everything of a finished or interrupted sweep, checkpoints excepted.
+
+    Raises:
+        BadRequestError: the location holds no sweep, or as `working_folder`.
+    """
     with working_folder(location if is_url(location) else str(Path(location).absolute())) as folder:
         folder.fetch()
+        require_sweep(folder.path)
         yield folder
+
+
+def require_sweep(folder: Path) -> None:
+    """Checks that a folder is a sweep's.
+
+    Raises:
+        BadRequestError: it is not.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise BadRequestError(
+            f"{folder} holds no sweep ({MANIFEST} is missing): pass the folder that `adapad sweep` printed"
+        )
 
 
 def _upload_order(name: str) -> tuple[bool, bool]:

@@ -1,8 +1,9 @@
-"""Numbers of things in sentences."""
+"""Numbers and names of things in sentences."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 
 def counted(number: float, noun: str, plural: str | None = None) -> str:
@@ -15,6 +16,11 @@ def counted(number: float, noun: str, plural: str | None = None) -> str:
     """
     shown = f"{number:,.0f}" if number == round(number) else f"{number:g}"
     return f"{shown} {noun if shown == '1' else plural or noun + 's'}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a sentence; those that spaces or line breaks would hide are quoted."""
+    return ", ".join(name if name.isprintable() and name == name.strip() != "" else repr(name) for name in names)
 
 
 def duration(seconds: float) -> str:

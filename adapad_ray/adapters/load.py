@@ -20,6 +20,7 @@ from adapad_ray.adapters.adapter_config import WRAPPERS, AdapterConfig, NameMatc
 from adapad_ray.adapters.export import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX
 from adapad_ray.budget import ModuleShape
 from adapad_ray.errors import BadRequestError
+from adapad_ray.files import check_adapter_folder
 
 LARGEST_WEIGHTS = 16 * 2**30
 """Largest weights file that is read, in bytes, because all of it is held in memory. A project default: a LoRA of rank
@@ -68,8 +69,7 @@ def load_adapter(folder: Path) -> LoadedAdapter:
     Raises:
         BadRequestError: a file is missing or damaged, or the adapter is more than a plain LoRA on linear layers.
     """
-    if not folder.is_dir():
-        raise BadRequestError(f"adapter {folder} is not a folder: pass the one that holds {ADAPTER_CONFIG}")
+    check_adapter_folder(folder)
     config = read_config(folder / ADAPTER_CONFIG)
     notes: list[str] = []
     tensors = _read_tensors(folder, notes)

@@ -14,12 +14,13 @@ from torch import nn
 from adapad_ray.accelerator import cpu_threads
 from adapad_ray.api.data import read_task
 from adapad_ray.api.own_model import borrowed, own_backbone
-from adapad_ray.api.request import AnyPrecision, Request, resolve
+from adapad_ray.api.request import AnyPrecision, Request, check_arguments, resolve
 from adapad_ray.api.trained import TrainedAdapter
 from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.quantized import stored_quantization
 from adapad_ray.methods import METHODS
 from adapad_ray.models import IMAGES, Backbone
+from adapad_ray.models.target_modules import ALL_LINEAR, left_out
 from adapad_ray.results import CellIdentity, CellResult
 from adapad_ray.storage import RECORD
 from adapad_ray.sweep.planning.cells import Cell
@@ -86,6 +87,7 @@ def train(
         DivergedError: training produced a value that is not finite.
     """
     chosen = validated(TrainingSettings, training, "training")
+    check_arguments(target_modules=target_modules, settings=settings, seed=seed, precision=precision, threads=threads)
     raw = read_task(dataset, text=text, label=label, task=task)
     backbone, data = _inputs(model, tokenizer, raw, chosen, head_modules)
     warnings = check_reading(backbone.name, backbone.model, backbone.tokenizer, raw, data, chosen.pad_to_multiple_of)
@@ -113,7 +115,8 @@ def train(
     place = Path(temporary.name if folder is None else folder)  # type: ignore[union-attr]
     with cpu_threads(identity.threads), borrowed(backbone, identity.precision):
         result = _Cells(Workspace(backbone, data, request.device), place, on_progress).compute(identity, request)
-    suspicious = (*data.warnings, *warnings)
+    excluded = left_out(backbone.model) if target_modules == ALL_LINEAR else None
+    suspicious = (*data.warnings, *warnings, *([] if excluded is None else [excluded]))
     return TrainedAdapter(result, place / result.id, backbone, data, raw.source, suspicious, temporary)
 
 

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from adapad_ray.api.notebook import html
 from adapad_ray.api.own_model import require_bare
-from adapad_ray.api.prediction import Predictor
+from adapad_ray.api.prediction import text_answers, text_outputs
 from adapad_ray.deployment.completion import Training, complete_adapter
 from adapad_ray.deployment.model_card import CardFacts
+from adapad_ray.deployment.prediction import ExportedModel
+from adapad_ray.deployment.record import AdapterRecord
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import filled
 from adapad_ray.models import Backbone
@@ -69,7 +71,7 @@ class TrainedAdapter:
 
     @property
     def points(self) -> pd.DataFrame:
-        """One row per deployable model, the final one first: prefix, parameters, largest rank, and metrics."""
+        """One row per deployable model, `final` first, then `prefix-2`, …: parameters, largest rank, and metrics."""
         rows = [
             {
                 "prefix": point.prefix,
@@ -80,7 +82,8 @@ class TrainedAdapter:
             }
             for point in self.result.points
         ]
-        return pd.DataFrame(rows).astype({"prefix": "Int64"})
+        names = pd.Index([point.key for point in self.result.points], name="model")
+        return pd.DataFrame(rows, index=names).astype({"prefix": "Int64"})
 
     @cached_property
     def model(self) -> Any:
@@ -98,28 +101,34 @@ class TrainedAdapter:
         return PeftModel.from_pretrained(base, str(self.adapter)).eval()
 
     @cached_property
-    def predictor(self) -> Predictor:
-        """What turns texts into predictions.
-
-        Raises:
-            BadRequestError: the task does not map texts to classes or numbers.
-        """
-        if self.data.type not in ("classification", "regression"):
-            raise BadRequestError(f"predict reads texts for classes or numbers, but this is a {self.data.type} task")
-        length = int(self.result.identity.training["max_length"])
-        return Predictor(self.model, self.backbone.tokenizer, self.data.class_names, length)
+    def _exported(self) -> ExportedModel:
+        """The model with its adapter, and how it reads texts and answers them."""
+        identity, data = self.result.identity, self.data
+        record = AdapterRecord(
+            model=self.backbone.name,
+            model_digest=self.backbone.digest,
+            pooling=self.backbone.pooling,
+            labels=data.class_names,
+            task={"type": data.type, "metric": data.metric},
+            max_length=identity.training["max_length"],
+            batch_size=identity.training["evaluation_batch_size"],
+        )
+        return ExportedModel(record, self.model, self.backbone)
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[str] | list[float]:
         """The name of a class for every text, or a number for a regression.
 
         Args:
             pairs: the second text of every pair, for a task over pairs.
+
+        Raises:
+            BadRequestError: the task does not map texts to classes or numbers.
         """
-        return self.predictor(texts, pairs)
+        return text_answers(self._exported, texts, pairs)
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> NDArray[np.float32]:
         """The model's outputs float32 `[texts, outputs]`; classes are in the order of `data.class_names`."""
-        return self.predictor.logits(texts, pairs)
+        return text_outputs(self._exported, texts, pairs)
 
     def save(self, to: str | Path, *, prefix: int | None = None) -> Path:
         """Copies the adapter in the PEFT format to the folder `to`, and completes it as `adapad export` does.

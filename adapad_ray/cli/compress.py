@@ -9,6 +9,7 @@ import typer
 
 from adapad_ray.cli.arguments import ToOption, user_path
 from adapad_ray.cli.exit_codes import DONE, command
+from adapad_ray.files import check_adapter_folder
 
 
 @command
@@ -24,6 +25,7 @@ def compress(
     cut: Annotated[str, typer.Option(help="global, local (same share of energy per module) or uniform.")] = "global",
 ) -> int:
     """Cut any LoRA adapter to its largest singular values (PARA). Needs neither data nor the base model."""
+    check_adapter_folder(adapter)
     from adapad_ray.adapters.compression import compress_adapter
     from adapad_ray.cli.output.tables import compression_summary, compression_table
     from adapad_ray.cli.output.terminal import print_line, terminal

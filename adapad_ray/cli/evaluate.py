@@ -10,6 +10,7 @@ import typer
 
 from adapad_ray.cli.arguments import AdapterArgument, BaseModelOption, RowsArgument
 from adapad_ray.cli.exit_codes import DONE, command
+from adapad_ray.files import check_adapter_folder, check_data_file
 from adapad_ray.wording import counted
 
 
@@ -21,6 +22,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
     """Score an exported adapter on the rows of a file with right answers, by the metrics of its task."""
+    check_adapter_folder(adapter)
+    check_data_file(file, "given")
     from adapad_ray.cli.output.terminal import print_error, print_line
     from adapad_ray.deployment.prediction import load_exported
 

@@ -29,10 +29,7 @@ def export(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository of the Hub private.")] = False,
 ) -> int:
     """Copy one deployable PEFT adapter out of a finished sweep."""
-    from adapad_ray.cli.output.tables import available_table
-    from adapad_ray.cli.output.terminal import print_error, print_line, terminal
     from adapad_ray.storage import fetched_folder
-    from adapad_ray.sweep.export import AdapterChoice, NotInSweepError, export_adapter, recommended_adapter
 
     if recommended != (method is None and budget is None and prefix is None and seed is None):
         raise BadRequestError("adapad export takes either --recommended or --method and --budget")
@@ -41,6 +38,11 @@ def export(
 
         check_login(hub_name)
     with fetched_folder(folder) as sweep:
+        # Only now, because these imports take seconds.
+        from adapad_ray.cli.output.tables import available_table
+        from adapad_ray.cli.output.terminal import print_error, print_line, terminal
+        from adapad_ray.sweep.export import AdapterChoice, NotInSweepError, export_adapter, recommended_adapter
+
         if recommended:
             choice = recommended_adapter(sweep.path)
         elif method is None or budget is None:
@@ -48,17 +50,15 @@ def export(
         else:
             choice = AdapterChoice(method, budget, prefix, seed)
         try:
-            cell, point, missing, warnings = export_adapter(sweep.path, to, choice)
+            exported = export_adapter(sweep.path, to, choice)
         except NotInSweepError as error:
             print_error(f"{error}; it has:")
             terminal(stderr=True).print(available_table(error.available))
             return BAD_REQUEST
-    metrics = ", ".join(f"{name} {value:.3f}" for name, value in point.validation.items())
-    size = f"{point.parameters:,} adapter parameters on {counted(len(point.ranks), 'module')}"
-    print_line(f"{to}: {size}, seed {cell.identity.seed}, validation {metrics}")
-    for warning in warnings:
+    print_line(exported.sentence)
+    for warning in exported.warnings:
         print_error(f"warning: {warning}")
-    if missing:
+    if missing := exported.missing:
         is_are = "is" if missing == 1 else "are"
         choice_may_change = seed is None or recommended
         hint = ": another seed may turn out to be the best, so export again at the end" if choice_may_change else ""

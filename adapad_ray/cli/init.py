@@ -10,12 +10,18 @@ import typer
 from adapad_ray.cli.arguments import user_path
 from adapad_ray.cli.exit_codes import DONE, command
 from adapad_ray.errors import BadRequestError
+from adapad_ray.files import check_data_file, write_text
 
 
 @command
 def init(
     data: Annotated[str, typer.Argument(metavar="FILE", help="Your data: CSV, TSV, JSON Lines or Parquet.")],
-    model: Annotated[str, typer.Option(help="A packaged name, a Hub name or a folder.")] = "minilm-l6",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A packaged name, a Hub name or a folder; default: minilm-l6, or smollm2-135m for conversations."
+        ),
+    ] = None,
     text: Annotated[str | None, typer.Option(help="The column of texts; default: guessed.")] = None,
     label: Annotated[str | None, typer.Option(help="The column of labels; default: guessed.")] = None,
     to: Annotated[
@@ -27,15 +33,14 @@ def init(
     target = to or Path(f"{Path(data).stem}.yaml")
     if target.exists():
         raise BadRequestError(f"{target} exists: delete it, or choose another name with --to")
+    check_data_file(data, "train")
     from adapad_ray.cli.output.tables import machine_takes
     from adapad_ray.cli.output.terminal import print_line
     from adapad_ray.draft import draft_spec
-    from adapad_ray.files import write_text
 
     draft = draft_spec(data, model, str(target), text=text, label=label)
     write_text(target, draft.content)
-    columns = draft.columns
-    print_line(f"{target}: {columns.type} of column {columns.label!r} from the texts of column {columns.text!r}")
+    print_line(f"{target}: {draft.sentence}")
     print_line(machine_takes(draft.estimate))
     print_line(f"Read it, then run: adapad sweep {target}")
     return DONE

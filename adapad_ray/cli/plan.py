@@ -21,12 +21,17 @@ def plan(
     import dataclasses
     import json
 
+    from adapad_ray.sweep.folder import check_data_files
+    from adapad_ray.sweep.spec_file import parse_spec, read_content
+
+    content = read_content(path, overrides or [])
+    check_data_files(content, declared=True)
+    # Only now, because these imports take seconds.
     from adapad_ray.cli.output.tables import OPTIONAL_IN_PLAN, estimate_tables, fitted
     from adapad_ray.cli.output.terminal import terminal
     from adapad_ray.cost.estimate import estimate_sweep
-    from adapad_ray.sweep.spec_file import load_spec
 
-    estimate = estimate_sweep(load_spec(path, overrides or []), link_gbps)
+    estimate = estimate_sweep(parse_spec(content), link_gbps)
     console = terminal()
     if as_json:
         console.print_json(json.dumps(dataclasses.asdict(estimate)), ensure_ascii=True)  # in any encoding

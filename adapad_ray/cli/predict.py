@@ -10,6 +10,7 @@ import typer
 
 from adapad_ray.cli.arguments import AdapterArgument, BaseModelOption, RowsArgument, user_path
 from adapad_ray.cli.exit_codes import DONE, command
+from adapad_ray.files import check_adapter_folder, check_data_file
 
 
 @command
@@ -27,6 +28,8 @@ def predict(
     model: BaseModelOption = None,
 ) -> int:
     """Predict the rows of a file with an exported adapter. A column of right answers is not needed."""
+    check_adapter_folder(adapter)
+    check_data_file(file, "given")
     from adapad_ray.cli.output.terminal import Output, print_error
     from adapad_ray.deployment.prediction import DIGITS, check_output, load_exported, write_predictions
 

@@ -19,6 +19,7 @@ from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep, tuned_labels, 
 from adapad_ray.sweep.planning.rows import GapRow, Row
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import Split, SplitSize
+from adapad_ray.tracking.writers import missing_packages
 from adapad_ray.training.cpus import usable_cpus
 
 LINK_GBPS = 10.0
@@ -101,7 +102,7 @@ class SweepEstimate:
     sizes_are_packaged: bool = False
     """Whether the model's sizes come from this package because the Hub's configuration cannot be reached."""
     warnings: tuple[str, ...] = ()
-    """What is suspicious about the data, the tokenizer and the model."""
+    """What is suspicious about the data, the tokenizer and the model, and which packages the sweep will lack."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def estimate(spec: SweepSpec, inputs: SweepInputs, plan: SweepPlan, link_gbps: f
         tokens_are_words=inputs.tokens_are_words,
         rows_are_assumed=inputs.rows_are_assumed,
         sizes_are_packaged=inputs.sizes_are_packaged,
-        warnings=inputs.warnings,
+        warnings=(*inputs.warnings, *missing_packages(tensorboard=spec.tensorboard, wandb=spec.wandb)),
     )
 
 

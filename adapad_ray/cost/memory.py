@@ -21,10 +21,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.dispatch import is_supported
+from adapad_ray.frozen_linear.quantized import stored_bits
 from adapad_ray.methods import METHODS
 from adapad_ray.methods.plan import CellContext
 from adapad_ray.models.backbone import parse_dtype
-from adapad_ray.models.target_modules import target_modules
+from adapad_ray.models.shape_pass import ExpertShapes
+from adapad_ray.models.target_modules import layer_prefixes, target_modules
 from adapad_ray.sweep.inputs import SweepInputs
 from adapad_ray.sweep.spec import SweepSpec
 
@@ -34,7 +36,7 @@ GIGABYTES: Mapping[str, int] = {
 }  # fmt: skip
 """Accelerator type, as Ray names it → memory of the largest model of that name, in GB, as its vendor says."""
 QUANTIZED_BYTES: Mapping[str | None, float] = {"nf4": 0.5 + 4 / 64, "int8": 1.0, "fp8": 1.0}
-"""Per weight of a linear layer. nf4 has an fp32 scale for every 64 weights."""
+"""Per weight of a linear layer of the repeated layers. nf4 has an fp32 scale for every 64 weights."""
 USED = 0.9
 """Share of a GPU's memory that is counted on; CUDA's context and gaps between tensors take the rest (a project
 default)."""
@@ -118,12 +120,16 @@ def less(spec: SweepSpec) -> str:
 
 def _weights(spec: SweepSpec, inputs: SweepInputs) -> int:
     """Bytes of the frozen weights, with the copies of mixed products."""
-    size = parse_dtype(spec.dtype).itemsize
-    parameters = sum(p.numel() for p in inputs.model.parameters())
-    linear = sum(m.get_parameter("weight").numel() for m in inputs.model.modules() if is_supported(m))
-    if spec.quantization is not None:
-        return int(size * (parameters - linear) + QUANTIZED_BYTES[spec.quantization] * linear)
-    return int(size * parameters + (2 * linear if inputs.precision == "mixed" else 0))
+    model, size = inputs.model, parse_dtype(spec.dtype).itemsize
+    parameters = sum(p.numel() for p in model.parameters())
+    linear = {path: m.get_parameter("weight").numel() for path, m in model.named_modules() if is_supported(m)}
+    stored = stored_bits(model)
+    if spec.quantization is None and stored is None:
+        return int(size * parameters + (2 * sum(linear.values()) if inputs.precision == "mixed" else 0))
+    layers = layer_prefixes(model)
+    quantized = sum(weights for path, weights in linear.items() if path.startswith(layers))
+    of_weight = QUANTIZED_BYTES["nf4" if stored == 4 else "int8"] if stored else QUANTIZED_BYTES[spec.quantization]
+    return int(size * (parameters - quantized) + of_weight * quantized)
 
 
 def _activations(spec: SweepSpec, inputs: SweepInputs, examples: int) -> int:
@@ -142,7 +148,7 @@ def _activations(spec: SweepSpec, inputs: SweepInputs, examples: int) -> int:
                 kept[storage] = tensor  # alive, so that no other gets its address
             return tensor
 
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
+        with ExpertShapes(), saved_tensors_hooks(keep, lambda tensor: tensor):
             output = model(**{name: value.to("meta") for name, value in batch.items()})
             inputs.data.loss(output, labels).sum()
         total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from adapad_ray.accelerator import cpu_threads
 from adapad_ray.frozen_linear.mixed import use_bf16_products
 from adapad_ray.methods import METHODS, CellContext
 from adapad_ray.models.backbone import parse_dtype
+from adapad_ray.models.shape_pass import ExpertShapes, flop_counter
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.sweep.inputs import SweepInputs
 from adapad_ray.sweep.spec import SweepSpec
@@ -86,8 +86,8 @@ def expected_flops_per_token(model: nn.Module, data: TaskData) -> float:
     batch = split.batch(np.arange(min(8, len(split))), pad_token_id=0)
     _, padded = split.size_of(batch)
     device = next(model.parameters()).device
-    shapes_only, counter = FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False)
-    with torch.inference_mode(), shapes_only, counter:  # innermost, so that the counter sees operations first
+    shapes_only, counter = FakeTensorMode(allow_non_fake_inputs=True), flop_counter()
+    with torch.inference_mode(), shapes_only, ExpertShapes(), counter:  # innermost, so it sees operations first
         model(**{name: value.to(device) for name, value in shape_inputs(batch).items()})
     return float(counter.get_total_flops() / padded)
 

@@ -8,8 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from adapad_ray.deployment.record import AdapterRecord, read_record
@@ -66,12 +68,18 @@ class ExportedModel:
         Raises:
             BadRequestError: a column is missing, or holds what the task cannot read.
         """
-        source, labels = self.record.source.for_rows(list(map(str, table))), self.record.labels
-        source = _in_folder(source.for_predictions(), folder)
-        evaluated = self._evaluate(self.kind.without_answers(table, source, labels), source)
+        source, evaluated = self._answer(table, folder)
         read = [column for column in _columns(self.kind, source).values() if column in table]
-        answers = self.kind.prediction_columns(evaluated, labels)
+        answers = self.kind.prediction_columns(evaluated, self.record.labels)
         return table[list(dict.fromkeys(read))].assign(**answers)
+
+    def outputs(self, table: pd.DataFrame) -> NDArray[np.float32]:
+        """What the task's metric takes of the model, a row per item; for texts its outputs `[items, outputs]`.
+
+        Raises:
+            BadRequestError: as `predict`.
+        """
+        return self._answer(table, None)[1].predictions
 
     def evaluate(self, table: pd.DataFrame, folder: Path | None = None) -> dict[str, float]:
         """The task's metrics on rows with right answers.
@@ -97,6 +105,11 @@ class ExportedModel:
             source = source.for_rows(names)
         columns = source.columns() if answers else _columns(self.kind, source)
         return read_files(file, {_SPLIT: file}, columns).splits[_SPLIT]
+
+    def _answer(self, table: pd.DataFrame, folder: Path | None) -> tuple[DataSource, Evaluated]:
+        source = self.record.source.for_rows(list(map(str, table))).for_predictions()
+        source = _in_folder(source, folder)
+        return source, self._evaluate(self.kind.without_answers(table, source, self.record.labels), source)
 
     def _evaluate(self, table: pd.DataFrame, source: DataSource) -> Evaluated:
         if table.empty:
@@ -127,30 +140,44 @@ def load_exported(folder: Path, model: str | None = None, device: str | None = N
     Raises:
         BadRequestError: the folder holds no such adapter, or the base model cannot be loaded.
     """
-    from peft import PeftModel  # its import takes seconds
-
     record = read_record(folder)
-    kind, name = TYPES[record.source.type], model or record.model
+    exported = on_backbone(record, folder, load_base(record, model))
+    exported.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return exported
+
+
+def load_base(record: AdapterRecord, model: str | None = None) -> Backbone:
+    """The base model of an adapter, on the CPU.
+
+    Raises:
+        BadRequestError: it cannot be loaded.
+    """
+    kind = TYPES[record.source.type]
     assert kind.auto_class is not None
-    outputs = kind.outputs(record.labels)
-    backbone = load_backbone(
-        name,
-        outputs,
+    return load_backbone(
+        model or record.model,
+        kind.outputs(record.labels),
         auto_class=kind.auto_class,
         pooling=record.pooling,
         dtype=record.dtype,
         quantization=record.quantization if record.quantization in PACKAGES else None,  # else its files are
     )
+
+
+def on_backbone(record: AdapterRecord, folder: Path, backbone: Backbone) -> ExportedModel:
+    """The adapter in a folder on its base model, which is changed in place as by `PeftModel.from_pretrained`."""
+    from peft import PeftModel  # its import takes seconds
+
     warnings: tuple[str, ...] = ()
     if record.model_digest not in ("", backbone.digest):
+        name = backbone.name
         warnings = (f"{name} is not exactly the model that the adapter was trained on: predictions may differ",)
     template = folder / "chat_template.jinja"
     if template.is_file() and backbone.tokenizer is not None:  # a sweep may have brought its own
         backbone.tokenizer.chat_template = template.read_text(encoding="utf-8")
-    with reading_model(name):
+    with reading_model(backbone.name):
         loaded = PeftModel.from_pretrained(backbone.model, str(folder)).eval()
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return ExportedModel(record, loaded.to(chosen), backbone, warnings)
+    return ExportedModel(record, loaded, backbone, warnings)
 
 
 def write_predictions(predictions: pd.DataFrame, to: Path) -> None:

@@ -10,13 +10,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from adapad_ray.adapters.adapter_config import LARGEST_CONFIG
 from adapad_ray.adapters.export import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
+from adapad_ray.models import SEQUENCES
 from adapad_ray.safe_json import read_object
 from adapad_ray.tasks import TYPES, DataSource
 
 RECORD = "adapad.json"
+MAX_LENGTH, BATCH_SIZE = 128, 64
+"""Tokens of a text, and rows at a time, where a record does not say."""
 
 
 class AdapterRecord(BaseModel):
@@ -57,11 +61,35 @@ def read_record(folder: Path) -> AdapterRecord:
     Raises:
         BadRequestError: `adapad export` did not write this folder, or it is damaged.
     """
-    if not (folder / RECORD).is_file() or not (folder / ADAPTER_WEIGHTS).is_file():
-        raise BadRequestError(f"{folder} holds no adapter of `adapad export` ({RECORD} and {ADAPTER_WEIGHTS})")
-    content = read_object(folder / RECORD, str(folder / RECORD))
+    content = _content(folder)
     if "task" not in content:
         raise BadRequestError(f"{folder / RECORD} does not describe the task: export the adapter with `adapad export`")
+    return _record(folder, content)
+
+
+def read_text_record(folder: Path) -> AdapterRecord:
+    """Reads the record of any adapter of this package that maps texts to classes or numbers, exported or not.
+
+    Raises:
+        BadRequestError: as `read_record`, or the adapter is for something else.
+    """
+    content = _content(folder)
+    if content.get("auto_class", SEQUENCES) != SEQUENCES:
+        raise BadRequestError(
+            f"adapter {folder} is for {content['auto_class']}: predict reads texts for classes or numbers"
+        )
+    task = {"type": "classification" if content.get("labels") else "regression"}
+    return _record(folder, {"labels": [], "task": task, "max_length": MAX_LENGTH, "batch_size": BATCH_SIZE} | content)
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECORD):  # without the weights, PEFT would look for pickled ones
+        if not (folder / name).is_file():
+            raise BadRequestError(f"{folder} holds no adapter of this package: {name} is missing")
+    return read_object(folder / RECORD, str(folder / RECORD), LARGEST_CONFIG)
+
+
+def _record(folder: Path, content: Mapping[str, Any]) -> AdapterRecord:
     try:
         record = AdapterRecord.model_validate(content)
         _ = record.source

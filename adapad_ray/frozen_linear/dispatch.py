@@ -70,6 +70,12 @@ def is_supported(module: nn.Module) -> bool:
     return _form(module) is not None
 
 
+def is_part_of_one_model(module: nn.Module) -> bool:
+    """Whether an unsupported module has a class of its model's own, as stacks of experts and some routers have."""
+    stacks = not hasattr(module, "in_features") and any(p.ndim == 3 for p in module.parameters(recurse=False))
+    return not is_supported(module) and (stacks or type(module).__module__.startswith("transformers.models."))
+
+
 def _form(module: nn.Module) -> type[FrozenLinear] | None:
     form = FORMS.get(_class_name(module))
     if form is None or form.accepts(module):

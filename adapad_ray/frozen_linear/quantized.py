@@ -123,6 +123,17 @@ def stored_quantization(model: nn.Module) -> str | None:
     return str(getattr(method, "value", method))
 
 
+def stored_bits(model: nn.Module) -> int | None:
+    """Return the bits of a quantised weight, as a model's configuration says; None for dense or unknown ones."""
+    settings: Any = getattr(model.config, "quantization_config", None)
+    if settings is None:
+        return None
+    if not isinstance(settings, dict):
+        settings = settings.to_dict()
+    sizes = {4: settings.get("load_in_4bit"), 8: settings.get("load_in_8bit"), settings.get("bits"): True}
+    return next((bits for bits, chosen in sizes.items() if bits and chosen), None)
+
+
 def keep_products_exact(model: nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit weights on a CPU with bf16 products, in place.
 

@@ -33,8 +33,9 @@ from adapad_ray.budget import (
     GrowthRequest,
     GrowthSchedule,
     check_fits_one,
-    decide_components,
     decide_growth,
+    most_valuable,
+    remedies,
 )
 from adapad_ray.methods.base import MethodConfig
 from adapad_ray.methods.growth import GradientScores, GrowingMethod, ReserveScores, depths
@@ -135,7 +136,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
     """Parallel deflation; prefixes of the discovered adapter are deployable too."""
 
     name = "adapad"
-    version = 3
+    version = 4
     summary = "parallel deflation: rank-1 components learn at once, ranks are discovered under the budget"
     shares_passes = True
     Config = AdapadConfig
@@ -185,10 +186,11 @@ class Adapad(GrowingMethod[AdapadConfig]):
         self.check_rank("r_max", self.config.r_max)
         initial, one_each = self.initial_parameters, sum(self.costs.values())
         if initial > self.budget:
+            fits_one = self.config.advance_learning and self.budget >= min(self.costs.values())
             raise BudgetTooSmallError(
                 f"budget {self.budget:,} is below initial_rank {self.initial_rank} on "
-                f"{counted(len(self.costs), 'module')} ({initial:,}): raise it, pass fewer target_modules, or set "
-                "initial_rank: 0"
+                f"{counted(len(self.costs), 'module')} ({initial:,}): "
+                f"{remedies('initial_rank: 0' if fits_one else None)}"
             )
         if initial == 0:
             check_fits_one(self.budget, self.costs.values())
@@ -292,7 +294,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
         costs, ranks = self.costs, self.adapted.ranks
         if isinstance(self.scores, GradientScores):
             scores = self.scores.of_components(self.adapted)
-            return decide_components(
+            return most_valuable(
                 [
                     ComponentRequest(module, score / costs[module], costs[module])
                     for module, of_module in scores.items()

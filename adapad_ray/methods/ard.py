@@ -24,7 +24,7 @@ from torch import Tensor
 from adapad_ray.adapters.gated import Gated, GatedBlock
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.adapters.model import AdaptedModel
-from adapad_ray.budget import BudgetTooSmallError
+from adapad_ray.budget import BudgetTooSmallError, remedies
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig, check_ranks
 from adapad_ray.methods.plan import CellContext, Plan, RoundReport
 from adapad_ray.results import GrowthEvent
@@ -103,11 +103,12 @@ class Ard(BudgetedMethod[ArdConfig]):
         needed = rank * self._one_each()
         if needed > self.budget:
             units = sum(x.units for x in layouts.values())
-            hint = ", or set unit: module" if units > len(modules) else ""
+            whole = rank * sum(m.component_cost for m in modules)
+            setting = "unit: module" if units > len(modules) and whole <= self.budget else None
             raise BudgetTooSmallError(
                 f"budget {self.budget:,} is below rank {rank} on each of {counted(units, 'unit')} of "
                 f"{counted(len(modules), 'module')} "
-                f"({needed:,}): raise it or pass fewer target_modules{hint}"
+                f"({needed:,}): {remedies(setting)}"
             )
         most = {m: layouts[m].units * layouts[m].most for m in modules}
         return Plan(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from adapad_ray.adapters.cp import Cp, Splits
-from adapad_ray.budget import BudgetTooSmallError, uniform_rank
+from adapad_ray.budget import BudgetTooSmallError, remedies, uniform_rank
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig
 from adapad_ray.methods.plan import CellContext, Plan
 from adapad_ray.wording import counted
@@ -46,7 +46,7 @@ class CpMethod(BudgetedMethod[CpConfig]):
             raise BudgetTooSmallError(
                 f"budget {self.budget:,} is below {counted(requested or 1, 'CP component')} on each of "
                 f"{counted(len(modules), 'module')} "
-                f"({needed:,}): raise it or pass fewer target_modules"
+                f"({needed:,}): {remedies()}"
             )
         count = requested or uniform_rank(self.budget, modules, self.costs)
         return Plan(

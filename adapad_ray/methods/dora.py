@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adapad_ray.adapters.external_models import ADAPTER, InjectedModel
 from adapad_ray.adapters.lane import Lane
-from adapad_ray.budget import BudgetTooSmallError
+from adapad_ray.budget import BudgetTooSmallError, remedies
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig
 from adapad_ray.methods.plan import Plan
@@ -84,7 +84,7 @@ class Dora(BudgetedMethod[DoraConfig]):
         if parameters > self.budget:
             raise BudgetTooSmallError(
                 f"budget {self.budget:,} is below rank {rank} on {counted(len(modules), 'module')} with the lengths of "
-                f"their rows ({parameters:,}): raise it or pass fewer target_modules"
+                f"their rows ({parameters:,}): {remedies()}"
             )
         ranks = dict.fromkeys((m.name for m in modules), rank)
         return Plan(parameters=parameters, peak_parameters=parameters, lanes=1, ranks=ranks)

@@ -20,7 +20,7 @@ from adapad_ray.adapters.adapted_linear import AdaptedLinear
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.adapters.triplet import Triplet
-from adapad_ray.budget import BudgetTooSmallError, GrowthRequest, GrowthSchedule, decide_growth
+from adapad_ray.budget import BudgetTooSmallError, GrowthRequest, GrowthSchedule, decide_growth, remedies
 from adapad_ray.methods.base import MethodConfig
 from adapad_ray.methods.growth import GrowingMethod, SmoothedScores
 from adapad_ray.methods.plan import CellContext, Plan, RoundReport
@@ -84,7 +84,7 @@ class Increlora(GrowingMethod[IncreloraConfig]):
         if initial > budget:
             raise BudgetTooSmallError(
                 f"budget {budget:,} is below initial_rank {self.initial_rank} on {counted(len(self.costs), 'module')} "
-                f"({initial:,}): raise it or pass fewer target_modules"
+                f"({initial:,}): {remedies()}"
             )
         ranks = dict.fromkeys(self.costs, self.initial_rank)
         growing = bool(self.candidates(ranks, budget - initial))

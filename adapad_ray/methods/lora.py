@@ -71,7 +71,8 @@ class Lora(BudgetedMethod[LoraConfig]):
         """Ranks by the settings; modules without one share the rest of the budget at one common rank."""
         ranks, budget, costs = self._ranks_by_pattern(), self.budget, self.costs
         if not ranks and self.config.rank is None:
-            return dict.fromkeys(costs, uniform_rank(budget, self.context.modules, costs))
+            rank = uniform_rank(budget, self.context.modules, costs, else_set="allocation: random")
+            return dict.fromkeys(costs, rank)
         requested = [f"rank_pattern on {counted(len(ranks), 'module')}"] if ranks else []
         others = [m for m in self.context.modules if m.name not in ranks]
         if others:

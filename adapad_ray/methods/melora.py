@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from adapad_ray.adapters.families import Block, Family
-from adapad_ray.budget import BudgetTooSmallError, ModuleShape
+from adapad_ray.budget import BudgetTooSmallError, ModuleShape, remedies
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.base import BudgetedMethod, MethodConfig
 from adapad_ray.methods.plan import CellContext, Plan
@@ -115,7 +115,7 @@ class Melora(BudgetedMethod[MeloraConfig]):
         if requested * per_rank > self.budget:
             raise BudgetTooSmallError(
                 f"budget {self.budget:,} is below {counted(minis, 'mini LoRA')} of rank {requested} on each of "
-                f"{counted(len(modules), 'module')} ({requested * per_rank:,}): raise it or pass fewer target_modules"
+                f"{counted(len(modules), 'module')} ({requested * per_rank:,}): {remedies()}"
             )
         rank = self.config.rank or min(self.budget // per_rank, min(m.max_rank for m in modules) // minis)
         return Plan(

@@ -1,7 +1,7 @@
 """A forward pass without arithmetic: whole numbers keep their values, floating-point tensors have shapes only.
 
-It finds the ids and positions that a model has no row for, at the cost of its Python code. The model may be on the meta
-device or hold its weights, which are not read.
+`pass_shapes` finds the ids and positions that a model has no row for, at the cost of its Python code. The model may be
+on the meta device or hold its weights, which are not read.
 """
 
 from __future__ import annotations
@@ -15,11 +15,43 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
 
 from adapad_ray.frozen_linear.dispatch import frozen_linear, is_supported
 from adapad_ray.frozen_linear.quantized import OpaqueLinear
 
 _META, _CPU = torch.device("meta"), torch.device("cpu")
+
+
+_EXPERTS = torch.ops.aten._grouped_mm
+"""The product of tokens `[S, d_in]`, in the order of their experts, with the experts' matrices `[E, d_in, d_out]`."""
+
+
+def flop_counter() -> FlopCounterMode:
+    """Return a counter of floating-point operations that knows products of experts, which torch's own leaves out."""
+
+    def flops(tokens: Any, matrices: Any, *_: Any, **__: Any) -> int:
+        return 2 * int(tokens[-2]) * int(tokens[-1]) * int(matrices[-1])
+
+    return FlopCounterMode(display=False, custom_mapping={_EXPERTS: flops})
+
+
+class ExpertShapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Gives products of experts their shape in every dtype; torch does so in bf16 alone. For tensors without values."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compute one operation."""
+        if func is _EXPERTS.default:
+            return shape_of_experts(*args[:2])
+        return func(*args, **(kwargs or {}))
+
+
+def shape_of_experts(tokens: Tensor, matrices: Tensor) -> Tensor:
+    """Return an empty product of experts, `[S, d_out]`."""
+    return tokens.new_empty((tokens.shape[-2], matrices.shape[-1]))
 
 
 class MissingRowError(IndexError):
@@ -86,6 +118,8 @@ class _WholeNumbersOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif not tensors and not _makes_floats(func, args, kwargs):
             return func(*args, **_on(_CPU, kwargs))
         args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to(_META), (_whole_indices(func, args), kwargs))
+        if func is _EXPERTS.default:
+            return shape_of_experts(*args[:2])
         return func(*args, **_on(_META, kwargs))
 
     def _check(self, table: Tensor, dimension: int, indices: Tensor) -> None:

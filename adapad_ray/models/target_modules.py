@@ -1,24 +1,28 @@
 """Selects the modules that get an adapter, by name, pattern or preset, and finds the heads that share them.
 
 Paths are those of `model.named_modules()`. Only linear layers of the base model are adapted, and none of its
-embeddings, poolers and heads.
+embeddings, poolers and heads; the output layer of a language model is, where a list names it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 
 from adapad_ray.budget import ModuleShape
 from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.base import FrozenLinear
-from adapad_ray.frozen_linear.dispatch import frozen_linear, is_linear, is_supported
+from adapad_ray.frozen_linear.dispatch import frozen_linear, is_linear, is_part_of_one_model, is_supported
+from adapad_ray.frozen_linear.mixed import COPY
+from adapad_ray.frozen_linear.quantized import logical_size
 from adapad_ray.safe_regex import Matcher
 from adapad_ray.spelling import closest
+from adapad_ray.wording import counted
 
 ALL_LINEAR = "all-linear"
 
@@ -74,9 +78,10 @@ def target_modules(model: nn.Module, spec: str | Sequence[str]) -> tuple[ModuleS
 
     Args:
         model: the task model; it may be on the meta device.
-        spec: `all-linear` for every linear layer of the repeated layers; `attention` or `mlp` for that part of them, on
-            the architectures of `ARCHITECTURES`; another string is a regular expression that must match a whole path;
-            a list holds full paths or dotted suffixes (`query` for every path that ends in `.query`), as in PEFT.
+        spec: `all-linear` for every linear layer of the repeated layers, without what `left_out` names; `attention` or
+            `mlp` for that part of them, on the architectures of `ARCHITECTURES`; another string is a regular expression
+            that must match a whole path; a list holds full paths or dotted suffixes (`query` for every path that ends
+            in `.query`), as in PEFT, and it alone selects the output layer of a language model (`lm_head`).
 
     Raises:
         BadRequestError: a name or pattern matches nothing or is invalid, the architecture has no presets, or a selected
@@ -85,19 +90,21 @@ def target_modules(model: nn.Module, spec: str | Sequence[str]) -> tuple[ModuleS
     linears = _linears(model)
     if spec == ALL_LINEAR:
         layers = layer_prefixes(model)  # reads the whole model: once, not for every layer
-        chosen = {path for path in linears if path.startswith(layers)}
+        chosen = {
+            path for path, module in linears.items() if path.startswith(layers) and not is_part_of_one_model(module)
+        }
         if not chosen:
             raise BadRequestError("target_modules all-linear finds no linear layer in repeated layers: list names")
     elif isinstance(spec, str) and spec in Layer._fields:
         chosen = _match_preset(model, spec, linears)
     elif isinstance(spec, str):
-        chosen = _match_pattern(spec, linears)
+        chosen = _match_pattern(model, spec, linears)
     else:
-        chosen = set()
+        chosen, linears = set(), linears | _output_layer(model, spec)
         for name in spec:
-            matches = {path for path in linears if path == name or path.endswith(f".{name}")}
+            matches = {path for path in linears if _is_named(path, name)}
             if not matches:
-                raise _nothing_matches(name, linears)
+                raise _nothing_matches(model, name, linears)
             chosen |= matches
         if not chosen:
             raise BadRequestError(f"target_modules is an empty list: name some of {', '.join(_suffixes(linears))}")
@@ -105,6 +112,31 @@ def target_modules(model: nn.Module, spec: str | Sequence[str]) -> tuple[ModuleS
     return tuple(
         ModuleShape(path, linear.in_features, linear.out_features, *_attention_heads(model, path, linear))
         for path, linear in frozen.items()
+    )
+
+
+def left_out(model: nn.Module) -> str | None:
+    """Return, as one sentence, which matrices of the repeated layers `all-linear` leaves out; None if it takes all.
+
+    They are those of modules that are no linear layers: of experts that share a parameter, and of routers.
+    """
+    layers, sizes = layer_prefixes(model), dict[str, int]()
+    inside: set[str] = set()
+    for path, module in model.named_modules():
+        if not path.startswith(layers) or is_supported(module) or isinstance(module, nn.Embedding | _ConvNd):
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim > 1:
+                prefix = max((layer for layer in layers if path.startswith(layer)), key=len)
+                number, _, rest = f"{path}.{name}".removeprefix(prefix).partition(".")
+                sizes[rest] = sizes.get(rest, 0) + logical_size(parameter)
+                inside.add(prefix + number)
+    if not sizes:
+        return None
+    whole = sum(logical_size(p) for name, p in model.named_parameters() if not name.endswith(COPY))
+    return (
+        f"target_modules all-linear leaves out {', '.join(sizes)} of {counted(len(inside), 'layer')}, "
+        f"{sum(sizes.values()) / whole:.1%} of the model's parameters: they are no linear layers and stay frozen"
     )
 
 
@@ -144,6 +176,25 @@ def _linears(model: nn.Module) -> dict[str, nn.Module]:
         and is_linear(module)
         and not any(part in ("head", "lm_head") or "pooler" in part or "embed" in part for part in path.split("."))
     }
+
+
+def _output_layer(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """Return the output layer of a language model and its path, where one of `names` is it.
+
+    Raises:
+        BadRequestError: it is tied to the input embedding.
+    """
+    output: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    for path, module in model.named_modules():
+        if module is not output or not any(_is_named(path, name) for name in names):
+            continue
+        if output.weight is cast(Any, model).get_input_embeddings().weight:
+            raise BadRequestError(
+                f"target_modules name {path}, whose weight is that of the input embedding too: an adapter merged into "
+                "it would change both, choose target_modules without it"
+            )
+        return {path: module}
+    return {}
 
 
 def _match_preset(model: nn.Module, preset: str, linears: Mapping[str, nn.Module]) -> set[str]:
@@ -198,15 +249,27 @@ def _attention_heads(model: nn.Module, path: str, linear: FrozenLinear) -> tuple
     return heads, collects
 
 
-def _match_pattern(pattern: str, linears: Mapping[str, nn.Module]) -> set[str]:
+def _match_pattern(model: nn.Module, pattern: str, linears: Mapping[str, nn.Module]) -> set[str]:
     matcher = Matcher()
     chosen = {path for path in linears if matcher.fullmatch(pattern, path, "target_modules")}
     if not chosen:
-        raise _nothing_matches(pattern, linears)
+        raise _nothing_matches(model, pattern, linears)
     return chosen
 
 
-def _nothing_matches(name: str, linears: Mapping[str, nn.Module]) -> BadRequestError:
+def _is_named(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")
+
+
+def _nothing_matches(model: nn.Module, name: str, linears: Mapping[str, nn.Module]) -> BadRequestError:
+    for path, parameter in model.named_parameters():
+        owner_path = path.rpartition(".")[0]
+        owner = model.get_submodule(owner_path)
+        if parameter.ndim > 1 and not is_supported(owner) and (_is_named(path, name) or _is_named(owner_path, name)):
+            return BadRequestError(
+                f"target_modules {name!r} names {owner_path} of class {type(owner).__name__}, which is no linear layer "
+                "and cannot carry an adapter: choose target_modules without it"
+            )
     suffixes = _suffixes(linears)
     near = closest(name, [*suffixes, ALL_LINEAR, *Layer._fields])
     hint = f"did you mean {near!r}? " if near else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Mapping
 
@@ -165,17 +166,28 @@ def recommend(
     return found.model_copy(update={"sentence": advice.sentence(found), "next_step": step})
 
 
-def export_command(folder: str, point: PointKey, seed: int | None = None, to: str = "my-adapter") -> str:
-    """The command that exports a point's adapter from a sweep's folder or URL."""
+def export_command(folder: str, point: PointKey, seed: int | None = None, sweep: str = "") -> str:
+    """The command that exports a point's adapter from a sweep's folder or URL.
+
+    Args:
+        sweep: its name, which is then the beginning of the new folder's.
+    """
     parts = ["adapad", "export", folder, "--method", point.label, "--budget", str(point.budget or 0)]
     parts += ["--prefix", str(point.prefix)] if point.prefix is not None else []
     parts += ["--seed", str(seed)] if seed is not None else []
-    return shlex.join([*parts, "--to", to])
+    return shlex.join([*parts, "--to", export_folder(point, sweep)])
 
 
-def recommended_command(folder: str, to: str = "my-adapter") -> str:
+def recommended_command(folder: str, recommended: PointKey, sweep: str) -> str:
     """The command that exports the recommended adapter from a sweep's folder or URL."""
-    return shlex.join(["adapad", "export", folder, "--recommended", "--to", to])
+    return shlex.join(["adapad", "export", folder, "--recommended", "--to", export_folder(recommended, sweep)])
+
+
+def export_folder(point: PointKey, sweep: str) -> str:
+    """A name for the folder of an exported adapter: `quickstart-lora-41472`, `quickstart-adapad-82944-prefix-2`."""
+    parts = [sweep, point.label, *([] if point.budget is None else [str(point.budget)])]
+    parts += [] if point.prefix is None else ["prefix", str(point.prefix)]
+    return "-".join(filter(None, (re.sub(r"[^\w.]+", "-", part).strip("-.") for part in parts)))
 
 
 def _is_adapter(curves: Curves, key: PointKey) -> bool:

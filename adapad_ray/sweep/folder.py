@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.files import unwritable, write_text
+from adapad_ray.files import check_data_file, unwritable, write_text
 from adapad_ray.safe_yaml import read_yaml, write_yaml
 from adapad_ray.storage import DEFAULT_FOLDER, WorkingFolder, is_url, working_folder
 from adapad_ray.sweep.lock import FolderLock, SweepLock
@@ -55,7 +55,7 @@ def launch_folder(content: Mapping[str, Any], out: str | None = None) -> Iterato
         out: as for `sweep_location`.
 
     Raises:
-        BadRequestError: the folder, the cluster, the cache or a tracker cannot be used.
+        BadRequestError: the folder, the cluster, the cache, a tracker or a file of data cannot be used.
     """
     from adapad_ray.assets import check_cache
     from adapad_ray.distributed import check_cluster
@@ -68,7 +68,27 @@ def launch_folder(content: Mapping[str, Any], out: str | None = None) -> Iterato
         check_cache(text_in(content, "model", ""), text_in(content, "task", ""))
         check_store(text_in(content, "tracking", DEFAULT_STORE), text_in(content, "name", ""))
         check_writers(tensorboard=content.get("tensorboard") is True, wandb=text_in(content, "wandb", "") or None)
+        check_data_files(content)
         yield folder
+
+
+def check_data_files(content: Mapping[str, Any], *, declared: bool = False) -> None:
+    """Checks that the files of a task's splits exist.
+
+    Args:
+        content: of the sweep's file, which may not be validated yet.
+        declared: whether a task may do without them that says how many rows it has.
+
+    Raises:
+        BadRequestError: one is no file.
+        UnreachableError: one does not exist.
+    """
+    task, folder = content.get("task"), text_in(content, "data_dir", "")
+    if not isinstance(task, Mapping) or task.get("dataset") is not None or (declared and "examples" in task):
+        return
+    for split in ("train", "validation", "test"):
+        if isinstance(given := task.get(split), str):
+            check_data_file(str(Path(folder) / given) if folder else given, split)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from torch import nn
 from adapad_ray.errors import BadRequestError, UnreachableError
 from adapad_ray.models import BackboneRecipe, backbone_parameters, keeps_sizes, unloadable_weights
 from adapad_ray.models.loading.attention import check_attention, missing_attention
-from adapad_ray.models.loading.quantization import missing_package
+from adapad_ray.models.loading.quantization import missing_package, reject_second_quantization
+from adapad_ray.models.target_modules import ALL_LINEAR, left_out
 from adapad_ray.results import Precision
 from adapad_ray.sweep.precision import resolve_precision
 from adapad_ray.sweep.spec import SweepSpec
@@ -70,7 +71,7 @@ def load_inputs(spec: SweepSpec) -> LoadedInputs:
     )
     backbone = recipe.frame
     read = check_reading(spec.model, backbone.model, reader, raw, data, _multiple(spec))
-    warnings = (*data.warnings, *backbone.warnings, *read)
+    warnings = (*data.warnings, *backbone.warnings, *read, *_left_out(spec, backbone.model))
     inputs = SweepInputs(backbone.model, backbone.parameters, backbone.digest, data, precision, warnings=warnings)
     return LoadedInputs(inputs, recipe)
 
@@ -84,6 +85,7 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
         BadRequestError: as `load_inputs`.
     """
     source, limits = _source(spec), _limits(spec)
+    reject_second_quantization(spec.model, spec.quantization)
     kind = TYPES[source.type]
     try:
         raw = kind.read(source)
@@ -109,6 +111,7 @@ def sketch_inputs(spec: SweepSpec) -> SweepInputs:
             *unloadable_weights(spec.model),
             *missing_package(spec.quantization),
             *missing_attention(spec.attn_implementation),
+            *_left_out(spec, model),
             *_check_sketch(spec, model, reader if own else None, raw, data),
         ),
     )
@@ -120,6 +123,14 @@ def _check_sketch(
     if tokenizer is None or raw is None:
         return ()
     return check_reading(spec.model, model, tokenizer, raw, data, _multiple(spec))
+
+
+def _left_out(spec: SweepSpec, model: nn.Module) -> tuple[str, ...]:
+    """What `all-linear` leaves out, as a warning, where a label uses it."""
+    words = left_out(model) if any(spec.modules_of(label) == ALL_LINEAR for label in spec.labels()) else None
+    if words is None:
+        return ()
+    return (words if spec.quantization is None else f"{words}; quantization {spec.quantization} leaves them dense",)
 
 
 def _multiple(spec: SweepSpec) -> int:

@@ -10,14 +10,13 @@ from typing import Any
 import yaml
 
 from adapad_ray.budget import BudgetUnits
-from adapad_ray.errors import BadRequestError
 from adapad_ray.files import write_text
 from adapad_ray.report.inputs import FailedCell, Gap, ReportInputs, SearchedLabel, StoppedTrial
 from adapad_ray.report.published import PublishedPoint
 from adapad_ray.results import CellResult
+from adapad_ray.storage import MANIFEST, require_sweep
 from adapad_ray.tasks import SplitSize
 
-MANIFEST = "manifest.yaml"
 _ROWS = ("gaps", "failed", "stopped", "searched")
 
 
@@ -85,12 +84,8 @@ class Manifest:
         Raises:
             BadRequestError: the folder holds no sweep.
         """
-        path = folder / MANIFEST
-        if not path.exists():
-            raise BadRequestError(
-                f"{folder} holds no sweep ({MANIFEST} is missing): pass the folder that `adapad sweep` printed"
-            )
-        content = yaml.safe_load(path.read_text())
+        require_sweep(folder)
+        content = yaml.safe_load((folder / MANIFEST).read_text())
         return cls(
             **content
             | {

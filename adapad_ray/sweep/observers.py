@@ -82,6 +82,15 @@ class SweepOutcome:
     """Trials of the tune stage that are finished or were stopped."""
 
     @property
+    def cells_in_words(self) -> str:
+        """`10 cells computed, 0 reused, 0 failed`; with those that were stopped early and the sum, where there are."""
+        words = f"{counted(self.computed, 'cell')} computed, {self.reused} reused, {len(self.failed)} failed"
+        if not self.stopped:
+            return words
+        total = self.computed + self.reused + len(self.failed) + len(self.stopped)
+        return f"{words}, {len(self.stopped)} stopped early: {counted(total, 'cell')} in all"
+
+    @property
     def stopped_in_words(self) -> str:
         """`6 of 12 trials stopped early`."""
         return f"{len(self.stopped)} of {counted(self.trials, 'trial')} stopped early"

@@ -10,7 +10,8 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.tasks.data.files import check_place, read_files
+from adapad_ray.files import check_place
+from adapad_ray.tasks.data.files import read_files
 from adapad_ray.tasks.data.hub import read_hub
 from adapad_ray.tasks.data.splits import SPLITS, Shares
 from adapad_ray.tasks.data.tables import Columns, Tables

@@ -22,13 +22,23 @@ def check_writers(*, tensorboard: bool, wandb: str | None) -> None:
     Raises:
         BadRequestError: one is missing, or nobody is logged in to Weights & Biases.
     """
-    if tensorboard:
-        _require("tensorboard", "tensorboard: true")
+    for sentence in missing_packages(tensorboard=tensorboard, wandb=wandb):
+        raise BadRequestError(sentence)
     if wandb is not None:
-        _require("wandb", f"wandb: {wandb}")
         from adapad_ray.tracking.wandb import check_login
 
         check_login()
+
+
+def missing_packages(*, tensorboard: bool, wandb: str | None) -> tuple[str, ...]:
+    """One sentence for each package that a sweep asks for and that is not installed."""
+    wanted = {"tensorboard": "tensorboard: true"} if tensorboard else {}
+    wanted |= {} if wandb is None else {"wandb": f"wandb: {wandb}"}
+    return tuple(
+        f"`{field}` needs the package {package}, which is not installed: run `pip install {package}`, or remove it"
+        for package, field in wanted.items()
+        if find_spec(package) is None
+    )
 
 
 def open_writers(folder: Path, sweep: str, *, tensorboard: bool, wandb: str | None) -> Sequence[CellWriter]:
@@ -43,10 +53,3 @@ def open_writers(folder: Path, sweep: str, *, tensorboard: bool, wandb: str | No
 
         writers.append(WeightsAndBiases(folder, sweep, wandb))
     return writers
-
-
-def _require(package: str, field: str) -> None:
-    if find_spec(package) is None:
-        raise BadRequestError(
-            f"`{field}` needs the package {package}, which is not installed: run `pip install {package}`, or remove it"
-        )

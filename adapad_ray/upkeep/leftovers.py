@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,10 @@ import psutil
 from adapad_ray.assets import cache_folder, file_digest
 from adapad_ray.errors import BadRequestError
 from adapad_ray.safe_json import read_object
-from adapad_ray.storage import CHECKPOINT, RECORD
+from adapad_ray.storage import CHECKPOINT, MANIFEST, RECORD
 from adapad_ray.sweep.lock import FolderLock
-from adapad_ray.sweep.manifest import MANIFEST, Manifest
+from adapad_ray.sweep.manifest import Manifest
+from adapad_ray.wording import counted
 
 TEMPORARY = ("adapad-copy-*", "adapad-tune-*", "adapad-submit-*", "adapad-push-*")
 """Folders of launches and workers below the temporary folder; a kill leaves them."""
@@ -30,17 +31,63 @@ _WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
+class Kind:
+    """Why a folder is not needed."""
+
+    one: str
+    several: str
+
+
+SESSION = Kind("Ray cluster that has ended", "Ray clusters that have ended")
+KILLED = Kind("temporary folder of a launch that was killed", "temporary folders of launches that were killed")
+FINISHED = Kind("checkpoint of a finished cell", "checkpoints of finished cells")
+GONE = Kind(
+    "checkpoint of a cell that was stopped early or left the file",
+    "checkpoints of cells that were stopped early or left the file",
+)
+COPY = Kind("copy of an adapter that its sweep has too", "copies of adapters that their sweeps have too")
+DOWNLOAD = Kind("download, made again when it is needed", "downloads, made again when they are needed")
+
+
+@dataclass(frozen=True)
 class Leftover:
     """A folder that can be deleted."""
 
     path: Path
-    why: str
+    kind: Kind
     bytes: int
 
     def delete(self) -> None:
         """Deletes the folder; does nothing if it is gone by now."""
         with suppress(FileNotFoundError):
             shutil.rmtree(self.path)
+
+
+@dataclass(frozen=True)
+class Group:
+    """All leftovers of one kind."""
+
+    leftovers: tuple[Leftover, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of all of them."""
+        return sum(leftover.bytes for leftover in self.leftovers)
+
+    @property
+    def sentence(self) -> str:
+        """How many of what, and the folder that holds them."""
+        kind = self.leftovers[0].kind
+        place = os.path.commonpath([leftover.path.parent for leftover in self.leftovers])
+        return f"{counted(len(self.leftovers), kind.one, kind.several)}, in {place}"
+
+
+def grouped(leftovers: Iterable[Leftover]) -> list[Group]:
+    """By kind, the largest first."""
+    kinds: dict[Kind, list[Leftover]] = {}
+    for leftover in leftovers:
+        kinds.setdefault(leftover.kind, []).append(leftover)
+    return sorted((Group(tuple(group)) for group in kinds.values()), key=lambda group: -group.bytes)
 
 
 def find_leftovers(storage: Path, artifacts: Path, *, downloads: bool) -> list[Leftover]:
@@ -52,17 +99,23 @@ def find_leftovers(storage: Path, artifacts: Path, *, downloads: bool) -> list[L
         downloads: whether packaged models and data count, which the next sweep would download again.
     """
     temporary = Path(tempfile.gettempdir())
-    found = [*_ray_sessions(temporary / "ray"), *_temporary(temporary)]
+    found = [*_ended_sessions(temporary / "ray"), *_temporary(temporary)]
     found += [*_checkpoints(storage), *_copies_of_adapters(storage, artifacts)]
     if downloads:
-        found += [*_folders(cache_folder(), "*", "download, made again when it is needed")]
+        found += [*_folders(cache_folder(), "*", DOWNLOAD)]
     return sorted(found, key=lambda leftover: -leftover.bytes)
 
 
-def _ray_sessions(folder: Path) -> Iterator[Leftover]:
+def sessions_in_use() -> int:
+    """Ray clusters of this user whose processes run on this machine."""
+    folder = Path(tempfile.gettempdir()) / "ray"
+    return len([*_own_folders(folder, "session_*")]) - len([*_ended_sessions(folder)])
+
+
+def _ended_sessions(folder: Path) -> Iterator[Leftover]:
     """Logs and sockets of Ray clusters whose processes have all ended."""
     commands = _command_lines()
-    for found in _folders(folder, "session_*", "Ray cluster that has ended"):
+    for found in _folders(folder, "session_*", SESSION):
         name = found.path.name
         process = re.search(r"_(\d+)$", name)
         started_here = process is not None and psutil.pid_exists(int(process[1]))
@@ -81,7 +134,7 @@ def _command_lines() -> str:
 def _temporary(folder: Path) -> Iterator[Leftover]:
     now = time.time()
     for pattern in TEMPORARY:
-        for found in _folders(folder, pattern, "temporary folder of a launch that was killed"):
+        for found in _folders(folder, pattern, KILLED):
             if now - _last_change(found.path) > OLD_SECONDS:
                 yield found
 
@@ -97,9 +150,9 @@ def _checkpoints(storage: Path) -> Iterator[Leftover]:
             continue
         for cell in _subfolders(sweep / "cells"):
             if (cell / RECORD).is_file():
-                yield from _folders(cell, CHECKPOINT, "checkpoint of a finished cell")
+                yield from _folders(cell, CHECKPOINT, FINISHED)
             elif labels is not None and cell.name not in labels:
-                yield from _folders(cell, CHECKPOINT, "checkpoint of a cell that was stopped early or left the file")
+                yield from _folders(cell, CHECKPOINT, GONE)
 
 
 def _copies_of_adapters(storage: Path, artifacts: Path) -> Iterator[Leftover]:
@@ -112,7 +165,7 @@ def _copies_of_adapters(storage: Path, artifacts: Path) -> Iterator[Leftover]:
         with suppress(BadRequestError):  # no record of ours
             cell = cells.get(str(read_object(record, str(record)).get("id")))
             if cell is not None and _same(copy / _WEIGHTS, cell / "adapter" / _WEIGHTS):
-                yield Leftover(copy, f"MLflow's copy of {cell / 'adapter'}", _size(copy))
+                yield Leftover(copy, COPY, _size(copy))
 
 
 def _same(a: Path, b: Path) -> bool:
@@ -130,11 +183,15 @@ def _in_use(sweep: Path) -> bool:
         return True
 
 
-def _folders(parent: Path, pattern: str, why: str) -> Iterator[Leftover]:
+def _folders(parent: Path, pattern: str, kind: Kind) -> Iterator[Leftover]:
+    return (Leftover(path, kind, _size(path)) for path in _own_folders(parent, pattern))
+
+
+def _own_folders(parent: Path, pattern: str) -> Iterator[Path]:
     """This user's folders that match, and are no links."""
     for path in sorted(parent.glob(pattern)):
         if path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid():
-            yield Leftover(path, why, _size(path))
+            yield path
 
 
 def _subfolders(parent: Path) -> Iterator[Path]:

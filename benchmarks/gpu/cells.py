@@ -25,7 +25,7 @@ from benchmarks.gpu.scale import Scale
 def identity(
     method: str, workspace: Workspace, scale: Scale, config: Mapping[str, Any] | None = None, **training: Any
 ) -> CellIdentity:
-    """A cell of 20 steps with a budget of `rank` components per module."""
+    """A cell of `steps` steps with a budget of `rank` components per module."""
     modules = target_modules(workspace.backbone.model, "all-linear")
     cls = METHODS[method]
     settings = {"epochs": 1, "batch_size": scale.batch_size, "max_length": scale.tokens, "learning_rate": 1e-3}

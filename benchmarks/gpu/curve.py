@@ -33,12 +33,12 @@ def measure(scale: Scale, model: str | None) -> Iterator[dict[str, Any]]:
         packed, slots = _packed(planned, workspace, Path(folder))
         first_seed = [cell for cell in planned if cell.seed == 0]
         alone = scale.seeds * _one_after_another(first_seed, workspace, Path(folder))
-    steps = 20 * len(planned)
+    steps = scale.steps * len(planned)
     peft = steps * seconds_of(by_peft(shape, "bf16", scale), scale)
     yield {
         "model": shape,
         "cells": len(planned),
-        "steps of each": 20,
+        "steps of each": scale.steps,
         "slots per pass": slots,
         "packed": f"{packed:.1f} s",
         "one after another": f"{alone:.1f} s",

@@ -43,7 +43,7 @@ def _resume(scale: Scale) -> str:
     straight.adapted.detach()
     stopped = cells.trainer(cell, workspace)
     stopped.start()
-    stopped.run(stop_at=10)
+    stopped.run(stop_at=scale.steps // 2)
     saved = stopped.checkpoint()
     stopped.adapted.detach()
     resumed = cells.trainer(cell, workspace)

@@ -32,6 +32,8 @@ class Scale:
     batch_size: int
     tokens: int
     """Longest text."""
+    steps: int
+    """Of a cell."""
     timed_steps: int
     lanes: tuple[int, ...]
     rank: int
@@ -40,8 +42,8 @@ class Scale:
     """Of the curve."""
 
 
-FULL = Scale(("MiniLM-L6", "DeBERTaV3-base", "Qwen3-0.6B"), 16, 128, 5, (4, 8), 8, 3)
-TINY = Scale(("tiny",), 4, 12, 2, (2,), 2, 1)
+FULL = Scale(("MiniLM-L6", "DeBERTaV3-base", "Qwen3-0.6B"), 16, 128, 20, 5, (4, 8), 8, 3)
+TINY = Scale(("tiny",), 4, 12, 8, 2, (2,), 2, 1)
 
 
 def _bert(width: int, layers: int, heads: int, vocabulary: int) -> nn.Module:
@@ -79,10 +81,10 @@ def backbone(shape: str, device: str = DEVICE, precision: str = "full") -> Backb
 
 
 def random_task(scale: Scale) -> TaskData:
-    """Random tokens and classes: enough training texts for 20 steps, between half as long and as long as `tokens`."""
+    """Random tokens and classes: enough training texts for a cell, between half as long and as long as `tokens`."""
     draw = np.random.default_rng(0)
     splits = {}
-    for name, size in (("train", 20 * scale.batch_size), ("validation", 16), ("test", 32)):
+    for name, size in (("train", scale.steps * scale.batch_size), ("validation", 16), ("test", 32)):
         lengths = draw.integers(scale.tokens // 2, scale.tokens + 1, size)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         splits[name] = EncodedSplit(

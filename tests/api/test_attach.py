@@ -229,7 +229,7 @@ def test_arguments_that_would_train_something_else_are_rejected(changes, message
         ({"method": "para"}, "method para trains no adapter of its own"),
         ({"method": "head_only", "budget": None}, "method head_only trains no adapter of its own"),
         ({"batch_size": 8}, "training.batch_size is decided by your loop: leave it out"),
-        ({"steps": 0}, "steps is 0: pass the number of optimizer steps"),
+        ({"steps": 0}, "steps is 0: input should be greater than or equal to 1"),
         ({"budget": 10}, "budget 10 is below"),
         ({"settings": {"dropout": 0.1}, "gradient_checkpointing": True}, "set one of them to its default"),
     ],
@@ -260,3 +260,21 @@ def test_an_unfinished_training_is_not_saved_and_too_many_steps_are_an_error(mod
     attached.optimizer.step()
     with pytest.raises(RuntimeError, match="attached for 1 steps, and all are done"):
         attached.optimizer.step()
+
+
+def test_the_adapter_of_a_model_without_a_name_predicts_on_the_object(model, tokenizer, frame, tmp_path):
+    attached = ar.attach(model, "lora", BUDGET, steps=1)
+    texts = frame["review"][:4].tolist()
+    batch = tokenizer(texts, return_tensors="pt", padding=True)
+    attached(**batch, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+    attached.optimizer.step()
+    expected = attached.eval()(**batch).logits.argmax(dim=1)
+    folder = attached.save(tmp_path / "mine")
+    with pytest.raises(BadRequestError, match="pass the folder that its save"):
+        ar.predict(attached, texts)
+    with pytest.raises(
+        BadRequestError, match="name 'BertForSequenceClassification': pass the object as model= and its"
+    ):
+        ar.predict(folder, texts)
+    names = attached.detach().config.id2label
+    assert ar.predict(folder, texts, model=model, tokenizer=tokenizer) == [names[i] for i in expected.tolist()]

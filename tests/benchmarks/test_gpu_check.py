@@ -10,30 +10,37 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import recovery, shares
+from benchmarks.gpu import check, curve, methods, packs, recovery, shares
 from benchmarks.gpu.scale import TINY
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_method_and_every_step_time_is_measured(tmp_path: Path) -> None:
+def test_the_script_runs_a_section_in_a_process_of_its_own_and_keeps_its_rows(tmp_path: Path) -> None:
     out = tmp_path / "check.json"
-    command = ["bash", str(ROOT / "benchmarks/gpu/check.sh"), "--tiny", "--out", str(out), "methods", "step_times"]
-    command += ["packs", "curve"]
+    command = ["bash", str(ROOT / "benchmarks/gpu/check.sh"), "--tiny", "--out", str(out), "step_times"]
     ended = subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    sections = json.loads(out.read_text())["sections"]
-    assert all(row["repeats"] == "bitwise" for row in sections["methods"])
-    assert {"PEFT LoRA", "LoRA", "AdaPaD, 2 lanes"} <= sections["step_times"][0].keys()
-    assert all(float(row["of PEFT"]) > 0 for row in sections["curve"])
-    assert all(float(row["gain"]) > 0 and float(row["of LoRA's step"]) > 0 for row in sections["packs"])
+    row = json.loads(out.read_text())["sections"]["step_times"][0]
+    assert {"PEFT LoRA", "LoRA", "AdaPaD, 2 lanes"} <= row.keys()
 
 
-def test_a_section_that_fails_is_named_and_fails_the_check(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu.check", "--tiny", "--out", str(tmp_path / "x.json"), "shares"]
-    ended = subprocess.run([*command, "--model", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert "shares: " in ended.stderr
+def test_every_method_repeats_bitwise() -> None:
+    rows = list(methods.measure(TINY, None))
+    assert [row for row in rows if row.get("repeats") != "bitwise"] == []
+
+
+def test_packs_and_whole_curves_are_timed() -> None:
+    assert all(float(row["gain"]) > 0 and float(row["of LoRA's step"]) > 0 for row in packs.measure(TINY, None))
+    assert all(float(row["of PEFT"]) > 0 for row in curve.measure(TINY, None))
+
+
+def test_a_section_that_fails_is_named_and_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "SECTIONS", {"unwritten": 60})
+    monkeypatch.setattr(sys, "argv", ["check", "--tiny", "--out", str(tmp_path / "x.json")])
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match="unwritten: ended with exit code 1"):
+        check.main()
 
 
 @pytest.mark.xdist_group("clusters")

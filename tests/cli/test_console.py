@@ -6,7 +6,7 @@ import rich.console
 
 from adapad_ray.cli.output.console import Console
 from adapad_ray.distributed import GroupRetired
-from adapad_ray.report.inputs import Gap, ReportInputs
+from adapad_ray.report.inputs import Gap, ReportInputs, StoppedTrial
 from adapad_ray.report.page import build_report
 from adapad_ray.sweep.observers import SweepOutcome, SweepState
 from adapad_ray.sweep.planning.cells import Cell
@@ -43,6 +43,14 @@ def test_one_cell_is_not_written_like_several():
     assert summary == "\n1 cell computed, 0 reused, 0 failed.\n"
 
 
+def test_the_ways_in_which_cells_have_ended_add_up_to_all_of_them():
+    stopped = [StoppedTrial("lora", None, 0, {}, step, 100, 0.5, 0.5, 1.0) for step in (20, 40)]
+    outcome = SweepOutcome(10, 4, [], None, stopped=stopped, trials=6)
+    assert printed(lambda console: console.summary(outcome)) == (
+        "\n10 cells computed, 4 reused, 0 failed, 2 stopped early: 16 cells in all.\n"
+    )
+
+
 def test_a_trial_is_judged_by_its_validation_loss_and_a_cell_of_the_curve_by_its_metric(tmp_path):
     factory = SweepFactory(tmp_path, items=50)
 
@@ -71,8 +79,9 @@ def test_the_recommended_row_is_marked_and_the_line_that_exports_it_is_printed(t
     marked = [line for line in text.splitlines() if line.lstrip().startswith("→")]
     assert marked[0].split()[1:6] == ["adapad", "cut", "to", "2", "165,888"]
     assert [line for line in text.splitlines() if "cut to 1" in line] == []
-    assert "\nadapad export runs/s --recommended --to my-adapter\n" in text
+    assert "This exports it:\n\nadapad export runs/s --recommended --to s-adapad-165888-prefix-2\n" in text
     assert report.recommendation.next_step in text
+    assert "2 prefixes: smaller adapters, each the first components of a trained one" in text
 
 
 def test_the_result_names_the_gaps_with_their_reasons():
@@ -91,11 +100,11 @@ def test_a_group_that_cannot_be_used_is_named_with_its_reason():
     )
 
 
-def test_the_dashboard_has_its_address_or_the_way_to_get_it():
+def test_the_dashboard_has_a_line_where_there_is_one():
     assert "Ray's dashboard  http://127.0.0.1:8265\n" in printed(
         lambda console: console.computing_started(SweepState(), 4, 2, "http://127.0.0.1:8265")
     )
-    assert "pip install 'ray[default]'" in printed(lambda console: console.computing_started(SweepState(), 4, 2))
+    assert "dashboard" not in printed(lambda console: console.computing_started(SweepState(), 4, 2))
 
 
 def test_files_and_addresses_are_short_and_lead_where_they_say(tmp_path, monkeypatch):

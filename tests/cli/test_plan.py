@@ -47,10 +47,12 @@ def test_json_has_times_for_every_cell_whose_lanes_workers_can_share(spec_file):
     assert times[0] == pytest.approx(2 * times[1])
 
 
-def test_the_table_has_a_column_for_each_number_of_workers_and_names_the_measured_rate(spec_file):
-    output = plan(spec_file).output
+def test_the_tables_name_the_measured_rate_and_what_the_sweep_will_lack(spec_file, monkeypatch):
+    monkeypatch.setattr("adapad_ray.tracking.writers.find_spec", lambda package: None)
+    output = plan(spec_file, "tensorboard=true").output
     assert all(f"W = {count}" in output for count in WORKERS)
     assert "of training passes of this model" in output and "10 Gbit/s" in output
+    assert "needs the package tensorboard, which is not installed" in " ".join(output.split())
 
 
 def test_a_plan_whose_timed_steps_diverge_is_still_a_plan(spec_file):

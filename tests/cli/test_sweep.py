@@ -18,13 +18,13 @@ from tests.ports import free_port, page_server
 
 
 @pytest.fixture
-def launch(tmp_path, monkeypatch):
+def launch(tmp_path, reviews, monkeypatch):
     """Launches a sweep whose model does not exist, with arguments; returns the code and the lines on stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # other tests of this process may have a cluster
-    spec = {"model": "nowhere", "task": {"train": "nowhere.csv"}, "methods": {"lora": {}}, "budgets": [1000]}
+    spec = {"model": "nowhere", "task": {"train": str(reviews)}, "methods": {"lora": {}}, "budgets": [1000]}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(spec))
 
     def launch(*arguments: str) -> tuple[int, list[str]]:

@@ -29,3 +29,5 @@ def test_columns_go_in_the_given_order_until_the_rest_fits(width, headings):
     shown = out.getvalue()
     assert [cell.strip() for cell in shown.splitlines()[1].strip("┃").split("┃")] == headings
     assert "…" not in shown and "adapad/initial" in shown
+    left_out = [heading for heading in ("seconds", "seeds", "rank mean / max") if heading not in headings]
+    assert ", ".join(left_out) in " ".join(shown.split()) and ("too narrow for" in shown) == bool(left_out)

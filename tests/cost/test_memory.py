@@ -1,12 +1,15 @@
 """What a worker needs: the activations against those of a real pass, and what does not fit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from adapad_ray.cost.estimate import estimate_sweep
-from adapad_ray.cost.memory import GIGABYTES, WorkerMemory, _activations, _attach_lora
+from adapad_ray.cost.memory import GIGABYTES, WorkerMemory, _activations, _attach_lora, _weights
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models import load_backbone
+from adapad_ray.models.target_modules import target_modules
 from adapad_ray.sweep.inputs import sketch_inputs
 from adapad_ray.sweep.spec_file import parse_spec
 
@@ -72,3 +75,17 @@ def test_gpus_are_counted_with_room_to_spare():
     memory = WorkerMemory(weights=70 * 10**9, trained=10**9, activations=10**9, examples=1)
     assert (memory.gpus(80), memory.gpus(79), memory.gpus(40)) == (1, 2, 2)
     assert GIGABYTES["H100"] == 80
+
+
+@pytest.mark.parametrize(
+    ("stored", "bytes_per_weight"),
+    [({"load_in_4bit": True}, 0.5625), ({"load_in_8bit": True}, 1), ({"bits": 4}, 0.5625), ({"bits": 8}, 1), (None, 4)],
+    ids=str,
+)
+def test_weights_that_are_stored_quantised_are_counted_so(stored, bytes_per_weight, tiny):
+    inputs = sketch_inputs(tiny())
+    every = sum(p.numel() for p in inputs.model.parameters())
+    linear = sum(m.in_features * m.out_features for m in target_modules(inputs.model, "all-linear"))
+    inputs = replace(inputs, precision="full")
+    inputs.model.config.quantization_config = stored
+    assert _weights(tiny(), inputs) == 4 * (every - linear) + bytes_per_weight * linear

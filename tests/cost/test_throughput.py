@@ -17,12 +17,15 @@ TINY = {"vocab_size": 100, "hidden_size": 32, "intermediate_size": 64, "num_hidd
         transformers.BertConfig(**TINY, num_attention_heads=2),
         transformers.DebertaV2Config(**TINY, num_attention_heads=2, relative_attention=True, pos_att_type="p2c|c2p"),
         transformers.LlamaConfig(**TINY, num_attention_heads=4, num_key_value_heads=2),
+        transformers.MixtralConfig(**TINY, num_attention_heads=4, num_key_value_heads=2, num_local_experts=4),
         transformers.Qwen3Config(**TINY, num_attention_heads=4, num_key_value_heads=2, head_dim=16),
     ],
     ids=lambda config: config.model_type,
 )
 def test_the_flops_of_a_plan_are_those_of_a_real_pass(config, tmp_path):
     """The plan counts on the meta device, where tensors have no values; DeBERTa and the decoders read values.
+
+    Mixtral multiplies each token with the matrices of two experts of four.
 
     In the real pass attention is computed step by step: torch does not count its fused kernel on CPU.
     """

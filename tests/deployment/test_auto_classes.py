@@ -16,8 +16,10 @@ from typer.testing import CliRunner
 import adapad_ray as ar
 from adapad_ray.adapters.export import ADAPTER_CONFIG
 from adapad_ray.cli import app
+from adapad_ray.deployment.loading_code import LoadingCode
+from adapad_ray.deployment.model_card import loading
 from adapad_ray.deployment.prediction import load_exported
-from adapad_ray.models import load_backbone
+from adapad_ray.models import CAUSAL, load_backbone
 from adapad_ray.sweep.export import AdapterChoice, export_adapter
 from adapad_ray.sweep.spec_file import parse_spec
 from adapad_ray.testing.tiny import word_tokenizer
@@ -189,14 +191,15 @@ def test_a_compressed_export_still_predicts_and_is_as_complete(folders, reviews,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("predict", "nowhere", "x.csv"), "holds no adapter"),
-        (("evaluate", "nowhere", "x.csv"), "holds no adapter"),
-        (("predict", "nowhere", "x.csv", "--to", "x.docx"), "use one of .csv"),
-        (("predict", "nowhere", "x.csv", "--to", "no/such/x.csv"), "folder 'no/such' does not exist: create it"),
+        (("predict", ".", "rows.csv"), "holds no adapter"),
+        (("evaluate", ".", "rows.csv"), "holds no adapter"),
+        (("predict", ".", "rows.csv", "--to", "x.docx"), "use one of .csv"),
+        (("predict", ".", "rows.csv", "--to", "no/such/x.csv"), "folder 'no/such' does not exist: create it"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text("text\n")
     result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == 2 and message in result.output and result.output.count("\n") == 1
 
@@ -207,3 +210,9 @@ def test_the_class_names_of_labels_that_training_lacks_are_named(folders, review
     file.write_text("review,stars\na fine film,superb\n")
     result = CliRunner().invoke(app, ["evaluate", str(adapter), str(file)])
     assert result.exit_code == 2 and "labels that training lacks (superb)" in result.output
+
+
+def test_the_card_says_over_which_quantisation_an_adapter_was_trained():
+    record = {"model": "acme/decoder", "labels": [], "auto_class": CAUSAL}
+    texts = [loading(record | {"quantization": kind}, LoadingCode(CAUSAL, 0), "out") for kind in ("nf4", None)]
+    assert "trained over the base in `nf4`" in texts[0] and "rounding" not in texts[1]

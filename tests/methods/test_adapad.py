@@ -323,8 +323,16 @@ def test_the_lanes_in_growth_are_at_most_one_more_than_the_largest_rank():
 def test_a_full_budget_at_the_initial_rank_leaves_nothing_to_discover():
     method = MethodCase("adapad", COST_PER_RANK).make()
     assert set(method.plan().ranks.values()) == {1}
-    with pytest.raises(BudgetTooSmallError, match="set initial_rank: 0"):
-        MethodCase("adapad", COST_PER_RANK - 1).make().plan()
+
+
+@pytest.mark.parametrize(
+    ("budget", "config", "fits"),
+    [(COST_PER_RANK - 1, {}, True), (63, {}, False), (COST_PER_RANK - 1, {"advance_learning": False}, False)],
+)
+def test_the_setting_that_makes_a_small_budget_fit_is_named_where_it_does(budget, config, fits):
+    with pytest.raises(BudgetTooSmallError) as error:
+        MethodCase("adapad", budget, config=config).make().plan()
+    assert ("set initial_rank: 0" in str(error.value)) == fits
 
 
 def test_settings_that_contradict_each_other_are_refused():

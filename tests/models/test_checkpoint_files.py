@@ -1,5 +1,6 @@
 """Which files of a folder decide what is loaded; all others change neither the model nor its digest."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -190,6 +191,8 @@ def test_generation_settings_beside_the_weights_do_not_change_greedy_answers(tmp
     ids=lambda value: value.get("quant_method") if isinstance(value, dict) else "",
 )
 def test_a_quantised_checkpoint_names_the_package_that_reads_it(folder, settings, package):
+    if package.isidentifier() and importlib.util.find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
     change(folder / "config.json", quantization_config=settings)
     reasons = []
     for load in (load_backbone, load_skeleton):

@@ -9,8 +9,8 @@ import transformers
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models import load_skeleton
 from adapad_ray.models.configs import find_config, list_configs
-from adapad_ray.models.target_modules import base_prefix, target_modules
-from tests.architectures import ARCHITECTURES
+from adapad_ray.models.target_modules import base_prefix, left_out, target_modules
+from tests.architectures import ARCHITECTURES, DECODER
 from tests.models.tiny_configs import tiny_config
 
 PUBLISHED = {
@@ -103,20 +103,73 @@ def test_a_preset_of_an_unknown_architecture_is_refused_with_the_names_there_are
     assert len(target_modules(model, "all-linear")) == 6
 
 
-def test_a_module_of_an_unsupported_class_is_rejected_by_name_wherever_it_is_selected():
-    """A mixture of experts: one module holds the matrices of all experts."""
+def causal(config_class, **sizes):
     with torch.device("meta"):
-        model = transformers.MixtralForSequenceClassification(
-            transformers.MixtralConfig(
-                hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2
-            )
-        )
-    for spec in ("all-linear", ["q_proj", "experts"], ".*mlp.experts"):
-        with pytest.raises(BadRequestError, match=r"module model\.layers\.0\.mlp\.experts is of class MixtralExperts"):
+        return transformers.AutoModelForCausalLM.from_config(config_class(**DECODER, **sizes))
+
+
+@pytest.mark.parametrize(
+    ("config", "sizes", "experts", "router"),
+    [
+        (transformers.MixtralConfig, {"num_local_experts": 4}, 4 * 3 * 32 * 48, "mlp.gate"),
+        (transformers.Qwen3MoeConfig, {"num_experts": 4, "moe_intermediate_size": 8}, 4 * 3 * 32 * 8, "mlp.gate"),
+        (transformers.GptOssConfig, {"num_local_experts": 4}, 4 * (3 * 32 * 48 + 2 * 48 + 32), "mlp.router"),
+        (transformers.Llama4TextConfig, {"num_local_experts": 4}, 4 * 3 * 32 * 48, "feed_forward.router"),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_all_linear_takes_what_is_around_experts_in_one_parameter_and_says_what_it_leaves_out(
+    config, sizes, experts, router
+):
+    model = causal(config, **sizes)
+    names = {shape.name.rpartition(".")[2] for shape in target_modules(model, "all-linear")}
+    assert {"q_proj", "k_proj", "v_proj", "o_proj"} <= names and "router" not in names
+    words = left_out(model)
+    share = (experts + 4 * 32) * 2 / sum(p.numel() for p in model.parameters())
+    for parameter in (f"{router}.weight", ".experts.gate_up_proj", ".experts.down_proj"):
+        assert parameter in words
+    assert f" of 2 layers, {share:.1%} of the model's parameters" in words
+    layer = router.partition(".")[0]
+    for spec in (["q_proj", "experts"], f".*{layer}.experts"):
+        with pytest.raises(BadRequestError, match=rf"layers\.0\.{layer}\.experts is of class \w+Experts"):
             target_modules(model, spec)
-    assert [shape.name for shape in target_modules(model, ["q_proj"])] == ["model.layers.0.self_attn.q_proj"]
-    with pytest.raises(BadRequestError, match="available are q_proj, k_proj, v_proj, o_proj, and the presets"):
-        target_modules(model, ["gate_proj"])
+    with pytest.raises(BadRequestError, match=rf"'gate_up_proj' names .*{layer}\.experts of class \w+Experts,"):
+        target_modules(model, ["gate_up_proj"])
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_all_linear_leaves_nothing_out_of_a_dense_model(name):
+    assert left_out(build(ARCHITECTURES[name].config())) is None
+
+
+def test_a_layer_of_an_unsupported_class_is_not_left_out_in_silence():
+    class Doubled(torch.nn.Linear):
+        pass
+
+    model = causal(transformers.LlamaConfig)
+    model.model.layers[1].self_attn.q_proj = Doubled(32, 64)
+    with pytest.raises(BadRequestError, match=r"layers\.1\.self_attn\.q_proj is of class Doubled"):
+        target_modules(model, "all-linear")
+
+
+def test_the_output_layer_of_a_language_model_is_adapted_where_a_list_names_it():
+    model = causal(transformers.LlamaConfig)
+    everything = target_modules(model, "all-linear")
+    assert len(target_modules(model, ["q_proj", "lm_head"])) == 3
+    (output,) = target_modules(model, ["lm_head"])
+    assert (output.in_features, output.out_features, output.heads) == (32, 100, 1)
+    for spec in ("all-linear", ".*", "attention"):
+        assert set(target_modules(model, spec)) <= set(everything)
+
+
+def test_a_tied_output_layer_and_embeddings_are_refused():
+    model = causal(transformers.LlamaConfig, tie_word_embeddings=True)
+    with pytest.raises(BadRequestError, match="lm_head, whose weight is that of the input embedding"):
+        target_modules(model, ["q_proj", "lm_head"])
+    with pytest.raises(BadRequestError, match=r"'embed_tokens' names model\.embed_tokens of class Embedding, which"):
+        target_modules(model, ["embed_tokens"])
+    with pytest.raises(BadRequestError, match="'lm_head' matches no linear layer of the backbone"):
+        target_modules(build(ARCHITECTURES["llama"].config()), ["lm_head"])
 
 
 def test_a_misspelt_preset_is_named():

@@ -183,7 +183,7 @@ def test_the_adapter_and_the_command_that_exports_it_are_named(factory):
         factory.cell("adapad/x y", 165_888, seed, accuracy, adapter=True)
     choice = recommend(curves(factory))
     assert choice.seed == 1 and (factory.folder / choice.adapter).is_dir()
-    assert choice.command == ("adapad export . --method 'adapad/x y' --budget 165888 --seed 1 --to my-adapter")
+    assert choice.command == ("adapad export . --method 'adapad/x y' --budget 165888 --seed 1 --to adapad-x-y-165888")
 
 
 def test_one_seed_asks_for_more_of_them(factory):

@@ -88,3 +88,12 @@ def test_only_prompts_can_share_rows(both):
     bert = transformers.BertModel(transformers.BertConfig(**ENCODER))
     with pytest.raises(BadRequestError, match=r"in tasks of type .*generation.*: this one is of type classification"):
         both(bert, rows("w9"), pack_sequences=True)
+
+
+def test_a_plan_and_a_launch_say_which_experts_all_linear_leaves_out(both):
+    sizes = DECODER | {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "num_local_experts": 4}
+    model = transformers.MixtralModel(transformers.MixtralConfig(**sizes))
+    (warning,) = both(model, rows())
+    assert warning.startswith("target_modules all-linear leaves out mlp.gate.weight, mlp.experts.gate_up_proj, ")
+    parameters = sum(p.numel() for p in model.parameters()) + 2 * 32  # and those of the classifier
+    assert f"of 2 layers, {2 * (4 * 3 * 32 * 48 + 4 * 32) / parameters:.1%} of the model's parameters" in warning

@@ -249,6 +249,10 @@ def test_a_failed_leader_leaves_its_followers_out(planner):
             "methods.lora/m.compute_as is dora",
         ),
         ({"budgets": [5]}, "no method of this sweep can reach budget 5"),
+        (
+            {"methods": {"lora": {}, "dylora": {}, "adapad": {}}, "budgets": [ONE_EACH - 1]},
+            r"\(lora: .* or set allocation: random; dylora: .*; adapad: .* or set initial_rank: 0\)",
+        ),
         ({"tune": {**TUNE, "budget": 5}}, "tune.budget does not suit lora"),
     ],
 )

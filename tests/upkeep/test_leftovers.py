@@ -84,8 +84,18 @@ def test_copies_of_adapters_are_left_over_when_they_equal_the_cells(temporary):
 def test_nothing_is_deleted_without_yes_and_downloads_only_when_named(temporary, tmp_path):
     download = folder(tmp_path / "cache" / "model-x", "x" * 2000)
     ended = folder(temporary / "ray" / f"session_2026-01-01_00-00-00_000000_{ENDED}")
-    listed = CliRunner().invoke(app, ["clean"])
-    assert str(ended) in listed.output and "1 folder, 10 B: nothing was deleted yet" in listed.output and ended.exists()
+    listed = CliRunner().invoke(app, ["clean", "--list"])
+    assert str(ended) in listed.output and "1 folder, 10 B: nothing was deleted" in listed.output and ended.exists()
     deleted = CliRunner().invoke(app, ["clean", "--downloads", "--yes"])
     assert "2 folders, 2.01 kB: deleted" in deleted.output and not ended.exists() and not download.exists()
     assert "0 folders" in CliRunner().invoke(app, ["clean"]).output
+
+
+def test_folders_of_one_kind_are_one_line_and_clusters_in_use_are_counted(temporary):
+    for second in range(3):
+        folder(temporary / "ray" / f"session_2026-01-01_00-00-0{second}_000000_{ENDED}")
+    folder(temporary / "ray" / f"session_2026-01-01_00-00-00_000000_{os.getpid()}")
+    first, second, last = CliRunner().invoke(app, ["clean"]).output.splitlines()
+    assert first == f"    30 B  3 Ray clusters that have ended, in {temporary / 'ray'}"
+    assert second == "1 Ray cluster in use: kept"
+    assert last.startswith("3 folders, 30 B: nothing was deleted; ") and last.endswith("--list names them")

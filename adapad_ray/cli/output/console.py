@@ -21,7 +21,7 @@ from adapad_ray.cli.output.tables import fitted
 from adapad_ray.cli.output.terminal import terminal
 from adapad_ray.report.curves import PointKey
 from adapad_ray.report.inputs import FailedCell, Gap, StoppedTrial
-from adapad_ray.report.recommendation import recommended_command
+from adapad_ray.report.recommendation import export_command, recommended_command
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.observers import SweepObserver, SweepOutcome, SweepState
 from adapad_ray.tasks import SplitSize, sizes_in_words
@@ -56,7 +56,8 @@ class Console(SweepObserver):
     def computing_started(self, state: SweepState, expected: int, groups: int, dashboard: str | None = None) -> None:
         """Shows the live lines, if the output is a terminal."""
         self._print(f"{counted(expected, 'cell')}, {groups} running side by side.")
-        self.links({"Ray's dashboard": dashboard or "none: it needs pip install 'ray[default]'"})
+        if dashboard is not None:
+            self.links({"Ray's dashboard": dashboard})
         self._lines = LiveLines(state, expected)
         if self._rich.is_terminal and not self._rich.is_dumb_terminal:
             self._live = Live(self._lines, console=self._rich, transient=True)
@@ -138,24 +139,22 @@ class Console(SweepObserver):
         self._curve(report.table, report.metric, chosen.point)
         for sentence in (*report.verdicts, chosen.sentence, chosen.next_step):
             self._print(sentence)
+        folder, sweep = _as_typed(location), location.rstrip("/").rpartition("/")[2]
         if chosen.adapter is not None:
-            line = recommended_command(_as_typed(location))
-            self._rich.print(f"\n{line}\n", markup=False, highlight=False, soft_wrap=True)
+            self._command("This exports it", recommended_command(folder, chosen.point, sweep))
+        elif chosen.smallest_adapter is not None:
+            line = export_command(folder, chosen.smallest_adapter.point, sweep=sweep)
+            self._command("This exports the smallest adapter that is as good", line)
         elif chosen.adapters:
-            label, budget = ("LABEL", "BUDGET") if (own := chosen.smallest_adapter) is None else (own.label, own.budget)
-            line = f"adapad export {_as_typed(location)} --method {label} --budget {budget} --to my-adapter"
-            self._print("An adapter can be exported all the same:")
-            self._rich.print(f"\n{line}\n", markup=False, highlight=False, soft_wrap=True)
+            line = f"adapad export {folder} --method LABEL --budget BUDGET --to my-adapter"
+            self._command("An adapter can be exported all the same", line)
 
     def summary(self, outcome: SweepOutcome) -> None:
-        """Prints the failed cells, the gaps, and how many cells were computed."""
+        """Prints the failed cells, the gaps, and how each cell has ended."""
         if outcome.failed:
             self._rich.print(_failures(outcome.failed))
         self.gaps(outcome.gaps)
-        computed = counted(outcome.computed, "cell")
-        self._print(f"\n{computed} computed, {outcome.reused} reused, {len(outcome.failed)} failed.")
-        if outcome.stopped:
-            self._print(f"{outcome.stopped_in_words}.")
+        self._print(f"\n{outcome.cells_in_words}.")
 
     def gaps(self, gaps: Sequence[Gap]) -> None:
         """Prints the points that the curve cannot have, with the reasons."""
@@ -197,8 +196,16 @@ class Console(SweepObserver):
         self._rich.print(fitted(view, self._rich, ("train s", "rank mean / max", "seeds", "budget")))
         self._print("→ marks the recommended row.")
         if prefixes := len(table) - finals:
-            self._print(f"curve.csv and the figure also hold {counted(prefixes, 'prefix point')}.")
+            self._print(
+                f"curve.csv and the figure also hold {counted(prefixes, 'prefix', 'prefixes')}: smaller adapters, each "
+                "the first components of a trained one."
+            )
         self._print("")
+
+    def _command(self, label: str, line: str) -> None:
+        """Prints a line to copy, which is never wrapped."""
+        self._print(f"{label}:")
+        self._rich.print(f"\n{line}\n", markup=False, highlight=False, soft_wrap=True)
 
     def _print(self, text: str) -> None:
         self._rich.print(text, markup=False, highlight=False)

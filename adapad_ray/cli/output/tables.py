@@ -26,7 +26,7 @@ OPTIONAL_IN_PLAN = ("W = 64", "W = 32", "W = 16", "W = 8", "remainder", "in trai
 
 def estimate_tables(estimate: SweepEstimate) -> list[Table | str]:
     """Everything that `adapad plan` prints, from top to bottom."""
-    parts: list[Table | str] = [machine_takes(estimate), _cells_table(estimate)]
+    parts: list[Table | str] = [machine_takes(estimate), _cells_table(estimate), _sizes_in_words(estimate)]
     if estimate.gaps:
         parts.append(_gaps_table(estimate))
     if any(row.workers for row in estimate.rows):
@@ -65,6 +65,13 @@ def _cells_table(estimate: SweepEstimate) -> Table:
             f"{row.train_flops / 1e12:,.1f}",
         )
     return table
+
+
+def _sizes_in_words(estimate: SweepEstimate) -> str:
+    return (
+        f"Parameters are those of the deployed adapter, without the task head. The model has "
+        f"{estimate.backbone_parameters:,}; weights that two of its layers share are counted once."
+    )
 
 
 def _gaps_table(estimate: SweepEstimate) -> Table:
@@ -154,6 +161,8 @@ def available_table(points: Sequence[AvailablePoint]) -> Table:
             f"{low:,}" if low == high else f"{low:,}–{high:,}",
             ", ".join(map(str, point.seeds)),
         )
+    if any(point.prefix is not None for point in points):
+        table.caption, table.caption_justify = "--prefix: the first components of every module of a trained one", "left"
     return table
 
 
@@ -214,12 +223,16 @@ def _table(headings: Sequence[str], *, title: str | None = None, no_wrap: bool =
 
 
 def fitted(table: Table, console: Console, optional: Sequence[str]) -> Table:
-    """The table without those optional columns, the first first, for which the terminal is too narrow."""
-    unbounded = console.options.update(max_width=10_000)
+    """The table without those optional columns, the first first, for which the terminal is too narrow: it says so."""
+    unbounded, left_out = console.options.update(max_width=10_000), []
     for heading in optional:
         if Measurement.get(console, unbounded, table).maximum <= console.width:
             break
-        table.columns = [column for column in table.columns if column.header != heading]
+        kept = [column for column in table.columns if column.header != heading]
+        left_out += [heading] * (len(kept) < len(table.columns))
+        table.columns = kept
+    if left_out:
+        table.caption, table.caption_justify = f"too narrow for: {', '.join(left_out)}", "left"
     return table
 
 

@@ -12,8 +12,8 @@ from typing import IO, TYPE_CHECKING, cast
 if TYPE_CHECKING:
     import rich.console
 
-_WIDTH = 120
-"""Columns for output that goes to a file or a pipe: enough for the widest table."""
+_WIDTH = 10_000
+"""Columns for output that goes to a file or a pipe: no table loses a column there, and no sentence is broken."""
 _PLAIN = {"–": "-", "—": "-", "−": "-", "…": "...", "’": "'", "×": "x", "±": "+/-", "≤": "<=", "≥": ">=", "→": "->"}
 _PLAIN |= {"━": "=", "─": "-", "·": "|"}  # of the live lines
 """What a stream shows whose encoding lacks these characters; all others become `?`."""
@@ -92,7 +92,7 @@ class Output(io.TextIOBase):
 
 
 def terminal(*, stderr: bool = False) -> rich.console.Console:
-    """A console as wide as the terminal, or 120 columns where the output is no terminal."""
+    """A console as wide as the terminal, or without a limit where the output is no terminal."""
     import rich.console
 
     stream = sys.stderr if stderr else sys.stdout

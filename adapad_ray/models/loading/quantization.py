@@ -13,6 +13,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from adapad_ray.errors import BadRequestError
+from adapad_ray.models.reading import reading_model
+from adapad_ray.models.source import resolve_for_planning
 from adapad_ray.models.target_modules import layer_prefixes
 
 Quantization = Literal["nf4", "int8", "fp8"]
@@ -36,6 +38,23 @@ def check_quantization(quantization: str, dtype: str) -> None:
         raise BadRequestError(f"quantization {quantization} does not go with dtype float64: use bfloat16 or float32")
     for missing in missing_package(quantization):
         raise BadRequestError(missing)
+
+
+def reject_second_quantization(source: str, quantization: str | None) -> None:
+    """Check that a model which is to be quantised is not stored so, without reading its weights.
+
+    Raises:
+        BadRequestError: it is, or its configuration cannot be read.
+    """
+    if quantization is None:
+        return
+    found = resolve_for_planning(source)
+    with reading_model(source):
+        settings, _ = transformers.PretrainedConfig.get_config_dict(found.path_or_name)
+    if "quantization_config" in settings:
+        raise BadRequestError(
+            f"the weights of model {source!r} are quantised already: leave out quantization {quantization}"
+        )
 
 
 def missing_package(quantization: str | None) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from adapad_ray.models.loading.quantization import (
     check_quantized,
     dense_linears,
     quantization_config,
+    reject_second_quantization,
 )
 from adapad_ray.models.reading import reading_model
 from adapad_ray.models.source import ModelSource, Pooling, read_config, resolve_model
@@ -233,12 +234,8 @@ def _find(
     resolved = resolve_model(source)
     chosen = choose_pooling(resolved, pooling, num_labels, auto_class)
     options = LoadingOptions(num_labels, auto_class, chosen, dtype, precision, seed, quantization, attn_implementation)
-    checkpoint = find_checkpoint(resolved, source)
-    if quantization is not None and checkpoint.quantized:
-        raise BadRequestError(
-            f"the weights of model {source!r} are quantised already: leave out quantization {quantization}"
-        )
-    return checkpoint, options
+    reject_second_quantization(source, quantization)
+    return find_checkpoint(resolved, source), options
 
 
 def _backbone(checkpoint: Checkpoint, options: LoadingOptions, device: str) -> Backbone:

@@ -133,7 +133,7 @@ def curve_plot(points: pd.DataFrame, metric: str, others: Sequence[str], publish
         [(p.label, p.parameters, p.value, p.source) for p in published],
         columns=["label", "parameters", "value", "source"],
     )
-    caption = ["Filled marks are trained models; the ring is the recommended one.", *(_CAPTIONS[mark] for mark in show)]
+    caption = [f"Filled marks are trained models; {_recommended(points)}.", *(_CAPTIONS[mark] for mark in show)]
     if len(labels) > 1:
         caption.append("On the log axis, methods are shifted by up to 6 % so that their bars do not overlap.")
     return Plot(spec, {"points": points, "published": papers}, controls, " ".join(caption))
@@ -234,6 +234,12 @@ def _references() -> list[Spec]:
         _layer(rule, *filters, x=None, color=grey, tooltip=_tooltip("")),
         _layer(text, *filters, x=width, color=grey, text={"field": "model"}),
     ]
+
+
+def _recommended(points: pd.DataFrame) -> str:
+    """The words about the ring, which only a model with a size has."""
+    ringed = points[points["recommended"] & points["budget"].notna() & (points["parameters"] > 0)]
+    return "the ring is the recommended one" if len(ringed) else "no adapter is recommended, so none has a ring"
 
 
 def _ring() -> Spec:

@@ -52,10 +52,12 @@ class CurveTable(Section):
             highlighted=frozenset(i for i, key in enumerate(keys) if key == chosen.point),
         )
         head = count(self.rows[-1]["head_parameters"])
+        prefixes = any(row["kind"] == "prefix" for row in self.rows)
+        cut = " A row that is cut to k is the first k components of every module of a trained adapter." * prefixes
         yield note(
             f"The recommended row is highlighted. ● marks the Pareto front of test {self.metric} against deployed "
             f"parameters. The budget excludes the task head ({head} parameters). Nominal ranks of different methods or "
-            "module lists are not comparable; parameter counts are."
+            f"module lists are not comparable; parameter counts are.{cut}"
         )
 
 

@@ -24,6 +24,8 @@ class Summary(Section):
     """Model, task, seeds, numbers of items and dtype, in one line."""
     recommendation: Recommendation
     mlflow_url: str | None
+    title: str
+    """The sweep's name."""
 
     @classmethod
     def compute(cls, sweep: SweepResults) -> Self:
@@ -36,7 +38,7 @@ class Summary(Section):
             f"{identity.model} on {identity.task} · seeds {', '.join(map(str, seeds))} · "
             f"{validation} validation and {test} test items · {identity.dtype}{stored}{products}"
         )
-        return cls(subject, sweep.recommendation, sweep.inputs.mlflow_url)
+        return cls(subject, sweep.recommendation, sweep.inputs.mlflow_url, sweep.inputs.title)
 
     def files(self) -> Mapping[str, str]:
         return {RECOMMENDATION: self.recommendation.model_dump_json(indent=2) + "\n"}
@@ -46,7 +48,7 @@ class Summary(Section):
         yield Paragraph(self.recommendation.sentence, "lead")
         yield Paragraph(self.recommendation.next_step)
         if self.recommendation.adapter is not None:
-            command = code(recommended_command("."))
+            command = code(recommended_command(".", self.recommendation.point, self.title))
             yield Paragraph(Markup("To export the adapter, in the sweep's folder: {}.").format(command))
         if self.mlflow_url and re.match(r"https?://", self.mlflow_url):
             link = Markup('<a href="{}">compare the runs of the curve</a>').format(self.mlflow_url)

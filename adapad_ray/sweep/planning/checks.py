@@ -39,9 +39,14 @@ def check_reachable(budgets: Sequence[int], rows: Sequence[Row], gaps: Sequence[
     reachable = {row.budget for row in rows}
     for budget in budgets:
         if budget not in reachable:
-            reasons = [gap.reason for gap in gaps if gap.budget == budget]
-            reason = reasons[0] if reasons else "none of them has a budget"
-            raise BadRequestError(f"no method of this sweep can reach budget {budget:,}: {reason}")
+            labels: dict[str, list[str]] = {}
+            for gap in gaps:
+                if gap.budget == budget:
+                    labels.setdefault(gap.reason, []).append(gap.label)
+            each = "; ".join(f"{', '.join(named)}: {reason}" for reason, named in labels.items())
+            raise BadRequestError(
+                f"no method of this sweep can reach budget {budget:,} ({each or 'none of them has a budget'})"
+            )
 
 
 def check_tune_budget(cells: CellFactory) -> None:

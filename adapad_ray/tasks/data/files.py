@@ -15,11 +15,12 @@ from pathlib import Path
 import pandas as pd
 
 from adapad_ray.assets import file_digest
-from adapad_ray.errors import BadRequestError, UnreachableError
+from adapad_ray.errors import BadRequestError
+from adapad_ray.files import DATA_SUFFIXES, check_data_file
 from adapad_ray.tasks.data.delimited import read_csv, read_tsv
 from adapad_ray.tasks.data.json_rows import read_json
 from adapad_ray.tasks.data.parquet import read_parquet
-from adapad_ray.tasks.data.tables import Columns, FileError, Tables, listed
+from adapad_ray.tasks.data.tables import Columns, FileError, Tables
 
 _OF_TEXT: dict[str, Callable[[str, Columns], pd.DataFrame]] = {
     ".jsonl": read_json,
@@ -28,9 +29,6 @@ _OF_TEXT: dict[str, Callable[[str, Columns], pd.DataFrame]] = {
     ".tsv": read_tsv,
 }
 _PARQUET = ".parquet"
-_SUFFIXES = (*_OF_TEXT, _PARQUET)
-_MOST_NAMES = 5
-"""Files of a folder that a message names."""
 _MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),  # begins with UTF-16's mark
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -76,14 +74,11 @@ def read_files(name: str, files: Mapping[str, str], columns: Columns) -> Tables:
 
 def _read_file(given: str, split: str, columns: Columns) -> pd.DataFrame:
     path = Path(os.path.expanduser(given))
-    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long for a file
-        check_place(given, split)
-        if os.path.exists(path):
-            raise BadRequestError(f"the {split} file {given!r} is a pipe or a device: write its content to a file")
-        raise UnreachableError(f"the {split} file {given!r} does not exist: pass the path of a file")
+    check_data_file(given, split)
     suffix = path.suffix.lower()
-    if suffix not in _SUFFIXES:
-        raise BadRequestError(f"the {split} file {given!r} ends in {path.suffix!r}: use one of {', '.join(_SUFFIXES)}")
+    if suffix not in DATA_SUFFIXES:
+        known = ", ".join(DATA_SUFFIXES)
+        raise BadRequestError(f"the {split} file {given!r} ends in {path.suffix!r}: use one of {known}")
     try:
         if suffix == _PARQUET:
             return read_parquet(path, columns)
@@ -92,31 +87,6 @@ def _read_file(given: str, split: str, columns: Columns) -> pd.DataFrame:
         raise BadRequestError(f"the {split} file {given!r} {error}") from error
     except OSError as error:
         raise BadRequestError(f"the {split} file {given!r} cannot be opened: {error.strerror or error}") from error
-
-
-def check_place(given: str, split: str) -> None:
-    """Check that what is given as a file is neither a URL nor a folder; it need not exist.
-
-    Raises:
-        BadRequestError: it is one of them.
-    """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", given):
-        local = given.lower().startswith("file://")
-        remedy = "pass its path without file://" if local else "download it and pass the path of the file"
-        raise BadRequestError(f"the {split} file {given!r} is a URL, and data are read from local files only: {remedy}")
-    path = Path(os.path.expanduser(given))
-    if os.path.isdir(path):
-        raise BadRequestError(f"the {split} file {given!r} is a folder: {_which_file(path, split)}")
-
-
-def _which_file(folder: Path, split: str) -> str:
-    """What to pass instead of a folder: one of the files in it, those named for the split first."""
-    found = (name for name in os.listdir(folder) if os.path.splitext(name)[1].lower() in _SUFFIXES)
-    names = sorted(found, key=lambda name: (split.removeprefix("test_") not in name.lower(), name))
-    if not names:
-        return f"it holds no {', '.join(_SUFFIXES)} file: pass the path of one"
-    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
-    return f"pass the path of a file in it ({listed(names[:_MOST_NAMES])}{more})"
 
 
 def decode(content: bytes) -> str:

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from adapad_ray.tasks.data.tables import listed
-from adapad_ray.wording import counted
+from adapad_ray.wording import counted, listed
 
 SPLITS = ("train", "validation", "test")
 _CARVED = ("test", "validation")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from adapad_ray.spelling import closest
+from adapad_ray.wording import listed
 
 Columns = dict[str, str | None]
 """Field of the task → the column that it names, or None where it names none."""
@@ -76,11 +77,6 @@ def no_column(field: str, column: str, available: Sequence[str]) -> str:
     near = closest(column, available)
     hint = "" if near is None else f"; did you mean {near!r}?"
     return f"no column {column!r} for {field!r}: available are {listed(available)}{hint}"
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names in a sentence; those that spaces or line breaks would hide are quoted."""
-    return ", ".join(name if name.isprintable() and name == name.strip() != "" else repr(name) for name in names)
 
 
 def table_of(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:

@@ -9,10 +9,10 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from adapad_ray.budget import ModuleShape
 from adapad_ray.models import Backbone
+from adapad_ray.models.shape_pass import flop_counter
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.tasks import TaskData
 from adapad_ray.training.cell.evaluation import ModelPasses
@@ -66,6 +66,6 @@ def forward_flops_per_token(model: nn.Module, data: TaskData) -> float:
     rows = np.arange(min(8, len(split)))
     batch, device = split.batch(rows, pad_token_id=0), next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in shape_inputs(batch).items()}
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with torch.inference_mode(), flop_counter() as counter:
         model(**inputs)
     return float(counter.get_total_flops() / split.size_of(batch)[1])
