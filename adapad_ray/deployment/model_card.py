@@ -11,6 +11,7 @@ from adapad_ray.adapters.export import ADAPTER_CONFIG
 from adapad_ray.assets import find_asset
 from adapad_ray.deployment.loading_code import LoadingCode
 from adapad_ray.models import CAUSAL, IMAGES, SEQUENCES
+from adapad_ray.models.loading.quantization import PACKAGES
 from adapad_ray.safe_yaml import write_yaml
 from adapad_ray.tasks import SplitSize, sizes_in_words
 
@@ -125,6 +126,11 @@ def loading(record: Mapping[str, Any], code: LoadingCode, folder: str) -> str:
         text += (
             f" The base model is a folder (`{shown(model)}`). Where it lies elsewhere, put its path into "
             f"`base_model_name_or_path` of `{ADAPTER_CONFIG}`."
+        )
+    if record.get("quantization") in PACKAGES:  # else the base is stored so
+        text += (
+            f" It was trained over the base in `{record['quantization']}`; over a dense one, as here, the outputs "
+            "differ by the rounding of the weights."
         )
     if record["labels"] and record["auto_class"] != CAUSAL:
         text += "\n\nOutput i is class i of " + ", ".join(f"`{name}`" for name in record["labels"]) + "."

@@ -16,8 +16,10 @@ from typer.testing import CliRunner
 import adapad_ray as ar
 from adapad_ray.adapters.export import ADAPTER_CONFIG
 from adapad_ray.cli import app
+from adapad_ray.deployment.loading_code import LoadingCode
+from adapad_ray.deployment.model_card import loading
 from adapad_ray.deployment.prediction import load_exported
-from adapad_ray.models import load_backbone
+from adapad_ray.models import CAUSAL, load_backbone
 from adapad_ray.sweep.export import AdapterChoice, export_adapter
 from adapad_ray.sweep.spec_file import parse_spec
 from adapad_ray.testing.tiny import word_tokenizer
@@ -208,3 +210,9 @@ def test_the_class_names_of_labels_that_training_lacks_are_named(folders, review
     file.write_text("review,stars\na fine film,superb\n")
     result = CliRunner().invoke(app, ["evaluate", str(adapter), str(file)])
     assert result.exit_code == 2 and "labels that training lacks (superb)" in result.output
+
+
+def test_the_card_says_over_which_quantisation_an_adapter_was_trained():
+    record = {"model": "acme/decoder", "labels": [], "auto_class": CAUSAL}
+    texts = [loading(record | {"quantization": kind}, LoadingCode(CAUSAL, 0), "out") for kind in ("nf4", None)]
+    assert "trained over the base in `nf4`" in texts[0] and "rounding" not in texts[1]

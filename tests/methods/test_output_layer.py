@@ -56,3 +56,13 @@ def predictions_of(trained, model):
     with torch.inference_mode():
         found = TYPES["choice"].evaluate(trained.data, passes, ["test"])["test"]
     return torch.from_numpy(found.predictions)
+
+
+def test_texts_that_share_rows_train_it_as_rows_of_their_own(folder):
+    arguments = {"task": TASK, "target_modules": ["lm_head"], "epochs": 1, "learning_rate": 1e-2, "precision": "full"}
+    packed, alone = (
+        ar.train(folder, dataset=ROWS, method="lora", budget=132, pack_sequences=shared, **arguments)
+        for shared in (True, False)
+    )
+    assert packed.result.train_loss == pytest.approx(alone.result.train_loss, abs=1e-5)
+    assert packed.ranks == {"lm_head": 1}
