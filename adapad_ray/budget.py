@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -282,6 +283,7 @@ class ComponentRequest:
 
     module: str
     score: float
+    """Per parameter."""
     cost: int
 
 
@@ -300,3 +302,50 @@ def decide_components(requests: Iterable[ComponentRequest], ledger: Ledger, *, r
             ledger.charge(request.cost)
             chosen.append(request.module)
     return chosen
+
+
+LAST_COMPONENTS, CANDIDATES = 32, 200
+"""Of `most_valuable`: parameters for so many components are spent on the best set of so many candidates."""
+
+
+def most_valuable(requests: Iterable[ComponentRequest], ledger: Ledger, *, released: int) -> list[str]:
+    """Chooses the components that are worth most together among those that fit, and charges the ledger.
+
+    A component is worth its score times its cost. Taking the highest scores one after another can leave parameters that
+    no further component fits into, so that is done only while there is room for many; the last ones solve a knapsack
+    problem. Of sets that are worth the same, one that spends more is chosen. Returns the modules in the order of the
+    scores, each as often as it gets a component.
+
+    Args:
+        released: total parameters that may be spent, including those already spent.
+    """
+    limit, chosen = min(released, ledger.budget), []
+    waiting = deque(sorted(requests, key=lambda request: -request.score))
+    last = LAST_COMPONENTS * max((request.cost for request in waiting), default=0)
+    while waiting and limit - ledger.spent > last:
+        chosen.append(waiting.popleft())
+        ledger.charge(chosen[-1].cost)
+    left = limit - ledger.spent
+    together = _best_set([request for request in waiting if request.cost <= left][:CANDIDATES], left)
+    for request in together:
+        ledger.charge(request.cost)
+    return [request.module for request in (*chosen, *together)]
+
+
+def _best_set(requests: Sequence[ComponentRequest], left: int) -> list[ComponentRequest]:
+    """Those that are worth most together and cost at most `left`."""
+    if not requests:
+        return []
+    import numpy as np  # here, because every command reads budgets, and few decide on components
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    costs = np.array([request.cost for request in requests])
+    worth = np.array([request.score for request in requests]) * costs
+    found = milp(
+        -(worth / (worth.max() or 1.0) + 1e-6 * costs / left),
+        constraints=LinearConstraint(costs[None], ub=left),
+        bounds=Bounds(0, 1),
+        integrality=np.ones(len(costs)),
+        options={"mip_rel_gap": 1e-9},
+    )
+    return [request for request, taken in zip(requests, found.x, strict=True) if taken > 0.5]

@@ -18,6 +18,10 @@ Precision = Literal["full", "tf32", "mixed"]
 all products of a GPU are in TF32. `full`: all are in the backbone's dtype."""
 
 
+OF_ADAPTERS = ("lora_alpha", "dropout")
+"""Settings that every method has (`methods.MethodConfig`), for its adapters."""
+
+
 class Record(BaseModel):
     """Base class of the stored models: immutable, without unknown fields."""
 
@@ -58,6 +62,12 @@ class CellIdentity(Record):
     """Whether lanes share passes (see `adapters.packs`); another number of slots changes a result by rounding alone."""
     parent: str | None = None
     """Id of the cell whose adapter a post-hoc method cuts."""
+
+    @property
+    def acting_config(self) -> dict[str, Any]:
+        """`config` without what has no effect: the settings of adapters, where there is no budget and so no adapter."""
+        without = OF_ADAPTERS if self.budget is None else ()
+        return {name: value for name, value in self.config.items() if name not in without}
 
 
 class GrowthEvent(Record):

@@ -107,7 +107,9 @@ def _sentence(
         return f"{key} is unknown: {nearest(parts[-1], [*fields, *more_fields], elsewhere)}"
     if problem["type"] == "missing":
         return f"{key} is missing: {missing}" if missing and len(parts) == 1 else f"{key} is missing"
-    message = problem["msg"].removeprefix("Value error, ")[:_LONGEST_MESSAGE]
+    message = re.sub("^Input ", "input ", problem["msg"].removeprefix("Value error, "))[:_LONGEST_MESSAGE]
+    if problem["type"] in ("model_type", "dict_type", "mapping_type"):
+        message = "input should be a mapping, as {name: value}"
     if problem["type"] == SECRET:
         return f"{key}: {message}"
     if not parts or message.startswith(f"{key}."):  # a nested model's message names its key already

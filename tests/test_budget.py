@@ -1,16 +1,22 @@
 """Parameter budgets: parsing, uniform ranks, the ledger and growth decisions."""
 
+from itertools import chain, combinations
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapad_ray.budget import (
+    LAST_COMPONENTS,
     BudgetTooSmallError,
+    ComponentRequest,
     GrowthRequest,
     GrowthSchedule,
     Ledger,
     ModuleShape,
+    decide_components,
     decide_growth,
+    most_valuable,
     parse_budget,
     uniform_rank,
 )
@@ -174,3 +180,53 @@ def test_growth_never_exceeds_budget_quota_or_room(wanted, budget, share, thresh
     if last:
         left = max(before, released) - ledger.spent
         assert all(r.cost > left for r in wanted if given_to[r.module] < r.room)
+
+
+def test_components_by_score_pass_over_what_does_not_fit():
+    requests = [ComponentRequest("a", 3.0, 60), ComponentRequest("b", 2.0, 50), ComponentRequest("c", 1.0, 40)]
+    ledger = Ledger(100)
+    assert decide_components(requests, ledger, released=100) == ["a", "c"]
+    assert ledger.spent == 100
+
+
+def test_one_large_component_gives_way_to_small_ones_that_are_worth_more_together():
+    small = [ComponentRequest(f"small {n}", 1.1 - n / 100, 768) for n in range(4)]
+    requests = [ComponentRequest("large", 1.2, 1920), *small]
+    ledger = Ledger(2304)
+    assert most_valuable(requests, ledger, released=2304) == ["small 0", "small 1", "small 2"]
+    assert ledger.spent == 2304
+
+
+def test_components_that_are_worth_the_same_spend_what_there_is():
+    requests = [ComponentRequest("small", 0.0, 768), ComponentRequest("large", 0.0, 1920)]
+    ledger = Ledger(1920)
+    assert most_valuable(requests, ledger, released=1920) == ["large"]
+    assert most_valuable([], ledger, released=1920) == most_valuable(requests, Ledger(500), released=500) == []
+
+
+@settings(deadline=None)
+@given(
+    offered=st.lists(st.tuples(st.sampled_from([2, 3, 5]), st.integers(0, 9)), max_size=8),
+    budget=st.integers(0, 20),
+)
+def test_no_other_set_of_components_is_worth_more(offered, budget):
+    requests = [ComponentRequest(str(n), float(score), cost) for n, (cost, score) in enumerate(offered)]
+    by_module, ledger = {request.module: request for request in requests}, Ledger(budget)
+    chosen = [by_module[module] for module in most_valuable(requests, ledger, released=budget)]
+    assert ledger.spent == sum(request.cost for request in chosen) <= budget
+    sets = chain.from_iterable(combinations(requests, size) for size in range(len(requests) + 1))
+    best = max(worth(some) for some in sets if sum(request.cost for request in some) <= budget)
+    assert worth(chosen) == best
+
+
+def worth(requests):
+    return sum(request.score * request.cost for request in requests)
+
+
+def test_with_room_for_many_the_highest_scores_are_taken_and_the_end_is_spent_well():
+    requests = [ComponentRequest(f"{n}", 1000.0 - n, 7 if n % 3 else 10) for n in range(1000)]
+    ledger = Ledger(5000)
+    chosen = most_valuable(requests, ledger, released=5000)
+    assert ledger.spent == 5000
+    first = len(chosen) - LAST_COMPONENTS * 2
+    assert chosen[:first] == [str(n) for n in range(first)]

@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from adapad_ray.adapters.export import deployed_adapter, provenance, save_peft
 from adapad_ray.api import token_outputs
 from adapad_ray.api.own_model import Borrowed, own_backbone
-from adapad_ray.api.request import AnyPrecision, Request, resolve
+from adapad_ray.api.request import AnyPrecision, Request, check_arguments, resolve
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import require_empty
 from adapad_ray.methods import METHODS, CellContext, Deployable, Method
@@ -78,8 +78,7 @@ def attach(
         if name in training:
             raise BadRequestError(f"training.{name} is decided by your loop: leave it out")
     chosen = validated(TrainingSettings, training, "training")
-    if steps < 1:
-        raise BadRequestError(f"steps is {steps}: pass the number of optimizer steps that your loop will take")
+    check_arguments(target_modules=target_modules, settings=settings, seed=seed, precision=precision, steps=steps)
     auto_class = _auto_class(model)
     backbone = own_backbone(model, None, auto_class=auto_class, head_modules=head_modules)
     request = resolve(backbone, method, budget, target_modules=target_modules, settings=settings, precision=precision)

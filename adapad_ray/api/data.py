@@ -9,13 +9,12 @@ import pandas as pd
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.tasks import TYPES, RawTask, load_task, parse_source
+from adapad_ray.tasks.data.chat_columns import conversations_in
+from adapad_ray.tasks.data.guessed_columns import guess_columns
 from adapad_ray.tasks.data.memory import tables_of
-from adapad_ray.tasks.data.tables import Tables, labels_are_withheld, no_column
+from adapad_ray.tasks.data.tables import Tables, labels_are_withheld
 from adapad_ray.tasks.rows import RowTask
 from adapad_ray.wording import listed
-
-_LABELS = ("label", "labels")
-_FIRST_TEXTS = ("text", "sentence", "sentence1", "question", "premise")
 
 
 def read_task(
@@ -25,10 +24,10 @@ def read_task(
 
     Args:
         dataset: as for `memory.tables_of`, or the name of a task (`adapad list tasks`).
-        text: the column of texts; default: found by its name, or the longer one of two columns.
+        text: the column of texts; default: found by its name, or the other of two columns.
         label: the column of labels; default: found likewise.
         task: a task type, or the fields under `task` in a sweep's file that the data do not say themselves; default:
-            regression for labels that are fractions, else classification.
+            chat for conversations, regression for labels that are amounts, else classification.
 
     Raises:
         BadRequestError: a column or split is missing or unusable, or the columns cannot be found.
@@ -59,30 +58,13 @@ def read_task(
 
 def _found(train: pd.DataFrame, given: dict[str, Any]) -> dict[str, Any]:
     """`given` with `text`, `label` and `type`, where the user has not said them."""
-    columns = list(map(str, train.columns))
-    for field in ("text", "label"):
-        if field in given and str(given[field]) not in columns:
-            raise BadRequestError(f"the train data have {no_column(field, str(given[field]), columns)}")
-    label = given.get("label") or next((name for name in _LABELS if name in columns), None)
-    text = given.get("text") or next((name for name in _FIRST_TEXTS if name in columns and name != label), None)
-    rest = [name for name in columns if name not in (text, label)]
-    if len(columns) == 2 and text is None and label is None:
-        text = max(columns, key=lambda name: _mean_length(train, name))
-        label = next(name for name in columns if name != text)
-    elif len(rest) == 1 and (text is None) != (label is None):
-        text, label = text or rest[0], label or rest[0]
-    if text is None or label is None:
+    text, label = (None if name not in given else str(given[name]) for name in ("text", "label"))
+    if not given and conversations_in(train) is not None:
+        return {"type": "chat"}
+    found = guess_columns(train, text=text, label=label)
+    if not found.certain:
         raise BadRequestError(
-            f"the data have the columns {listed(columns)}: say which holds the texts and which the labels, as in "
-            f"text={columns[0]!r}, label={columns[-1]!r}"
+            f"the data have the columns {listed(map(str, train.columns))}: say which holds the texts and which the "
+            f"labels, as in text={found.text!r}, label={found.label!r}"
         )
-    kind = "regression" if label in columns and _are_fractions(train[label]) else "classification"
-    return {"type": kind, **given, "text": text, "label": label}
-
-
-def _mean_length(table: pd.DataFrame, column: str) -> float:
-    return float(table[column].astype(str).str.len().mean())
-
-
-def _are_fractions(values: pd.Series) -> bool:
-    return bool(pd.api.types.is_float_dtype(values) and (values.dropna() % 1 != 0).any())
+    return {"type": found.type, **given, "text": found.text, "label": found.label}

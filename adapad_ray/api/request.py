@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from adapad_ray.budget import ModuleShape, parse_budget
 from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.mixed import best_precision
@@ -17,7 +19,27 @@ from adapad_ray.spelling import nearest
 from adapad_ray.validation import validated
 from adapad_ray.wording import counted
 
-AnyPrecision = Precision | Literal["auto"]
+AnyPrecision = Literal["auto", "full", "tf32", "mixed"]
+
+
+class _Arguments(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    target_modules: str | list[str]
+    settings: dict[str, Any] | None
+    seed: int
+    precision: AnyPrecision
+    threads: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+
+
+def check_arguments(**given: Any) -> None:
+    """Checks the types of arguments that have no place in a sweep's file, or another one there.
+
+    Raises:
+        BadRequestError: the first that is wrong, in the words of a sweep's file.
+    """
+    validated(_Arguments, {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()})
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import nn
 from adapad_ray.accelerator import cpu_threads
 from adapad_ray.api.data import read_task
 from adapad_ray.api.own_model import borrowed, own_backbone
-from adapad_ray.api.request import AnyPrecision, Request, resolve
+from adapad_ray.api.request import AnyPrecision, Request, check_arguments, resolve
 from adapad_ray.api.trained import TrainedAdapter
 from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.quantized import stored_quantization
@@ -87,6 +87,7 @@ def train(
         DivergedError: training produced a value that is not finite.
     """
     chosen = validated(TrainingSettings, training, "training")
+    check_arguments(target_modules=target_modules, settings=settings, seed=seed, precision=precision, threads=threads)
     raw = read_task(dataset, text=text, label=label, task=task)
     backbone, data = _inputs(model, tokenizer, raw, chosen, head_modules)
     warnings = check_reading(backbone.name, backbone.model, backbone.tokenizer, raw, data, chosen.pad_to_multiple_of)

@@ -71,7 +71,7 @@ class TrainedAdapter:
 
     @property
     def points(self) -> pd.DataFrame:
-        """One row per deployable model, the final one first: prefix, parameters, largest rank, and metrics."""
+        """One row per deployable model, `final` first, then `prefix-2`, …: parameters, largest rank, and metrics."""
         rows = [
             {
                 "prefix": point.prefix,
@@ -82,7 +82,8 @@ class TrainedAdapter:
             }
             for point in self.result.points
         ]
-        return pd.DataFrame(rows).astype({"prefix": "Int64"})
+        names = pd.Index([point.key for point in self.result.points], name="model")
+        return pd.DataFrame(rows, index=names).astype({"prefix": "Int64"})
 
     @cached_property
     def model(self) -> Any:

@@ -50,17 +50,15 @@ def export(
         else:
             choice = AdapterChoice(method, budget, prefix, seed)
         try:
-            cell, point, missing, warnings = export_adapter(sweep.path, to, choice)
+            exported = export_adapter(sweep.path, to, choice)
         except NotInSweepError as error:
             print_error(f"{error}; it has:")
             terminal(stderr=True).print(available_table(error.available))
             return BAD_REQUEST
-    metrics = ", ".join(f"{name} {value:.3f}" for name, value in point.validation.items())
-    size = f"{point.parameters:,} adapter parameters on {counted(len(point.ranks), 'module')}"
-    print_line(f"{to}: {size}, seed {cell.identity.seed}, validation {metrics}")
-    for warning in warnings:
+    print_line(exported.sentence)
+    for warning in exported.warnings:
         print_error(f"warning: {warning}")
-    if missing:
+    if missing := exported.missing:
         is_are = "is" if missing == 1 else "are"
         choice_may_change = seed is None or recommended
         hint = ": another seed may turn out to be the best, so export again at the end" if choice_may_change else ""

@@ -16,7 +16,12 @@ from adapad_ray.files import check_data_file, write_text
 @command
 def init(
     data: Annotated[str, typer.Argument(metavar="FILE", help="Your data: CSV, TSV, JSON Lines or Parquet.")],
-    model: Annotated[str, typer.Option(help="A packaged name, a Hub name or a folder.")] = "minilm-l6",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A packaged name, a Hub name or a folder; default: minilm-l6, or smollm2-135m for conversations."
+        ),
+    ] = None,
     text: Annotated[str | None, typer.Option(help="The column of texts; default: guessed.")] = None,
     label: Annotated[str | None, typer.Option(help="The column of labels; default: guessed.")] = None,
     to: Annotated[
@@ -35,8 +40,7 @@ def init(
 
     draft = draft_spec(data, model, str(target), text=text, label=label)
     write_text(target, draft.content)
-    columns = draft.columns
-    print_line(f"{target}: {columns.type} of column {columns.label!r} from the texts of column {columns.text!r}")
+    print_line(f"{target}: {draft.sentence}")
     print_line(machine_takes(draft.estimate))
     print_line(f"Read it, then run: adapad sweep {target}")
     return DONE

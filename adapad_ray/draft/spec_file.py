@@ -15,25 +15,20 @@ import pandas as pd
 import torch
 
 from adapad_ray.cost.estimate import SweepEstimate, estimate
-from adapad_ray.draft.columns import GuessedColumns, guess_columns
+from adapad_ray.draft.subjects import Subject, subject_of
+from adapad_ray.draft.yaml_text import comment, value
 from adapad_ray.errors import BadRequestError
 from adapad_ray.files import check_data_file
-from adapad_ray.safe_yaml import read_yaml
 from adapad_ray.sweep.inputs import sketch_inputs
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.plan import plan_sweep
 from adapad_ray.sweep.spec_file import parse_spec
-from adapad_ray.tasks import TYPES, SplitSize
+from adapad_ray.tasks import TYPES
 from adapad_ray.tasks.data.column_names import column_names
-from adapad_ray.tasks.data.columns import number_of, sort_classes
 from adapad_ray.tasks.data.files import read_files
 from adapad_ray.tasks.data.tables import FileError
 from adapad_ray.wording import rough_duration
 
-LONGEST_TEXTS = 256
-"""Most tokens of a text that the first sweep reads."""
-CAPS = {"max_train_examples": 2000, "max_validation_examples": 500, "max_test_examples": 1000}
-"""Rows of a split that the first sweep uses at most."""
 ONE_EPOCH = 1000
 """With more training examples, one epoch is enough for a first sweep; else three are."""
 _SHARES = (0.25, 1.0, 4.0)
@@ -45,16 +40,17 @@ class Draft:
     """A sweep file and what it was made of."""
 
     content: str
-    columns: GuessedColumns
+    sentence: str
+    """What is read, and what is predicted."""
     estimate: SweepEstimate
 
 
-def draft_spec(data: str, model: str, file: str, *, text: str | None = None, label: str | None = None) -> Draft:
+def draft_spec(data: str, model: str | None, file: str, *, text: str | None = None, label: str | None = None) -> Draft:
     """Reads the data and the model's sizes, and writes a sweep file that fits them. Trains nothing.
 
     Args:
         data: path of the training data, as the sweep file shall name it.
-        model: as in a sweep file.
+        model: as in a sweep file; default: a packaged one.
         file: name of the sweep file, for its comments.
         text: the column of texts; default: guessed.
         label: the column of labels; default: guessed.
@@ -62,26 +58,27 @@ def draft_spec(data: str, model: str, file: str, *, text: str | None = None, lab
     Raises:
         BadRequestError: the data, the model or a column cannot be used.
     """
-    table = _read(data)
-    columns = guess_columns(table, text=text, label=label)
+    subject = subject_of(_read(data), text=text, label=label)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(file).stem).strip("-._") or "sweep"
-    source = {"type": columns.type, "train": data, "text": columns.text, "label": columns.label}
+    model = model or subject.model
+    reader, _ = TYPES[subject.type].planning_reader(model)
+    source = {"train": data, **subject.source(reader)}
     methods: dict[str, Any] = {"lora": {}, "adapad": {"initial_rank": 0}}
-    content = {"name": name, "model": model, "task": source, "methods": methods, "budgets": ["1%"]}
-    reader, _ = TYPES[columns.type].planning_reader(model)
-    longest = min(LONGEST_TEXTS, getattr(reader, "model_max_length", LONGEST_TEXTS))
-    content["training"] = {"max_length": longest, **CAPS}
+    content: dict[str, Any] = {"name": name, "model": model, "task": source, "methods": methods, "budgets": ["1%"]}
+    longest = min(subject.longest, getattr(reader, "model_max_length", subject.longest))
+    content["training"] = {"max_length": longest, **subject.caps}
     inputs = sketch_inputs(parse_spec(content))
     rows = {name: size.available or size.rows for name, size in inputs.data.sizes.items()}
-    length = _length(inputs.data.splits["train"].lengths)
+    length = min(longest, max(subject.shortest, _length(inputs.data.splits["train"].lengths)))
     factory = CellFactory(parse_spec(content), inputs)
     modules = len(factory.modules["lora"])
     ranks = [max(1, round(share * modules)) for share in _SHARES]
     content["budgets"] = [f"{count} ranks" for count in ranks]
+    content["seeds"] = list(subject.seeds)
     content["training"] = {
-        "epochs": 1 if min(rows["train"], CAPS["max_train_examples"]) > ONE_EPOCH else 3,
+        "epochs": 1 if min(rows["train"], subject.caps["max_train_examples"]) > ONE_EPOCH else 3,
         "max_length": length,
-        **{cap: most for cap, most in CAPS.items() if rows[cap.split("_")[1]] > most},
+        **{cap: most for cap, most in subject.caps.items() if rows[cap.split("_")[1]] > most},
     }
     content["tune"] = {
         "trials": 6,
@@ -94,10 +91,10 @@ def draft_spec(data: str, model: str, file: str, *, text: str | None = None, lab
     spec = parse_spec(content)
     inputs = sketch_inputs(spec)
     factory = CellFactory(spec, inputs)
-    estimated = estimate(spec, inputs, plan_sweep(factory))
     costs = {f"{count} ranks": factory.budget(f"{count} ranks") for count in ranks}
-    writer = _Writer(content, table, columns, rows, costs, modules, estimated, data, file)
-    return Draft(writer.text(), columns, estimated)
+    estimated = estimate(spec, inputs, plan_sweep(factory))
+    writer = _Writer(content, subject, rows, costs, modules, estimated, file)
+    return Draft(writer.text(), subject.sentence, estimated)
 
 
 def _read(data: str) -> pd.DataFrame:
@@ -113,8 +110,8 @@ def _read(data: str) -> pd.DataFrame:
 
 
 def _length(lengths: np.ndarray) -> int:
-    """A multiple of 8 that 95 % of the texts do not exceed, in tokens."""
-    return min(LONGEST_TEXTS, max(16, 8 * int(np.ceil(np.percentile(lengths, 95) / 8))))
+    """A multiple of 8 that 95 % of the rows do not exceed, in tokens."""
+    return 8 * int(np.ceil(np.percentile(lengths, 95) / 8))
 
 
 @dataclass(frozen=True)
@@ -122,15 +119,13 @@ class _Writer:
     """Writes the file; what is not in `content` stands in comments."""
 
     content: Mapping[str, Any]
-    table: pd.DataFrame
-    columns: GuessedColumns
+    subject: Subject
     rows: Mapping[str, int]
     """Split → rows before the caps."""
     costs: Mapping[str, int]
     """Budget in ranks → parameters."""
     modules: int
     estimate: SweepEstimate
-    data: str
     file: str
 
     def text(self) -> str:
@@ -140,39 +135,31 @@ class _Writer:
     def _head(self) -> list[str]:
         here = self.estimate.here
         cells = "one cell at a time" if here.groups <= 1 else f"{here.groups} cells at a time"
+        data = self.content["task"]["train"]
         return [
-            f"# Written by `adapad init {_plain(self.data)}`; all fields: docs/sweep-file.md.",
+            f"# Written by `adapad init {comment(data)}`; all fields: docs/sweep-file.md.",
             f"#     adapad plan {self.file}      # what it computes, in detail; trains nothing",
             f"#     adapad sweep {self.file}     # about {rough_duration(here.seconds)} on this machine, {cells}",
             "# Shorter: fewer seeds, budgets or training examples. Better: more of them.",
             f"name: {self.content['name']}",
-            f"model: {_value(self.content['model'])}",
+            f"model: {value(self.content['model'])}",
         ]
 
     def _task(self) -> list[str]:
-        columns, examples = self.columns, self.table[self.columns.text].dropna()
-        example = _plain(examples.iloc[0]) if len(examples) else ""
+        comments = self.subject.comments()
+        fields = self.content["task"]
+        ordered = {name: fields[name] for name in ("type", "train", *fields)}
         lines = [
-            "task:    # the columns and the type are guesses: check them",
-            f"  type: {columns.type}",
-            f"  train: {_value(self.data)}",
-            f"  text: {_value(columns.text)}    # the first: {example}",
-            f"  label: {_value(columns.label)}    # {self._labels()}",
+            f"  {name}: {value(text)}" + (f"    # {comments[name]}" if name in comments else "")
+            for name, text in ordered.items()
+        ]
+        lines += [
             "  # validation: dev.csv    # without files of their own, validation (10 %) and test (20 %) are carved",
             "  # test: test.csv         # from the training file",
         ]
-        if columns.others:
-            lines.append(f"  # not read: {', '.join(map(_plain, columns.others))}")
-        return lines
-
-    def _labels(self) -> str:
-        values = self.table[self.columns.label].dropna().astype(str)
-        if self.columns.type == "regression":
-            numbers = [number_of(value) or 0.0 for value in values]
-            return f"numbers from {min(numbers):g} to {max(numbers):g}"
-        counts = values.value_counts()
-        classes = {_plain(name): int(counts[name]) for name in sort_classes(set(values))}
-        return SplitSize(len(values), classes).classes_in_words
+        if others := self.subject.others:
+            lines.append(f"  # not read: {', '.join(map(comment, others))}")
+        return ["task:", *lines]
 
     def _methods(self) -> list[str]:
         share = 100 / self.estimate.backbone_parameters
@@ -186,7 +173,7 @@ class _Writer:
             "  adapad: {initial_rank: 0}    # finds out how many components each of them needs",
             f"budgets:    # a rank is one rank-1 component on one of the {self.modules} linear layers",
             *budgets,
-            "seeds: [0, 1, 2]",
+            f"seeds: {json.dumps(self.content['seeds'])}",
         ]
 
     def _each(self, ranks: str) -> str:
@@ -198,11 +185,11 @@ class _Writer:
             "training:",
             f"  epochs: {training['epochs']}",
             "  batch_size: 16",
-            f"  max_length: {training['max_length']}    # tokens; at least 95 % of the texts are shorter",
+            f"  max_length: {training['max_length']}    # tokens; at least 95 % of the rows are shorter",
         ]
-        if training["max_length"] == LONGEST_TEXTS:
-            lines[-1] = f"  max_length: {LONGEST_TEXTS}    # tokens; longer texts are cut, and take longer"
-        for cap in CAPS:
+        if training["max_length"] == self.subject.longest:
+            lines[-1] = f"  max_length: {self.subject.longest}    # tokens; longer rows are cut, and take longer"
+        for cap in self.subject.caps:
             split = cap.split("_")[1]
             if cap in training:
                 lines.append(f"  {cap}: {training[cap]}    # of {self.rows[split]:,}")
@@ -216,15 +203,3 @@ class _Writer:
             "  space: {learning_rate: {log: [5e-4, 2e-2]}}",
             *([f"resources: {json.dumps(self.content['resources'])}"] if "resources" in self.content else []),
         ]
-
-
-def _value(text: str) -> str:
-    """A text as YAML reads it back: plain where it is a word or a path, else in quotation marks."""
-    plain = re.fullmatch(r"[A-Za-z_./~][\w./~-]*", text, re.ASCII) and read_yaml(text, "") == text
-    return text if plain else json.dumps(text, ensure_ascii=False)
-
-
-def _plain(text: str) -> str:
-    """A text in a comment: one line, printable, not long."""
-    line = "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))
-    return line if len(line) <= 60 else line[:59] + "…"

@@ -33,8 +33,8 @@ from adapad_ray.budget import (
     GrowthRequest,
     GrowthSchedule,
     check_fits_one,
-    decide_components,
     decide_growth,
+    most_valuable,
     remedies,
 )
 from adapad_ray.methods.base import MethodConfig
@@ -136,7 +136,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
     """Parallel deflation; prefixes of the discovered adapter are deployable too."""
 
     name = "adapad"
-    version = 3
+    version = 4
     summary = "parallel deflation: rank-1 components learn at once, ranks are discovered under the budget"
     shares_passes = True
     Config = AdapadConfig
@@ -294,7 +294,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
         costs, ranks = self.costs, self.adapted.ranks
         if isinstance(self.scores, GradientScores):
             scores = self.scores.of_components(self.adapted)
-            return decide_components(
+            return most_valuable(
                 [
                     ComponentRequest(module, score / costs[module], costs[module])
                     for module, of_module in scores.items()

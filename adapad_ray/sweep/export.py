@@ -24,6 +24,7 @@ from adapad_ray.storage import WorkingFolder
 from adapad_ray.sweep.folder import recorded_spec
 from adapad_ray.sweep.manifest import Manifest
 from adapad_ray.tasks import DataSource, resolve_task
+from adapad_ray.wording import counted
 
 if TYPE_CHECKING:
     from adapad_ray.deployment.model_card import CurveRow
@@ -75,6 +76,17 @@ class Exported(NamedTuple):
     """Cells of the sweep that are not finished."""
     warnings: list[str]
     """What could not be added to the folder; one sentence each."""
+    folder: Path
+
+    @property
+    def sentence(self) -> str:
+        """The folder, and the adapter in it."""
+        metrics = ", ".join(f"{name} {value:.3f}" for name, value in self.point.validation.items())
+        size = f"{self.point.parameters:,} adapter parameters on {counted(len(self.point.ranks), 'module')}"
+        return f"{self.folder}: {size}, seed {self.cell.identity.seed}, validation {metrics}"
+
+    def __repr__(self) -> str:
+        return f"<{self.sentence}>"
 
 
 def recommended_adapter(sweep: Path) -> AdapterChoice:
@@ -134,7 +146,7 @@ def export_adapter(sweep: Path, to: Path, choice: AdapterChoice) -> Exported:
     with filled(to):
         shutil.copytree(source, to, dirs_exist_ok=True)
         warnings = _complete(sweep, to, cell, point, manifest)
-    return Exported(cell, point, manifest.missing(results), warnings)
+    return Exported(cell, point, manifest.missing(results), warnings, to)
 
 
 def _complete(sweep: Path, to: Path, cell: CellResult, point: Point, manifest: Manifest) -> list[str]:

@@ -180,7 +180,7 @@ def _params(identity: CellIdentity) -> dict[str, str]:
     """What is known before the training; settings without a value are left out."""
     settings = {
         **identity.model_dump(exclude={"config", "training", "target_modules"}),
-        **_flattened("config", identity.config),
+        **_flattened("config", identity.acting_config),
         **_flattened("training", identity.training),
         "adapted_modules": len(identity.target_modules),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ class Batch:
     labels: Tensor
     size: tuple[int, int]
     """Tokens without and with padding."""
+    learnt: Tensor | None = field(default=None, kw_only=True)
+    """bool, as labels of tokens `[batch, answer]`: those that are not ignored. It is always on the host."""
 
     @property
     def padded(self) -> bool:
@@ -41,6 +43,10 @@ class Batch:
     def rows(self) -> int:
         """Rows that pass through the model."""
         return len(self.labels)
+
+    def places(self, example: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+        """Where, in its first two dimensions, the model's output embedding reads what predicts some labels."""
+        return example, token
 
     def parts(self, most: int | None) -> Sequence[Batch]:
         """The batch in parts of at most `most` examples, each as wide as the whole; None: undivided.
@@ -57,6 +63,7 @@ class Batch:
                 },
                 self.labels[first : first + most],
                 self.size,
+                learnt=None if self.learnt is None else self.learnt[first : first + most],
             )
             for first in range(0, len(self.labels), most)
         ]
@@ -72,6 +79,10 @@ class PackedBatch(Batch):
     @property
     def rows(self) -> int:
         return len(self.inputs["input_ids"])
+
+    def places(self, example: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+        row, column = self.logits_at[example, token].unbind(-1)
+        return row, column
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,9 @@ class Batches:
         batch = pad_to_multiple(batch, self.settings.pad_to_multiple_of, self.pad_token_id, left=self.pads_left)
         labels = batch.pop("labels")
         size = self.data.size_of(batch)
-        return Batch({key: self._moved(value) for key, value in batch.items()}, self._moved(labels), size)
+        learnt = labels != IGNORED if "logits_to_keep" in batch else None
+        inputs = {key: self._moved(value) for key, value in batch.items()}
+        return Batch(inputs, self._moved(labels), size, learnt=learnt)
 
     def _packed(self, batch: dict[str, Tensor]) -> Batch:
         """The examples of a batch in shared rows; micro-batches have rows of their own."""
@@ -160,6 +173,7 @@ class Batches:
                 self._moved(rows.labels),
                 tokens,
                 self._moved(rows.logits_at),
+                learnt=rows.labels != IGNORED,
             )
             for rows in laid_out
         ]
@@ -229,14 +243,18 @@ def joined(batches: Sequence[Batch], pad_token_id: int, *, left: bool = False) -
         for name in inputs[0]
     }
     labels = [batch.labels for batch in batches]
+    learnt = [batch.learnt for batch in batches if batch.learnt is not None]
     if labels[0].ndim > 1 and len({of_one.shape[1] for of_one in labels}) > 1:
         width = max(of_one.shape[1] for of_one in labels)
-        labels = [pad(one, _sides(width - one.shape[1], left=left), value=IGNORED) for one in labels]
+        sides = [_sides(width - one.shape[1], left=left) for one in labels]
+        labels = [pad(one, side, value=IGNORED) for one, side in zip(labels, sides, strict=True)]
+        learnt = [pad(one, side) for one, side in zip(learnt, sides, strict=False)]  # of all, or of none
+    known = torch.cat(learnt) if learnt else None
     tokens, padded = sum(batch.size[0] for batch in batches), whole.get("attention_mask")
     size = tokens, sum(batch.size[1] for batch in batches) if padded is None else padded.numel()
     if packed:
-        return PackedBatch(whole, torch.cat(labels), size, _joined_places(packed))
-    return Batch(whole, torch.cat(labels), size)
+        return PackedBatch(whole, torch.cat(labels), size, _joined_places(packed), learnt=known)
+    return Batch(whole, torch.cat(labels), size, learnt=known)
 
 
 def _joined_places(batches: Sequence[PackedBatch]) -> Tensor:

@@ -29,7 +29,7 @@ from adapad_ray.training.passes.attention_masks import known_padding
 from adapad_ray.training.passes.gradient_checkpointing import recomputed_layers
 from adapad_ray.training.passes.lane_passes import LanePass, LanePasses
 from adapad_ray.training.passes.precision import backward_for
-from adapad_ray.training.passes.sequence_packing import forward
+from adapad_ray.training.passes.token_losses import example_losses
 from adapad_ray.training.randomness import generator
 from adapad_ray.training.record import Counts, OnProgress, Probe, RoundObserver, TrainingRecord
 from adapad_ray.training.round_meter import RoundMeter, Stopwatch
@@ -231,8 +231,7 @@ class Trainer:
         """This worker's part of the mean loss over the whole batch."""
         if len(batch.labels):
             with known_padding(batch, on=torch.device(self.batches.device).type != "cpu"):
-                output = forward(self.adapted.model, batch)
-            loss = self.loss(output, batch.labels).sum() / batch_size
+                loss = example_losses(self.adapted.model, batch, self.loss).sum() / batch_size
         else:  # a last batch with fewer examples than workers
             loss = torch.zeros((), device=self.batches.device)
         return loss

@@ -229,7 +229,7 @@ def test_arguments_that_would_train_something_else_are_rejected(changes, message
         ({"method": "para"}, "method para trains no adapter of its own"),
         ({"method": "head_only", "budget": None}, "method head_only trains no adapter of its own"),
         ({"batch_size": 8}, "training.batch_size is decided by your loop: leave it out"),
-        ({"steps": 0}, "steps is 0: pass the number of optimizer steps"),
+        ({"steps": 0}, "steps is 0: input should be greater than or equal to 1"),
         ({"budget": 10}, "budget 10 is below"),
         ({"settings": {"dropout": 0.1}, "gradient_checkpointing": True}, "set one of them to its default"),
     ],

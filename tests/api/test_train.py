@@ -213,6 +213,10 @@ def test_rows_in_memory_become_the_task_of_the_same_rows_in_a_file(reviews, fram
         ({"max_length": 100}, "max_length is 100"),
         ({"dataset": None}, "there is no dataset"),
         ({"tokenizer": None}, "without its tokenizer"),
+        ({"precision": "bf16"}, "precision is 'bf16': input should be 'auto', 'full', 'tf32' or 'mixed'"),
+        ({"seed": "a"}, "seed is 'a': input should be a valid integer"),
+        ({"threads": 0}, "threads is 0: input should be greater than or equal to 1"),
+        ({"settings": 3}, "settings is 3: input should be a mapping, as {name: value}"),
         ({"precision": "tf32"}, "precision tf32 is for a model on a GPU, but this one is on cpu"),
         (
             {"precision": "mixed", "half": True},
@@ -235,8 +239,9 @@ def test_a_head_for_other_classes_and_columns_that_cannot_be_found_are_named(mod
     two = frame[frame["stars"] != "up"]
     with pytest.raises(BadRequestError, match="the model has num_labels 3, but these data need 2: load it with num_l"):
         ar.train(model, tokenizer, two, "lora", RANK_1)
-    with pytest.raises(BadRequestError, match="the data have the columns review, stars, id: say which holds the texts"):
-        ar.train(model, tokenizer, frame.assign(id=1), "lora", RANK_1)
+    unnamed = frame.rename(columns={"review": "a", "stars": "b"}).assign(id=1)
+    with pytest.raises(BadRequestError, match="the data have the columns a, b, id: say which holds the texts"):
+        ar.train(model, tokenizer, unnamed, "lora", RANK_1)
     with pytest.raises(BadRequestError, match="the splits of the data are 'dev': name them train, validation and test"):
         ar.train(model, tokenizer, {"dev": frame}, "lora", RANK_1)
 

@@ -9,6 +9,8 @@ import pytest
 from adapad_ray import methods
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS
+from adapad_ray.results import OF_ADAPTERS
+from adapad_ray.testing import MethodCase
 
 TABLE = Path(__file__).parents[2] / "docs" / "methods.md"
 STRANGER = """
@@ -55,3 +57,11 @@ def test_a_name_that_is_taken_is_refused(package, monkeypatch):
 def test_the_table_of_methods_has_a_row_for_every_method():
     rows = [line.split("|")[1].strip() for line in TABLE.read_text().splitlines() if line.startswith("| `")]
     assert [f"`{method.name}`" for method in methods.BUILT_IN if f"`{method.name}`" not in rows] == []
+
+
+def test_the_settings_of_adapters_act_only_where_there_is_a_budget():
+    assert tuple(methods.MethodConfig.model_fields) == OF_ADAPTERS
+    identity = MethodCase("adapad", 896).identity()
+    assert identity.acting_config == identity.config
+    reference = identity.model_copy(update={"budget": None, "config": {"lora_alpha": 2.0, "dropout": 0.0, "other": 1}})
+    assert reference.acting_config == {"other": 1}

@@ -38,7 +38,9 @@ def exported(sweep, to, *choice, **options):
 def test_the_recommended_adapter_is_the_one_that_the_report_names(sweep, tmp_path):
     choice = recommended_adapter(sweep)
     assert (choice.label, choice.prefix, choice.seed) == ("adapad", "2", 1)
-    cell, point, missing, _ = export_adapter(sweep, tmp_path / "out", choice)
+    found = export_adapter(sweep, tmp_path / "out", choice)
+    cell, point, missing = found.cell, found.point, found.missing
+    assert repr(found) == f"<{found.sentence}>" and str(tmp_path / "out") in found.sentence
     recommendation = json.loads((sweep / "recommendation.json").read_text())
     assert recommendation["adapter"] == f"cells/{cell.id}/{point.adapter}" and missing == 0
 

@@ -56,7 +56,8 @@ class Console(SweepObserver):
     def computing_started(self, state: SweepState, expected: int, groups: int, dashboard: str | None = None) -> None:
         """Shows the live lines, if the output is a terminal."""
         self._print(f"{counted(expected, 'cell')}, {groups} running side by side.")
-        self.links({"Ray's dashboard": dashboard or "none: it needs pip install 'ray[default]'"})
+        if dashboard is not None:
+            self.links({"Ray's dashboard": dashboard})
         self._lines = LiveLines(state, expected)
         if self._rich.is_terminal and not self._rich.is_dumb_terminal:
             self._live = Live(self._lines, console=self._rich, transient=True)

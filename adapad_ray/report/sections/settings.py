@@ -62,6 +62,6 @@ def _method(label: str, cells: Sequence[CellResult]) -> list[Text]:
         label,
         f"{identities[0].method} (version {identities[0].method_version})",
         ", ".join(map(str, modules)),
-        settings_list(merged_settings([identity.config for identity in identities])),
+        settings_list(merged_settings([identity.acting_config for identity in identities])),
         settings_list(merged_settings([identity.training for identity in identities])),
     ]

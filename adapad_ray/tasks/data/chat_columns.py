@@ -138,6 +138,26 @@ def find_shape(columns: Sequence[str]) -> ChatShape:
     Raises:
         BadRequestError: none of the usual names is among them.
     """
+    if (shape := _usual_shape(columns)) is None:
+        raise BadRequestError(
+            f"the data have the columns {listed(columns)}, and none of the usual ones of conversations: name them as "
+            "task.messages, as task.prompt and task.completion, or as task.instruction, task.input and task.output"
+        )
+    return shape
+
+
+def conversations_in(table: pd.DataFrame) -> ChatShape | None:
+    """How a table holds conversations, if it has all columns of a shape by their usual names."""
+    columns = list(map(str, table.columns))
+    shape = _usual_shape(columns)
+    if shape is None or not all(column in columns for column in shape.columns().values()):
+        return None
+    if isinstance(shape, Messages) and not table[shape.column].map(holds_messages).any():
+        return None  # texts that are called so
+    return shape
+
+
+def _usual_shape(columns: Sequence[str]) -> ChatShape | None:
     for name in MESSAGES:
         if name in columns:
             return Messages(name)
@@ -147,10 +167,7 @@ def find_shape(columns: Sequence[str]) -> ChatShape:
         answer, context = ("output", "input") if "response" not in columns else ("response", "context")
         asked = {"instruction": "instruction"} | ({"input": context} if context in columns else {})
         return Pairs(asked, "output", answer)
-    raise BadRequestError(
-        f"the data have the columns {listed(columns)}, and none of the usual ones of conversations: name them as "
-        "task.messages, as task.prompt and task.completion, or as task.instruction, task.input and task.output"
-    )
+    return None
 
 
 def _optional(values: pd.Series, column: str, split: str) -> list[str]:

@@ -24,7 +24,7 @@ from adapad_ray.training.packs.optimizer import PackOptimizer
 from adapad_ray.training.passes.attention_masks import known_padding
 from adapad_ray.training.passes.gradient_checkpointing import recomputed_layers
 from adapad_ray.training.passes.lane_passes import LanePass
-from adapad_ray.training.passes.sequence_packing import forward
+from adapad_ray.training.passes.token_losses import example_losses
 from adapad_ray.training.trainer import DueStep, Trainer
 
 LARGEST_DIFFERENCE = 0.5
@@ -209,7 +209,7 @@ class SharedPasses:
         whole = joined(parts, first.batches.pad_token_id, left=first.batches.pads_left)
         on_device = torch.device(first.batches.device).type != "cpu"
         with pack.passing(whole.rows, generators, adds=adds), known_padding(whole, on=on_device):
-            losses = pack.losses(first.loss(forward(pack.model, whole), whole.labels), lanes[0].due.batch_size)
+            losses = pack.losses(example_losses(pack.model, whole, first.loss), lanes[0].due.batch_size)
             penalties = [None if adds else lane.trainer.method.penalty(lane.lane) for lane in lanes]
             if any(penalty is not None for penalty in penalties):
                 losses = losses + torch.stack([losses.new_zeros(()) if p is None else p for p in penalties])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,23 +23,27 @@ LARGEST_IN_16_BITS = 0.1
 """The same where products are rounded to 16 bits. Both are project defaults; a model that mixes texts is far beyond."""
 
 
-def forward(model: nn.Module, batch: Batch) -> Any:
+def forward(model: Any, batch: Batch) -> Any:
     """Return the model's output for a batch; where texts share rows, `logits` are `[texts, answer, vocabulary]`."""
     if not isinstance(batch, PackedBatch):
+        return output_of(model, batch)
+    rows, columns = batch.logits_at.unbind(-1)
+    with states_replaced(model.get_output_embeddings(), lambda states: states[rows, columns]):
+        return output_of(model, batch)
+
+
+def output_of(model: Any, batch: Batch) -> Any:
+    """Return the model's output for a batch; where texts share rows, `logits` are those of all rows."""
+    if not isinstance(batch, PackedBatch):
         return model(**batch.inputs)
-    with texts_apart(batch.inputs["position_ids"]), _logits_only_at(model, batch.logits_at):
+    with texts_apart(batch.inputs["position_ids"]):
         return model(**batch.inputs)
 
 
 @contextmanager
-def _logits_only_at(model: Any, places: Tensor) -> Iterator[None]:
-    """Let the model compute logits of these rows and columns only, `[texts, answer, 2]`, while the block runs."""
-
-    def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        states, *others = arguments
-        return (states[places[..., 0], places[..., 1]], *others)
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(select)
+def states_replaced(embedding: nn.Module, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let a model's output embedding make logits of `replace(states)` in the place of its states."""
+    hook = embedding.register_forward_pre_hook(lambda _, arguments: (replace(arguments[0]), *arguments[1:]))
     try:
         yield
     finally:
