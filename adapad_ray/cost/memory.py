@@ -29,6 +29,7 @@ from adapad_ray.models.shape_pass import ExpertShapes
 from adapad_ray.models.target_modules import layer_prefixes, target_modules
 from adapad_ray.sweep.inputs import SweepInputs
 from adapad_ray.sweep.spec import SweepSpec
+from adapad_ray.training.passes.token_losses import chunk_bytes, takes_chunks
 
 GIGABYTES: Mapping[str, int] = {
     "T4": 16, "V100": 32, "P100": 16, "L4": 24, "A10G": 24, "L40S": 48, "A100": 80, "A100-40G": 40, "A100-80G": 80,
@@ -133,14 +134,21 @@ def _weights(spec: SweepSpec, inputs: SweepInputs) -> int:
 
 
 def _activations(spec: SweepSpec, inputs: SweepInputs, examples: int) -> int:
-    """Bytes that a pass of LoRA on all target modules keeps for its backward pass, on the longest examples."""
+    """Bytes that a pass of LoRA on all target modules keeps for its backward pass, on the longest examples.
+
+    Of logits that are computed in chunks, one chunk is counted.
+    """
     model = copy.deepcopy(inputs.model).to(parse_dtype(spec.dtype))
     _attach_lora(spec, model)
     split = inputs.data.splits["train"]
     batch: dict[str, Any] = dict(split.batch(np.argsort(split.lengths, kind="stable")[-examples:], 0))
     labels, mode = batch.pop("labels").to("meta"), FakeTensorMode(allow_non_fake_inputs=True)
+    in_chunks, chunk = takes_chunks(model, inputs.data.loss), 0
+    if in_chunks:
+        batch["logits_to_keep"] = batch["logits_to_keep"][-1:]
     with mode:
-        frozen = {_storage(mode.from_tensor(t)) for t in (*model.parameters(), *model.buffers())}
+        own = (*model.parameters(), *model.buffers())
+        frozen = {_storage(t) for tensor in own for t in (tensor, mode.from_tensor(tensor))}  # views keep the first
         kept: dict[int, Tensor] = {}
 
         def keep(tensor: Tensor) -> Tensor:
@@ -150,15 +158,19 @@ def _activations(spec: SweepSpec, inputs: SweepInputs, examples: int) -> int:
 
         with ExpertShapes(), saved_tensors_hooks(keep, lambda tensor: tensor):
             output = model(**{name: value.to("meta") for name, value in batch.items()})
-            inputs.data.loss(output, labels).sum()
+            if in_chunks:
+                on_gpu = spec.resources.gpus_per_worker > 0
+                chunk = chunk_bytes(labels.numel(), output.logits.shape[-1], on_gpu=on_gpu)
+            else:
+                inputs.data.loss(output, labels).sum()
         total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     layers = sum(isinstance(module, GradientCheckpointingLayer) for module in model.modules())
     if not (spec.training.gradient_checkpointing and layers):
-        return total
+        return total + chunk
     # Every layer keeps its input, and one of them everything. `max_length` bounds the examples' width.
     width = getattr(getattr(model, "config", None), "hidden_size", 0)
     inputs_of_layers = layers * examples * int(split.lengths.max()) * width * parse_dtype(spec.dtype).itemsize
-    return inputs_of_layers + total // layers
+    return inputs_of_layers + total // layers + chunk
 
 
 def _attach_lora(spec: SweepSpec, model: nn.Module) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 
 from adapad_ray.cost.estimate import estimate_sweep
 from adapad_ray.cost.memory import GIGABYTES, WorkerMemory, _activations, _attach_lora, _weights
@@ -12,6 +13,8 @@ from adapad_ray.models import load_backbone
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.sweep.inputs import sketch_inputs
 from adapad_ray.sweep.spec_file import parse_spec
+from tests.architectures import DECODER
+from tests.models.tiny_configs import words
 
 QWEN = {
     "name": "m",
@@ -89,3 +92,21 @@ def test_weights_that_are_stored_quantised_are_counted_so(stored, bytes_per_weig
     inputs = replace(inputs, precision="full")
     inputs.model.config.quantization_config = stored
     assert _weights(tiny(), inputs) == 4 * (every - linear) + bytes_per_weight * linear
+
+
+def test_of_logits_in_chunks_one_chunk_is_counted_and_all_where_the_output_embedding_is_adapted(tmp_path, monkeypatch):
+    config = transformers.LlamaConfig(**DECODER | {"vocab_size": 20_000})
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(tmp_path)
+    words().save_pretrained(tmp_path)
+    data = tmp_path / "rows.csv"
+    data.write_text("q,a\n" + "".join(f"w{i % 90 + 4} w5 w{i},w7 w8 w9\n" for i in range(4, 90)))
+    task = {"type": "generation", "train": str(data), "prompt": "{q}", "answer": "a", "max_new_tokens": 4}
+    content = {"name": "s", "model": str(tmp_path), "task": task, "methods": {"lora": {}}, "budgets": ["1%"]}
+    monkeypatch.setattr("adapad_ray.training.passes.token_losses.MOST_LOGITS_ON_CPU", 100)
+    all_logits = 8 * 4 * 20_000 * 4  # of eight answers of four tokens, in fp32
+    found = []
+    for modules in (["q_proj"], ["q_proj", "lm_head"]):
+        spec = parse_spec({**content, "training": {"max_length": 16}, "target_modules": modules})
+        found.append(_activations(spec, sketch_inputs(spec), 8))
+    assert found[1] - found[0] > 0.8 * all_logits

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from adapad_ray.accelerator import free_memory, memory_within_reach, peak_memory, reset_peak_memory
+from adapad_ray.adapters.adapted_linear import AdaptedLinear
 from adapad_ray.adapters.lane import Lane
 from adapad_ray.adapters.model import AdaptedModel
 from adapad_ray.adapters.packs import NotPackableError, Pack, PublishedRow, Slot, can_be_packed
@@ -254,7 +255,7 @@ class SharedPasses:
         if lane.slot not in self._packable:
             trainer = lane.trainer
             possible = can_be_packed(trainer.adapted, lane.lane) and not trainer.method.watches(lane.lane)
-            self._packable[lane.slot] = possible and not trainer.batches.one_row
+            self._packable[lane.slot] = possible and not (trainer.settings.pack_sequences and _reads_texts(trainer))
         return self._packable[lane.slot]
 
     def _pack_of(self, lanes: Sequence[DueLane]) -> LanePack:
@@ -314,3 +315,9 @@ class SharedPasses:
         self.most_slots = max(1, most)
         self._packs.clear()
         free_memory(str(trainer.batches.device))
+
+
+def _reads_texts(trainer: Trainer) -> bool:
+    """Whether a model reads what shares rows text by text: in attention, or in an adapted output embedding."""
+    model: Any = trainer.adapted.model
+    return trainer.batches.one_row or isinstance(model.get_output_embeddings(), AdaptedLinear)

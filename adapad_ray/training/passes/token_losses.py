@@ -38,17 +38,24 @@ def example_losses(model: Any, batch: Batch, loss: Loss) -> Tensor:
     That is for the mean cross-entropy of an answer's tokens, under a frozen output embedding. In fp16 gradients must be
     scaled before they are rounded, and where the embedding is adapted it learns from all logits.
     """
-    if loss is answer_cross_entropy and _is_frozen(model.get_output_embeddings()) and _POSTS.get(model, _same):
+    if takes_chunks(model, loss) and _POSTS.get(model, _same):
         losses = _answer_losses(model, batch)
         if losses is not None:
             return losses
     return loss(forward(model, batch), batch.labels)
 
 
-def _is_frozen(embedding: Any) -> bool:
+def takes_chunks(model: Any, loss: Loss) -> bool:
+    """Return whether a model's logits are computed in chunks for this loss, as far as can be told without a pass."""
+    embedding = model.get_output_embeddings() if loss is answer_cross_entropy else None
     if embedding is None or isinstance(embedding, AdaptedLinear | PackedLinear):
         return False
     return not any(p.requires_grad or p.dtype == torch.float16 for p in embedding.parameters())
+
+
+def chunk_bytes(tokens: int, vocabulary: int, *, on_gpu: bool) -> int:
+    """Return the bytes of a chunk: fp32 logits, what their softmax keeps, and the gradients of both."""
+    return 4 * 4 * min(tokens * vocabulary, MOST_LOGITS_ON_GPU if on_gpu else MOST_LOGITS_ON_CPU)
 
 
 def _answer_losses(model: Any, batch: Batch) -> Tensor | None:

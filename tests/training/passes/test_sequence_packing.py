@@ -66,10 +66,10 @@ def prompts():
     return prompted(rows, answers, np.ones(24, dtype=np.int64))
 
 
-def trained(name, method="lora", config=None, slots=None, **training):
+def trained(name, method="lora", config=None, slots=None, names="all-linear", **training):
     """A trainer after its last step, in fp64."""
     model = model_of(CONFIGS[name])
-    modules = target_modules(model, "all-linear")
+    modules = target_modules(model, names)
     cls = METHODS[method]
     settings = TrainingSettings(epochs=2, batch_size=6, learning_rate=1e-2, max_length=24, **training)
     made = cls(
@@ -118,6 +118,12 @@ def test_so_it_is_with_lanes_growth_micro_batches_and_packs(slots, micro):
     )
     assert plain.record.growth
     assert_same(packed, plain)
+
+
+def test_so_it_is_with_an_adapted_output_embedding_whose_lanes_train_one_after_another():
+    settings = {"names": ["q_proj", "lm_head"], "group_by_length": False}
+    plain = trained("llama", "adapad", GROWING, **settings)
+    assert_same(trained("llama", "adapad", GROWING, slots=3, pack_sequences=True, **settings), plain)
 
 
 def test_rows_are_filled_longest_first():
