@@ -144,6 +144,11 @@ def _activations(spec: SweepSpec, inputs: SweepInputs, examples: int) -> int:
     batch: dict[str, Any] = dict(split.batch(np.argsort(split.lengths, kind="stable")[-examples:], 0))
     labels, mode = batch.pop("labels").to("meta"), FakeTensorMode(allow_non_fake_inputs=True)
     in_chunks, chunk = takes_chunks(model, inputs.data.loss), 0
+    entered: list[int] = []
+    """Bytes of the states with which each layer that runs is called."""
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.register_forward_pre_hook(lambda _, args: entered.append(sum(x.nbytes for x in args[:1])))
     if in_chunks:
         batch["logits_to_keep"] = batch["logits_to_keep"][-1:]
     with mode:
@@ -164,13 +169,10 @@ def _activations(spec: SweepSpec, inputs: SweepInputs, examples: int) -> int:
             else:
                 inputs.data.loss(output, labels).sum()
         total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    layers = sum(isinstance(module, GradientCheckpointingLayer) for module in model.modules())
-    if not (spec.training.gradient_checkpointing and layers):
+    if not (spec.training.gradient_checkpointing and entered):
         return total + chunk
-    # Every layer keeps its input, and one of them everything. `max_length` bounds the examples' width.
-    width = getattr(getattr(model, "config", None), "hidden_size", 0)
-    inputs_of_layers = layers * examples * int(split.lengths.max()) * width * parse_dtype(spec.dtype).itemsize
-    return inputs_of_layers + total // layers + chunk
+    # Every layer keeps its input, and one of them everything.
+    return sum(entered) + total // len(entered) + chunk
 
 
 def _attach_lora(spec: SweepSpec, model: nn.Module) -> None:
