@@ -12,6 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapad_ray.accelerator import cpu_threads
+from adapad_ray.cost.gpu_rates import assumed_rate
 from adapad_ray.frozen_linear.mixed import use_bf16_products
 from adapad_ray.methods import METHODS, CellContext
 from adapad_ray.models.backbone import parse_dtype
@@ -43,7 +44,7 @@ class Throughput:
 
     flops_per_second: float
     measured: bool
-    """Whether training passes of this model were timed; else a matrix product was."""
+    """Whether training passes of this model were timed; else a matrix product was, or nothing."""
     basis: str
     """The rate and what was timed, for messages: `31.4 GFLOP/s of … on 2 CPU threads of this machine`."""
 
@@ -52,18 +53,19 @@ def training_throughput(spec: SweepSpec, inputs: SweepInputs, flops_per_token: f
     """Times training passes of the model on its own data, with as many threads as a worker has.
 
     The weights are random, which takes the same time as real ones. A matrix product is timed instead if the model is
-    too large for this machine or its loss with random weights is not finite, where the rate is optimistic, or if the
-    sweep requests GPUs that this machine lacks, where the rate of the CPU is far too low.
+    too large for this machine or its loss with random weights is not finite, where the rate is optimistic. If the sweep
+    requests GPUs that this machine lacks, nothing is timed: `gpu_rates` has a rate.
     """
     threads = max(1, int(spec.resources.cpus_per_worker))
     device = "cuda" if spec.resources.gpus_per_worker and torch.cuda.is_available() else "cpu"
     hardware = "the GPU" if device == "cuda" else f"{threads} CPU thread{'s' * (threads > 1)}"
     hardware += " of this machine"
+    if spec.resources.gpus_per_worker and device == "cpu":
+        rate, words = assumed_rate(spec.resources.accelerator_type, spec.dtype, inputs.precision)
+        return Throughput(rate, False, f"{words} (assumed, because this machine has no GPU; small models take longer)")
     with cpu_threads(threads):
         product = _product_rate(device)
         of_product = f"{product / 1e9:,.0f} GFLOP/s of a matrix product on {hardware}, because"
-        if spec.resources.gpus_per_worker and device == "cpu":
-            return Throughput(product, False, f"{of_product} this machine has no GPU")
         tokens = tokens_per_step(inputs.data.splits["train"], spec.training)
         seconds = 2 * flops_per_token * tokens / product
         if inputs.backbone_parameters > LARGEST_MEASURED or seconds > LONGEST_PASS_SECONDS:

@@ -73,7 +73,7 @@ def _of_one_worker(gpus: float) -> float:
     if gpus > 1:
         raise ValueError(
             f"a worker uses one GPU, and {gpus - 1:g} of {gpus:g} would be idle: set it to 1 or less; several workers "
-            "share a cell, and a model that is too large for one GPU needs a smaller dtype"
+            "share a cell, and a model that is too large for one GPU needs dtype: bfloat16 or quantization: nf4"
         )
     return gpus
 

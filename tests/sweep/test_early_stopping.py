@@ -36,6 +36,8 @@ def test_the_best_trials_train_to_their_end_and_the_others_are_pruned_counted_an
     assert {best_rate(identity) for identity in curve} == {rates[-1]} and len(curve) == 2
 
     assert outcome.failed == [] and outcome.computed == 4 and tracker.failed == []
+    ((_, expected, *_),) = recorder.arguments("computing_started")
+    assert outcome.cells_in_words == f"4 cells computed, 0 reused, 0 failed, 2 stopped early: {expected} cells in all"
     assert outcome.stopped_in_words == "2 of 4 trials stopped early" == tracker.tags[0]
     assert {cell.id for cell, _ in recorder.arguments("trial_stopped")} == set(tracker.stopped)
     manifest = Manifest.load(folder)

@@ -146,7 +146,8 @@ def _notes(estimate: SweepEstimate) -> list[Table | str]:
             f"front again and {cells['curve']} of the curve"
         )
     time = duration(estimate.single_worker_seconds)
-    return [*notes, f"{counts}; about {time} with one worker, at {estimate.throughput.basis}."]
+    about = "about" if estimate.throughput.measured else "at least about"
+    return [*notes, f"{counts}; {about} {time} with one worker, at {estimate.throughput.basis}."]
 
 
 def available_table(points: Sequence[AvailablePoint]) -> Table:
