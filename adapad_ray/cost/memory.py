@@ -152,8 +152,8 @@ def _activations(spec: SweepSpec, inputs: SweepInputs, examples: int) -> int:
     if in_chunks:
         batch["logits_to_keep"] = batch["logits_to_keep"][-1:]
     with mode:
-        own = (*model.parameters(), *model.buffers())
-        frozen = {_storage(t) for tensor in own for t in (tensor, mode.from_tensor(tensor))}  # views keep the first
+        fakes = [mode.from_tensor(tensor) for tensor in (*model.parameters(), *model.buffers())]  # kept alive
+        frozen = {_storage(fake) for fake in fakes}
         kept: dict[int, Tensor] = {}
 
         def keep(tensor: Tensor) -> Tensor:
