@@ -313,14 +313,16 @@ def most_valuable(requests: Iterable[ComponentRequest], ledger: Ledger, *, relea
 
     A component is worth its score times its cost. Taking the highest scores one after another can leave parameters that
     no further component fits into, so that is done only while there is room for many; the last ones solve a knapsack
-    problem. Of sets that are worth the same, one that spends more is chosen. Returns the modules in the order of the
-    scores, each as often as it gets a component.
+    problem. Of sets that are worth the same, one that spends more is chosen. Without any score the earlier requests are
+    first. Returns the modules in the order of the scores, each as often as it gets a component.
 
     Args:
         released: total parameters that may be spent, including those already spent.
     """
-    limit, chosen = min(released, ledger.budget), []
-    waiting = deque(sorted(requests, key=lambda request: -request.score))
+    requests = sorted(requests, key=lambda request: -request.score)
+    if not any(request.score for request in requests):
+        return decide_components(requests, ledger, released=released)
+    limit, chosen, waiting = min(released, ledger.budget), [], deque(requests)
     last = LAST_COMPONENTS * max((request.cost for request in waiting), default=0)
     while waiting and limit - ledger.spent > last:
         chosen.append(waiting.popleft())
@@ -342,7 +344,7 @@ def _best_set(requests: Sequence[ComponentRequest], left: int) -> list[Component
     costs = np.array([request.cost for request in requests])
     worth = np.array([request.score for request in requests]) * costs
     found = milp(
-        -(worth / (worth.max() or 1.0) + 1e-6 * costs / left),
+        -(worth / (worth.max() or 1.0) + 1e-4 * costs / left),  # above the solver's tolerance of 1e-7
         constraints=LinearConstraint(costs[None], ub=left),
         bounds=Bounds(0, 1),
         integrality=np.ones(len(costs)),

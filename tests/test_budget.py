@@ -197,11 +197,16 @@ def test_one_large_component_gives_way_to_small_ones_that_are_worth_more_togethe
     assert ledger.spent == 2304
 
 
-def test_components_that_are_worth_the_same_spend_what_there_is():
-    requests = [ComponentRequest("small", 0.0, 768), ComponentRequest("large", 0.0, 1920)]
-    ledger = Ledger(1920)
-    assert most_valuable(requests, ledger, released=1920) == ["large"]
-    assert most_valuable([], ledger, released=1920) == most_valuable(requests, Ledger(500), released=500) == []
+def test_of_sets_that_are_worth_the_same_one_spends_what_there_is():
+    requests = [ComponentRequest("small", 2.0, 768), ComponentRequest("large", 0.8, 1920)]
+    assert most_valuable(requests, Ledger(1920), released=1920) == ["large"]
+    assert most_valuable([], Ledger(1920), released=1920) == most_valuable(requests, Ledger(500), released=500) == []
+
+
+def test_without_scores_the_earlier_components_are_first():
+    requests = [ComponentRequest("a", 0.0, 60), ComponentRequest("b", 0.0, 60), ComponentRequest("c", 0.0, 40)]
+    assert most_valuable(requests, Ledger(160), released=160) == ["a", "b", "c"]
+    assert most_valuable(requests, Ledger(100), released=100) == ["a", "c"]
 
 
 @settings(deadline=None)
