@@ -1,6 +1,6 @@
 """Parameter budgets: the cost of a component, the ledger that is charged, and which modules grow next.
 
-A component is one rank-1 update of one module. Everything here is exact integer arithmetic on shapes, without torch.
+A component is one rank-1 update of one module. Costs are exact integers from shapes; nothing here needs torch.
 """
 
 from __future__ import annotations
