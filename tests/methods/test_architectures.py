@@ -8,17 +8,17 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from whole_cells import compute, identity_of
 
 from adapad_ray.methods import METHODS
 from adapad_ray.models import IMAGES, SEQUENCES, initialise_head, load_backbone
 from adapad_ray.models.target_modules import target_modules
-from adapad_ray.results import CellIdentity
 from adapad_ray.tasks import TaskData
 from adapad_ray.tasks.types.image import PixelSplit
 from adapad_ray.testing import tiny_task
 from adapad_ray.testing.conformance import assert_same_training
 from adapad_ray.training.batches import Batches
-from adapad_ray.training.cell import CellRequest, Workspace, make_method, parent_identity, run_cell
+from adapad_ray.training.cell import Workspace, make_method
 from adapad_ray.training.cell.evaluation import predict
 from adapad_ray.training.checkpoint import Checkpoint
 from adapad_ray.training.settings import TrainingSettings
@@ -70,46 +70,15 @@ def data(name):
     return tiny_images() if ARCHITECTURES[name].images else tiny_task()
 
 
-def identity_of(method, workspace, name):
+def cell_of(method, workspace, name):
     """The identity of a cell of four steps on all linear layers."""
-    modules = target_modules(workspace.backbone.model, "all-linear")
-    cls = METHODS[method]
-    return CellIdentity(
-        stage="curve",
-        label=method,
-        method=method,
-        method_version=cls.version,
-        config=cls.Config(**(CORE | REST)[method]).model_dump(),
-        training=TRAINING.model_dump(),
-        model=name,
-        model_digest="",
-        task="tiny",
-        data_digest="",
-        target_modules=tuple(module.name for module in modules),
-        budget=5 * sum(module.component_cost for module in modules) if cls.budgeted else None,
-        seed=0,
-        dtype="float32",
-        threads=torch.get_num_threads(),
-    )
-
-
-def compute(method, workspace, folder, name):
-    """A finished cell of four steps, and of its parent before it where it has one."""
-    modules = target_modules(workspace.backbone.model, "all-linear")
-    identity = identity_of(method, workspace, name)
-    examples = len(workspace.data.splits["train"])
-    planned = parent_identity(identity, make_method(identity, modules, examples, workspace.backbone.parameters))
-    parent = None
-    if planned is not None:
-        parent = folder / "parent"
-        run_cell(CellRequest("parent", planned, parent, name), workspace)
-    return run_cell(CellRequest("cell", identity, folder / "cell", name, parent), workspace)
+    return identity_of(method, workspace, (CORE | REST)[method], TRAINING, ranks=5, name=name)
 
 
 @pytest.mark.parametrize(("name", "method"), CASES)
 def test_a_cell_is_trained_and_peft_reads_its_adapter(name, method, workspace, tmp_path):
     folder, work = workspace(name)
-    result = compute(method, work, tmp_path, name)
+    result = compute(cell_of(method, work, name), work, tmp_path)
     assert result.identity.budget is None or 0 < result.final.parameters <= result.identity.budget
     stored = load_file(tmp_path / "cell" / "predictions.safetensors")
     if result.final.adapter is None:
@@ -167,7 +136,7 @@ def test_attached_adapters_change_nothing_and_detaching_gives_the_backbone_back(
 
 def start_trainer(method, workspace, name):
     """A trainer of a cell of four steps on the workspace's own backbone."""
-    identity = identity_of(method, workspace, name)
+    identity = cell_of(method, workspace, name)
     data = workspace.data.splits["train"]
     modules = target_modules(workspace.backbone.model, "all-linear")
     made = make_method(identity, modules, len(data), workspace.backbone.parameters)

@@ -9,14 +9,13 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch import nn
+from whole_cells import compute, identity_of
 
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods import METHODS
 from adapad_ray.models import Backbone, backbone_parameters
-from adapad_ray.models.target_modules import target_modules
-from adapad_ray.results import CellIdentity
 from adapad_ray.testing import tiny_task
-from adapad_ray.training.cell import CellRequest, Workspace, make_method, parent_identity, run_cell
+from adapad_ray.training.cell import Workspace
 from adapad_ray.training.cell.evaluation import predict
 from adapad_ray.training.settings import TrainingSettings
 from tests.architectures import DECODER
@@ -61,38 +60,17 @@ def make_backbone(listed=True):
     return Backbone("tiny", model, tokenizer, ("score",), "own", "", backbone_parameters(model, ["score"]))
 
 
-def compute(method, backbone, folder, slots=1):
-    """A finished cell, and of its parent before it where it has one."""
-    modules, data, cls = target_modules(backbone.model, "all-linear"), tiny_task(), METHODS[method]
-    identity = CellIdentity(
-        stage="curve",
-        label=method,
-        method=method,
-        method_version=cls.version,
-        config=cls.Config(**CONFIGS.get(method, {})).model_dump(),
-        training=TRAINING.model_dump(),
-        model="tiny",
-        model_digest="",
-        task="tiny",
-        data_digest="",
-        target_modules=tuple(module.name for module in modules),
-        budget=4 * sum(module.component_cost for module in modules) if cls.budgeted else None,
-        seed=0,
-        dtype="float32",
-        threads=torch.get_num_threads(),
-        packed=slots > 1,
+def train(method, backbone, folder, slots=1):
+    """A finished cell of six steps, and of its parent before it where it has one."""
+    workspace, config = Workspace(backbone, tiny_task()), CONFIGS.get(method, {})
+    return compute(
+        identity_of(method, workspace, config, TRAINING, ranks=4, packed=slots > 1), workspace, folder, slots
     )
-    made = make_method(identity, modules, len(data.splits["train"]), backbone.parameters)
-    workspace, planned, parent = Workspace(backbone, data), parent_identity(identity, made), None
-    if planned is not None:
-        parent = folder / "parent"
-        run_cell(CellRequest("parent", planned, parent, "tiny"), workspace)
-    return run_cell(CellRequest("cell", identity, folder / "cell", "tiny", parent, slots_per_pass=slots), workspace)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_experts_that_no_token_reaches_learn_nothing_and_stop_nothing(method, tmp_path):
-    result = compute(method, make_backbone(), tmp_path)
+    result = train(method, make_backbone(), tmp_path)
     if result.final.adapter is None:
         return
     folder = tmp_path / "cell" / result.final.adapter
@@ -107,7 +85,7 @@ def test_experts_that_no_token_reaches_learn_nothing_and_stop_nothing(method, tm
 
 @pytest.mark.parametrize("method", ["lora", "adapad"])
 def test_the_layers_around_experts_in_one_parameter_are_adapted(method, tmp_path):
-    result = compute(method, make_backbone(listed=False), tmp_path, slots=2)
+    result = train(method, make_backbone(listed=False), tmp_path, slots=2)
     assert 0 < result.final.parameters <= result.identity.budget
     assert {name.rpartition(".")[2] for name in result.identity.target_modules} == {
         "q_proj", "k_proj", "v_proj", "o_proj",
@@ -118,7 +96,7 @@ def test_the_layers_around_experts_in_one_parameter_are_adapted(method, tmp_path
 
 def test_lanes_do_not_share_passes_over_experts_because_their_tokens_are_mixed_there(tmp_path):
     with pytest.raises(BadRequestError, match=r"slots_per_pass is 2: .*set it to 1"):
-        compute("adapad", make_backbone(), tmp_path, slots=2)
+        train("adapad", make_backbone(), tmp_path, slots=2)
 
 
 def logits_of(model):
