@@ -81,7 +81,7 @@ def limit_memory(device: str, share: float) -> None:
 def memory_within_reach(device: str) -> int:
     """Return the bytes of a GPU's memory that this process has or could get."""
     free, total = torch.cuda.mem_get_info(device)
-    share = torch.cuda.get_per_process_memory_fraction(device)
+    share = torch.cuda.get_per_process_memory_fraction(torch.device(device).index)  # refuses "cuda", takes None
     return min(free + torch.cuda.memory_reserved(device), int(share * total))
 
 

@@ -12,6 +12,7 @@ from adapad_ray.accelerator import (
     accelerator_name,
     arithmetic,
     is_lost,
+    memory_within_reach,
     peak_memory,
     require_accelerator,
 )
@@ -54,3 +55,21 @@ def test_what_a_gpu_computes_in_is_set_for_a_block_and_restored(tf32: bool) -> N
         assert state() == ("high" if tf32 else "highest", tf32, True)
         raise ZeroDivisionError
     assert state() == before
+
+
+@pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:1", 1)])
+def test_a_device_may_be_named_without_its_number(device: str, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    stand_ins = {  # what torch's own functions, which check the name, call on a GPU
+        "_lazy_init": lambda: None,
+        "current_device": lambda: 0,
+        "mem_get_info": lambda _: (30, 100),
+        "memory_reserved": lambda _: 10,
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch._C, "_cuda_getMemoryFraction", lambda i: asked.append(i) or 0.25, raising=False)
+
+    assert memory_within_reach(device) == 25
+    assert asked == [index]

@@ -4,4 +4,5 @@
 # --tiny runs the same path with tiny shapes, on a CPU where there is no GPU.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+export PYTHONDONTWRITEBYTECODE= # or every process of Ray compiles its libraries again
 exec "${PYTHON:-python}" -m benchmarks.gpu.check "$@"

@@ -1,13 +1,15 @@
 """Packs: S LoRA cells in one pass against one after another, and AdaPaD's lanes in one pass against a step of LoRA.
 
 Median of single steps, after two that are not counted; memory is the peak of what follows it in the row. `gain` is the
-time of S cells one after another over that of the pack. bf16 is `precision: mixed`. All cells see the same texts.
+time of S cells one after another over that of the pack. bf16 is `precision: mixed`, and autocast for PEFT. All cells
+see the same texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -16,49 +18,49 @@ from adapad_ray.training.cell import Workspace
 from adapad_ray.training.packs import SharedPasses
 from benchmarks.gpu import cells
 from benchmarks.gpu.scale import DEVICE, Scale, backbone, random_task
-from benchmarks.gpu.step_times import seconds_of
+from benchmarks.gpu.step_times import by_peft, seconds_of
 
 PRECISIONS: Mapping[str, Literal["full", "mixed"]] = {"fp32": "full", "bf16": "mixed"}
 SLOTS = 8
 
 
 def measure(scale: Scale, model: str | None) -> Iterator[dict[str, Any]]:
-    """One row per shape and precision."""
-    for shape in scale.shapes:
-        for precision in PRECISIONS:
-            row: dict[str, Any] = {"model": shape, "precision": precision}
-            try:
-                row |= figures(shape, precision, scale, SLOTS if scale.rank >= SLOTS else scale.rank)
-            except Exception as error:  # noqa: BLE001 - one shape must not hide the others
-                row["error"] = f"{type(error).__name__}: {error}"[:300]
-            if DEVICE == "cuda":
-                torch.cuda.empty_cache()
-            yield row
+    """One row per shape and precision; the smallest shape also with four times as many slots."""
+    slots = min(SLOTS, scale.rank)
+    points = [(shape, precision, slots) for shape in scale.shapes for precision in PRECISIONS]
+    points.insert(len(PRECISIONS), (scale.shapes[0], "bf16", 4 * slots))
+    for shape, precision, most in points:
+        row: dict[str, Any] = {"model": shape, "precision": precision}
+        try:
+            for found in figures(shape, precision, scale, most):
+                row |= found
+        except Exception as error:  # noqa: BLE001 - one shape must not hide the others
+            row["error"] = f"{type(error).__name__}: {error}"[:300]
+        if DEVICE == "cuda":
+            torch.cuda.empty_cache()
+        yield row
 
 
-def figures(shape: str, precision: str, scale: Scale, slots: int) -> dict[str, Any]:
-    """Step times of one shape with so many slots."""
+def figures(shape: str, precision: str, scale: Scale, slots: int) -> Iterator[dict[str, Any]]:
+    """Step times of one shape with so many slots, one after another."""
+    yield {"slots": slots, "PEFT's LoRA": _ms(seconds_of(by_peft(shape, precision, scale), scale))}
     workspace = Workspace(backbone(shape, precision=PRECISIONS[precision]), random_task(scale), DEVICE)
     with _trainer("lora", workspace, scale) as lora:
         one = seconds_of(lora.train_step, scale)
+    yield {"LoRA": _ms(one)}
     packed = seconds_of(_packed_cells(workspace, scale, slots), scale)
-    found = {
-        "slots": slots,
-        "LoRA": _ms(one),
-        "LoRA, packed": _ms(packed) + _peak(),
-        "gain": f"{slots * one / packed:.2f}",
-    }
+    yield {"LoRA, packed": _ms(packed) + _peak(), "gain": f"{slots * one / packed:.2f}"}
     lanes = {"initial_rank": slots, "r_max": slots}
+    scale = replace(scale, rank=max(scale.rank, slots))  # the budget that so many lanes need
     with _trainer("adapad", workspace, scale, lanes) as trainer:
-        found["AdaPaD"] = _ms(seconds_of(trainer.train_step, scale))
+        yield {"AdaPaD": _ms(seconds_of(trainer.train_step, scale))}
     with _trainer("adapad", workspace, scale, lanes, slots_per_pass=slots) as trainer:
         seconds = seconds_of(trainer.train_step, scale)
-        found |= {"AdaPaD, packed": _ms(seconds) + _peak(), "of LoRA's step": f"{seconds / one:.2f}"}
+    yield {"AdaPaD, packed": _ms(seconds) + _peak(), "of LoRA's step": f"{seconds / one:.2f}"}
     if DEVICE == "cuda":
         with _trainer("adapad", workspace, scale, lanes, slots_per_pass="auto") as trainer:
             trainer.train_step()
-            found["auto"] = trainer.passes.most_slots
-    return found
+            yield {"auto": trainer.passes.most_slots}
 
 
 @contextmanager

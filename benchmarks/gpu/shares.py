@@ -1,4 +1,4 @@
-"""The same sweep of four cells through Ray with one GPU per cell and with a quarter of one: `adapad sweep` itself."""
+"""The same sweep through Ray, by `adapad sweep`: a quarter of a GPU per worker, with packs and without, and a whole."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _WORDS = ["good", "fine", "great", "bad", "poor", "awful", "film", "plot", "acto
 
 
 def measure(scale: Scale, model: str | None) -> Iterator[dict[str, Any]]:
-    """One row per share of the GPU; without a GPU one row, on the CPU."""
+    """One row per share of the GPU and most slots of a pass; without a GPU one row, on the CPU."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         name = str(Path(model).resolve()) if model else _random_model(root / "model", scale)
         _write_reviews(root / "reviews.csv", 200 * scale.batch_size if DEVICE == "cuda" else 60)
         dtype = "float16" if model and DEVICE == "cuda" else "float32"
-        shares = [1.0, 0.25] if DEVICE == "cuda" else [0.0]
-        for share in shares:
-            yield _row(root, name, share, dtype, scale)
+        shares = [(0.25, 8), (0.25, 1), (1.0, 1)] if DEVICE == "cuda" else [(0.0, 1)]
+        for share, slots in shares:
+            yield _row(root, name, share, slots, dtype, scale)
 
 
-def _row(root: Path, model: str, share: float, dtype: str, scale: Scale) -> dict[str, Any]:
-    row = {"GPUs a cell": share, "dtype": dtype}
-    out = root / f"sweep-{share}-{dtype}"
+def _row(root: Path, model: str, share: float, slots: int, dtype: str, scale: Scale) -> dict[str, Any]:
+    row = {"GPUs a worker": share, "slots": slots, "dtype": dtype}
+    out = root / f"sweep-{share}-{slots}-{dtype}"
     spec = {
         "name": "shares",
         "model": model,
@@ -45,12 +45,12 @@ def _row(root: Path, model: str, share: float, dtype: str, scale: Scale) -> dict
         "data_dir": str(root),
         "methods": {"lora": {}, "adapad": {"initial_rank": 0}},
         "budgets": ["24 ranks", "48 ranks"],
-        "seeds": [0],
+        "seeds": [0, 1] if DEVICE == "cuda" else [0],
         "training": {"epochs": 1, "batch_size": scale.batch_size, "max_length": 32, "learning_rate": 2e-3},
-        "resources": {"gpus_per_worker": share},
+        "resources": {"gpus_per_worker": share, "slots_per_pass": slots},
         "tracking": f"sqlite:///{root}/mlflow.db",
     }
-    file = root / f"spec-{share}-{dtype}.yaml"
+    file = root / f"spec-{share}-{slots}-{dtype}.yaml"
     file.write_text(yaml.safe_dump(spec))
     began = time.monotonic()
     ended = CliRunner().invoke(app, ["sweep", str(file), "--out", str(out)])
