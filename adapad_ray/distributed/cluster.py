@@ -14,7 +14,7 @@ from ray.util.placement_group import NODE_ID_LABEL_KEY
 from adapad_ray.distributed.autoscaler import declared_nodes, has_autoscaler_of_kubernetes
 from adapad_ray.distributed.capacity import Capacity, NodeType, WorkerRequest
 from adapad_ray.distributed.cluster_address import find_cluster, gpus_at
-from adapad_ray.distributed.ray_internals import LOCAL_CLUSTER, silence_authentication
+from adapad_ray.distributed.ray_internals import local_cluster_options, silence_authentication
 from adapad_ray.distributed.ray_start import join_cluster, start_cluster
 from adapad_ray.errors import BadRequestError
 from adapad_ray.interrupts import interruptible
@@ -88,13 +88,14 @@ def _start(address: str | None, num_cpus: int | None, object_store_memory: int |
     if address is not None:
         join_cluster(address, quiet)
         return
+    num_cpus = usable_cpus() if num_cpus is None else num_cpus
     start_cluster(
         {
             "address": "local",
-            "num_cpus": usable_cpus() if num_cpus is None else num_cpus,
+            "num_cpus": num_cpus,
             "object_store_memory": object_store_memory,
             "dashboard_host": "127.0.0.1",
-            **LOCAL_CLUSTER,
+            **local_cluster_options(num_cpus),
             **quiet,
         }
     )

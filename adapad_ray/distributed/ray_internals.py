@@ -47,12 +47,6 @@ TUNE_ENVIRONMENT: Mapping[str, str] = {
 }
 """Environment of the process that calls `Tuner.fit`."""
 
-LOCAL_CLUSTER: Mapping[str, Any] = {
-    # A pool is mostly waiting processes, more than there are CPUs, and Ray would warn about their number.
-    "_system_config": {"worker_maximum_startup_concurrency": 8},
-}
-"""Arguments of `ray.init` for a local cluster."""
-
 _LONGEST_SESSION = "session_2000-01-01_00-00-00_000000_4194304"
 """A name of a session's folder with the largest process id of Linux."""
 
@@ -67,6 +61,18 @@ SUBMISSION_LOGGERS = (
 # group cleaner is detached: without the dashboard's packages it does not notice that its controller was killed, and
 # stays until the cluster ends. `remove_placement_groups_of` does its work.
 _UNUSED_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
+
+
+def local_cluster_options(num_cpus: int) -> dict[str, Any]:
+    """Return arguments of `ray.init` for a local cluster, besides those that users choose."""
+    settings = {
+        # A pool is mostly waiting processes, more than there are CPUs, and Ray would warn about their number.
+        "worker_maximum_startup_concurrency": max(8, num_cpus),
+        # One idle process for every CPU, of which none is used: workers have an environment of their own.
+        "prestart_worker_first_driver": False,
+        "enable_worker_prestart": False,
+    }
+    return {"_system_config": settings}
 
 
 @contextmanager

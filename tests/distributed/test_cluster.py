@@ -53,3 +53,18 @@ def test_an_autoscaler_of_kubernetes_is_trusted_with_the_number_of_groups_that_t
     assert available_groups(1, WorkerRequest(1, 1), most=4) == 4
     with pytest.raises(BadRequestError, match=r"set resources\.max_groups to the groups"):
         available_groups(1, WorkerRequest(1, 1))
+
+
+ONE_TASK = """
+import os, psutil, ray
+from adapad_ray.distributed import connect
+with connect(num_cpus=6, object_store_memory=100_000_000):
+    ray.get(ray.remote(num_cpus=0)(lambda: os.getpid()).remote())
+    print(sum("ray::IDLE" in p.cmdline()[0] for p in psutil.Process().children(recursive=True) if p.cmdline()))
+"""
+
+
+def test_a_local_cluster_starts_no_worker_for_every_cpu_before_there_is_work():
+    ended = subprocess.run([sys.executable, "-c", ONE_TASK], capture_output=True, text=True, timeout=120, check=True)
+
+    assert 1 <= int(ended.stdout) <= 2  # Ray starts a second one besides that of the task
