@@ -93,7 +93,7 @@ class Resources(_Section):
     """As Ray names it, for example `A100`."""
     node_labels: dict[str, str] = {}
     """Labels of the nodes that cells run on, as Ray's selectors."""
-    slots_per_pass: Literal["auto"] | Annotated[int, Field(ge=1, le=1000)] = 1
+    slots_per_pass: Literal["auto"] | Annotated[int, Field(ge=1, le=1000)] = "auto"
     """Most lanes in one forward and backward pass, of one cell or of several that train side by side in a worker.
     `auto`: as many as a GPU's memory holds, 1 on a CPU."""
     max_groups: int | None = Field(default=None, ge=1, le=1000)

@@ -1,6 +1,6 @@
 """Runs the sections of the GPU check, each in a process and with a time limit of its own; see check.sh.
 
-A section that fails, hangs or breaks the GPU's context costs its own table only.
+A section that fails, hangs or breaks the GPU's context costs its own table only. Rows are printed as they are found.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ import torch
 
 from benchmarks.gpu.scale import FULL, TINY
 
-SECTIONS = {"methods": 90, "step_times": 140, "packs": 110, "curve": 60, "recovery": 90, "shares": 140}
-"""Module of this folder → most seconds that it may take on a GPU."""
+TIMED = {"packs": 130, "curve": 80, "step_times": 120}
+"""Module of this folder → most seconds that it may take on a GPU. These have the machine to themselves."""
+CHECKED = {"methods": 120, "recovery": 140, "shares": 150}
+"""The same of those whose findings do not depend on what else runs; on a GPU they run side by side."""
+SECTIONS = TIMED | CHECKED
 TINY_FACTOR = 4
 """Tiny shapes may take this much longer: other tests run beside them."""
 
@@ -39,23 +43,30 @@ def main() -> None:
         with arguments.out.open("w") as file:
             for row in import_module(f"benchmarks.gpu.{arguments.section}").measure(scale, arguments.model):
                 print(json.dumps(row), file=file, flush=True)
+                print(arguments.section, row, flush=True)  # all that is left of it where the machine is taken away
         return
     if unknown := set(arguments.sections) - SECTIONS.keys():
         parser.error(f"no section {sorted(unknown)[0]!r}: choose from {', '.join(SECTIONS)}")
     report: dict[str, Any] = {"hardware": _hardware(), "sections": {}}
     print(report["hardware"], flush=True)
-    for section in arguments.sections or SECTIONS:
-        began = time.monotonic()
-        report["sections"][section] = rows = _run(section, arguments)
-        print(f"\n## {section} ({time.monotonic() - began:.0f} s)\n\n{markdown(rows)}", flush=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    chosen = [section for section in SECTIONS if section in (arguments.sections or SECTIONS)]
+    checked = [section for section in chosen if section in CHECKED]
+    batches = [[section] for section in chosen if section in TIMED]
+    batches += [checked] if torch.cuda.is_available() else [[section] for section in checked]
+    for batch in batches:
+        with ThreadPoolExecutor(max(1, len(batch))) as threads:
+            for section, (seconds, rows) in zip(batch, threads.map(lambda s: _run(s, arguments), batch), strict=True):
+                report["sections"][section] = rows
+                print(f"\n## {section} ({seconds:.0f} s)\n\n{markdown(rows)}", flush=True)
+                arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     failed = [f"{name}: {row['error']}" for name, rows in report["sections"].items() for row in rows if "error" in row]
     if failed:
         sys.exit("\n".join(["", f"{len(failed)} checks failed", *failed]))
 
 
-def _run(section: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of a section; what it had measured before it failed or ran out of time stands."""
+def _run(section: str, arguments: argparse.Namespace) -> tuple[float, list[dict[str, Any]]]:
+    """Seconds and rows of a section; what it had measured before it failed or ran out of time stands."""
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rows.jsonl"
         out.touch()
@@ -68,7 +79,7 @@ def _run(section: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         except subprocess.TimeoutExpired:
             ended = f"not finished after {seconds} s"
         rows: list[dict[str, Any]] = [json.loads(line) for line in out.read_text().splitlines()]
-        return [*rows, {"error": ended}] if ended else rows
+        return time.monotonic() - began, [*rows, {"error": ended}] if ended else rows
 
 
 def _hardware() -> str:

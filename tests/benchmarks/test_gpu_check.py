@@ -36,7 +36,8 @@ def test_packs_and_whole_curves_are_timed() -> None:
 
 
 def test_a_section_that_fails_is_named_and_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "SECTIONS", {"unwritten": 60})
+    for sections in ("SECTIONS", "CHECKED"):
+        monkeypatch.setattr(check, sections, {"unwritten": 60})
     monkeypatch.setattr(sys, "argv", ["check", "--tiny", "--out", str(tmp_path / "x.json")])
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit, match="unwritten: ended with exit code 1"):

@@ -11,13 +11,15 @@ import pytest
 from adapad_ray.cli.output.tables import estimate_tables
 from adapad_ray.cost.estimate import estimate
 from adapad_ray.errors import BadRequestError
+from adapad_ray.methods.lora import Lora
 from adapad_ray.results import CellResult, Cost, Point
 from adapad_ray.sweep.inputs import sketch_inputs
 from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.curve_cells import CurveCells
-from adapad_ray.sweep.planning.packing import company
+from adapad_ray.sweep.planning.packing import company, shares_passes
 from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep
 from adapad_ray.sweep.planning.tune_cells import TuneCells
+from adapad_ray.sweep.spec import Resources
 from adapad_ray.sweep.spec_file import parse_spec
 
 ONE_EACH = 896
@@ -367,6 +369,22 @@ def test_cells_that_share_passes_get_ids_of_their_own(planner):
         assert not half[label].identity.packed
     assert packed["dora"].id == alone["dora"].id, "its cells have nothing that stacks"
     assert pairs["adapad"].identity.packed and not pairs["lora"].identity.packed, "only lanes share passes there"
+
+
+@pytest.mark.parametrize(
+    ("resources", "deterministic", "packs"),
+    [
+        ({"gpus_per_worker": 1}, False, True),
+        ({"gpus_per_worker": 1}, True, False),  # what shares a pass depends on when cells end
+        ({"gpus_per_worker": 1, "slots_per_pass": 4}, True, True),
+        ({"gpus_per_worker": 1, "slots_per_pass": 1}, False, False),
+        ({}, False, False),
+    ],
+)
+def test_cells_share_passes_on_a_gpu_unless_they_must_repeat_exactly(resources, deterministic, packs, planner):
+    spec = planner(training={"max_length": 32, "deterministic": deterministic}).spec
+    spec = spec.model_copy(update={"resources": Resources(**resources)})
+    assert shares_passes(spec, Lora, spec.training) is packs
 
 
 def test_cells_train_beside_those_that_agree_in_what_a_pass_has_in_common(planner):

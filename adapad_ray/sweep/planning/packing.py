@@ -21,9 +21,12 @@ def shares_passes(spec: SweepSpec, method: type[Method[Any]], training: Training
     """Return whether cells of a method train in packs.
 
     With several workers a cell trains alone, and only lanes can share passes. Never under another optimizer than AdamW,
-    or in float16, where every lane scales its gradients by itself.
+    or in float16, where every lane scales its gradients by itself. A training that must repeat exactly does not by
+    itself either: what shares a pass depends on when cells end.
     """
     if not method.shares_passes or spec.dtype == "float16" or training.optimizer != "adamw":
+        return False
+    if training.deterministic and spec.resources.slots_per_pass == "auto":
         return False
     return most_cells(spec.resources) > 1 and (spec.resources.workers == 1 or method.parallel == "components")
 
