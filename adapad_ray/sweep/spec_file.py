@@ -176,9 +176,23 @@ def _apply(content: dict[str, Any], overrides: Sequence[str]) -> None:
             mapping = mapping[name]
             if not isinstance(mapping, dict):
                 raise BadRequestError(f"override {override!r}: {name} holds a value, not a mapping")
+        if value is None and len(path) == 2 and path[0] == "methods":
+            _remove_method(content, path[1])
+            continue
         mapping[path[-1]] = value
         if path == ("methods",):
             content.update(_with_sections({"methods": value}))
+
+
+def _remove_method(content: Mapping[str, Any], label: str) -> None:
+    """`methods.lora/qv=null`: with the settings of its method left empty, the label would be another method."""
+    if label not in content["methods"]:
+        has = ", ".join(content["methods"]) or "none"
+        raise BadRequestError(
+            f"override methods.{label}=null removes a method that the file does not have; it has {has}. "
+            f"methods.{label}={{}} adds it"
+        )
+    del content["methods"][label]
 
 
 def _ends_in_comment(text: str, value: Any) -> bool:

@@ -254,6 +254,13 @@ def test_overrides_reach_into_empty_entries_lists_and_labels_with_dots(load):
     assert load(MINIMAL.replace("{}", ""), "methods.lora.rank=3").method_settings("lora")["rank"] == 3
 
 
+def test_null_removes_a_method_instead_of_emptying_its_settings(load):
+    text = MINIMAL.replace("{lora: {}}", "{lora: {}, lora/qv: {target_modules: [query]}, lora/v1.5: {rank: 2}}")
+    assert list(load(text, "methods.lora/qv=null", "methods.lora/v1.5=null").methods) == ["lora"]
+    with pytest.raises(BadRequestError, match=r"methods.dora=null removes .* it has lora\. methods.dora=\{\} adds it"):
+        load(MINIMAL, "methods.dora=null")
+
+
 def test_an_override_of_one_entry_leaves_its_alias_alone(load):
     text = MINIMAL.replace("{lora: {}}", "{lora/a: &a {rank: 2}, lora/b: *a}")
     spec = load(text, "methods.lora/a.rank=3")
