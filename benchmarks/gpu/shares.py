@@ -28,19 +28,17 @@ def measure(scale: Scale, model: str | None) -> Iterator[dict[str, Any]]:
         root = Path(folder)
         name = str(Path(model).resolve()) if model else _random_model(root / "model", scale)
         _write_reviews(root / "reviews.csv", 200 * scale.batch_size if DEVICE == "cuda" else 60)
-        dtype = "float16" if model and DEVICE == "cuda" else "float32"
         shares = [(0.25, 8), (0.25, 1), (1.0, 1)] if DEVICE == "cuda" else [(0.0, 1)]
         for share, slots in shares:
-            yield _row(root, name, share, slots, dtype, scale)
+            yield _row(root, name, share, slots, scale)
 
 
-def _row(root: Path, model: str, share: float, slots: int, dtype: str, scale: Scale) -> dict[str, Any]:
-    row = {"GPUs a worker": share, "slots": slots, "dtype": dtype}
-    out = root / f"sweep-{share}-{slots}-{dtype}"
+def _row(root: Path, model: str, share: float, slots: int, scale: Scale) -> dict[str, Any]:
+    row = {"GPUs a worker": share, "slots": slots}
+    out = root / f"sweep-{share}-{slots}"
     spec = {
         "name": "shares",
         "model": model,
-        "dtype": dtype,
         "task": {"type": "classification", "train": "reviews.csv", "text": "review", "label": "stars"},
         "data_dir": str(root),
         "methods": {"lora": {}, "adapad": {"initial_rank": 0}},
@@ -50,7 +48,7 @@ def _row(root: Path, model: str, share: float, slots: int, dtype: str, scale: Sc
         "resources": {"gpus_per_worker": share, "slots_per_pass": slots},
         "tracking": f"sqlite:///{root}/mlflow.db",
     }
-    file = root / f"spec-{share}-{slots}-{dtype}.yaml"
+    file = root / f"spec-{share}-{slots}.yaml"
     file.write_text(yaml.safe_dump(spec))
     began = time.monotonic()
     ended = CliRunner().invoke(app, ["sweep", str(file), "--out", str(out)])
