@@ -1,6 +1,6 @@
 """Tables, figure and conclusions of the study in `glue.yaml`, from the folders of its sweeps.
 
-    python benchmarks/glue.py runs/glue-cola runs/glue-rte runs/glue-sst2 runs/glue-mrpc --figure docs/glue-study
+    python benchmarks/glue.py runs/glue-sst2 runs/glue-mrpc runs/glue-stsb runs/glue-cola --figure runs/glue
 
 Prints one Markdown table per task and the conclusions of its comparisons, which are corrected within the task at 5 %.
 Draws one panel per task; the range of a panel is that of the task's means.
@@ -25,7 +25,7 @@ from adapad_ray.report.style.drawing import STYLE, save_figure
 from adapad_ray.results import CellResult
 from adapad_ray.sweep.manifest import Manifest
 
-SHOWN = dict(zip(("lora", "adapad/exact", "para", "adapad/joint"), PALETTE, strict=False))
+SHOWN = dict(zip(("lora", "adapad", "lora/qv", "para"), PALETTE, strict=False))
 """Labels drawn in colour; the others are grey."""
 
 

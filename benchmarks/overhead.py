@@ -55,7 +55,7 @@ def write_inputs(folder: Path, cells: int) -> Path:
         "model": str(folder / "model"),
         "pooling": "mean",
         "task": {"train": str(folder / "reviews.csv")},
-        "methods": {"lora": {}, "adapad": {"initial_rank": 0}},
+        "methods": {"lora": {}, "adapad": {}},
         "budgets": [896, 1792],
         "seeds": list(range(-(-cells // PER_SEED))),
         "reference": False,

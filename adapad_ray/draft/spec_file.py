@@ -63,7 +63,7 @@ def draft_spec(data: str, model: str | None, file: str, *, text: str | None = No
     model = model or subject.model
     reader, _ = TYPES[subject.type].planning_reader(model)
     source = {"train": data, **subject.source(reader)}
-    methods: dict[str, Any] = {"lora": {}, "adapad": {"initial_rank": 0}}
+    methods: dict[str, Any] = {"lora": {}, "adapad": {}}
     content: dict[str, Any] = {"name": name, "model": model, "task": source, "methods": methods, "budgets": ["1%"]}
     longest = min(subject.longest, getattr(reader, "model_max_length", subject.longest))
     content["training"] = {"max_length": longest, **subject.caps}
@@ -169,8 +169,8 @@ class _Writer:
         ]
         return [
             "methods:",
-            "  lora: {}                     # the baseline; it needs one component on each of the linear layers",
-            "  adapad: {initial_rank: 0}    # finds out how many components each of them needs",
+            "  lora: {}      # the baseline; it needs one component on each of the linear layers",
+            "  adapad: {}    # finds out how many components each of them needs",
             f"budgets:    # a rank is one rank-1 component on one of the {self.modules} linear layers",
             *budgets,
             f"seeds: {json.dumps(self.content['seeds'])}",

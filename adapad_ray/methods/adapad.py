@@ -58,14 +58,15 @@ class AdapadConfig(MethodConfig):
     staleness: int = Field(default=0, ge=0)
     """Rounds by which the components that a lane reads are outdated. 0 is the paper's synchronous round. With n, lanes
     read exactly the components of n rounds ago, so that exchange overlaps with compute."""
-    initial_rank: int = Field(default=1, ge=0)
-    """Components per module at the start. The paper starts at 1; 0 makes budgets below one component per module
-    reachable and needs advance learning."""
+    initial_rank: int | None = Field(default=None, ge=0)
+    """Components per module at the start. Default: 1, as in the paper, where the budget holds one component per module,
+    and 0 below it. 0 needs advance learning."""
     advance_learning: bool = True
     """Whether lane k trains privately in the rounds before it publishes, instead of waiting."""
     r_max: int | None = Field(default=None, ge=1)
-    """Largest rank of a module; by default twice the mean rank of the budget and at least 2. A smaller value leaves
-    growth no choice."""
+    """Largest rank of a module. Default: 1 below one component per module, where the first component of another module
+    is worth more than a second one, and each rank adds a pass to every step. Otherwise twice the mean rank of the
+    budget, at least 2: with less, growth would have no choice."""
     growth_score: Literal["gradient", "reserve"] | None = None
     """What decides which modules grow. `gradient`: size and signal-to-noise ratio of the loss gradient of each frozen
     weight, its depth and its size (`GradientScores`). `reserve`: importance and uncertainty of a component in training
@@ -112,7 +113,7 @@ class AdapadConfig(MethodConfig):
                 f"joint_fraction {self.joint_fraction} and growth_end {end} must not exceed 1 together: "
                 "joint training starts after growth"
             )
-        if self.r_max is not None and self.r_max < self.initial_rank:
+        if self.r_max is not None and self.r_max < (self.initial_rank or 0):
             raise ValueError(f"r_max {self.r_max} must not be below initial_rank {self.initial_rank}")
         return self
 
@@ -136,7 +137,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
     """Parallel deflation; prefixes of the discovered adapter are deployable too."""
 
     name = "adapad"
-    version = 4
+    version = 5
     summary = "parallel deflation: rank-1 components learn at once, ranks are discovered under the budget"
     shares_passes = True
     Config = AdapadConfig
@@ -148,7 +149,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
         self.family = PLAIN if config.family == "plain" else Cp(config.splits)
         self.staleness = config.staleness
         self.local_steps = min(config.local_steps, context.total_steps)
-        self.initial_rank = config.initial_rank
+        self.initial_rank = self._initial_rank()
         self.r_max = config.r_max or self._default_r_max()
         self.limits = {m.name: min(self.r_max, m.max_rank) for m in context.modules}
         self.schedule = self._growth_schedule()
@@ -161,8 +162,14 @@ class Adapad(GrowingMethod[AdapadConfig]):
             else ReserveScores(config.score_decay)
         )
 
+    def _initial_rank(self) -> int:
+        if self.config.initial_rank is not None:
+            return self.config.initial_rank
+        return int(self.budget >= sum(self.costs.values()) or not self.config.advance_learning)
+
     def _default_r_max(self) -> int:
-        return max(2, self.config.initial_rank, math.ceil(2 * self.budget / sum(self.costs.values())))
+        mean_rank = self.budget / sum(self.costs.values())
+        return 1 if mean_rank < 1 else max(2, self.initial_rank, math.ceil(2 * mean_rank))
 
     def _growth_schedule(self) -> GrowthSchedule:
         total, period = self.context.total_steps, self.local_steps
@@ -182,7 +189,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
 
     def plan(self) -> Plan:
         self.family.check(self.context.modules)
-        self.check_rank("initial_rank", self.config.initial_rank)
+        self.check_rank("initial_rank", self.initial_rank)
         self.check_rank("r_max", self.config.r_max)
         initial, one_each = self.initial_parameters, sum(self.costs.values())
         if initial > self.budget:

@@ -31,8 +31,9 @@ class TuneStage(_Section):
     """Points per method and tuned budget."""
     budget: int | float | str
     """A reference budget that every method of the sweep can meet: the best point there is used at all budgets. Or
-    `ends`: the smallest and the largest budget of each method are tuned, and between them settings are interpolated.
-    Or `each`: every budget of the curve is tuned separately."""
+    `ends`: the smallest and the largest budget of each method are tuned, and between them ranges and choices of
+    positive floats are interpolated; of other choices the nearer budget's is used. Or `each`: every budget of the
+    curve is tuned separately."""
     space: dict[str, dict[str, list[Any]]]
     """Ranges as `{log | uniform | int: [low, high]}` or `{choice: [...]}`; a method ignores settings that it lacks."""
     seed: int = Field(default=0, ge=0, lt=2**32)

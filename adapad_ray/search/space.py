@@ -62,23 +62,28 @@ def point_of(params: Mapping[str, Any], distributions: Distributions) -> dict[st
 def interpolated(
     distributions: Distributions, low: Mapping[str, Any], high: Mapping[str, Any], share: float
 ) -> dict[str, Any]:
-    """The point at `share` (0 to 1) of the way between two points; a choice is that of the nearer one.
+    """The point at `share` (0 to 1) of the way between two points.
 
-    A range that is searched on a logarithmic scale is interpolated on it.
+    A range that is searched on a logarithmic scale is interpolated on it, and so is a choice of positive floats, such
+    as learning rates. Of any other choice it is the value of the nearer point.
     """
-    point = {}
-    for name, distribution in distributions.items():
-        a, b = low[name], high[name]
-        if isinstance(distribution, optuna.distributions.CategoricalDistribution):
-            value = a if share < 0.5 else b
-        elif getattr(distribution, "log", False):
-            value = math.exp((1 - share) * math.log(a) + share * math.log(b))
-        else:
-            value = (1 - share) * a + share * b
-        if isinstance(distribution, optuna.distributions.IntDistribution):
-            value = round(value)
-        point[name] = _rounded(value, distribution)
-    return {name: point[name] for name in low}
+    return {name: _between(distributions[name], low[name], high[name], share) for name in low}
+
+
+def _between(distribution: optuna.distributions.BaseDistribution, a: Any, b: Any, share: float) -> Any:
+    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+        rates = all(isinstance(value, float) and value > 0 for value in distribution.choices)
+        if not rates or share in (0, 1) or a == b:
+            return a if share < 0.5 else b
+        return float(f"{_geometric(a, b, share):.{_DIGITS}g}")
+    log = getattr(distribution, "log", False)
+    value = _geometric(a, b, share) if log else (1 - share) * a + share * b
+    whole = isinstance(distribution, optuna.distributions.IntDistribution)
+    return _rounded(round(value) if whole else value, distribution)
+
+
+def _geometric(a: float, b: float, share: float) -> float:
+    return math.exp((1 - share) * math.log(a) + share * math.log(b))
 
 
 def parse_space(space: Space, where: str = "tune.space") -> dict[str, optuna.distributions.BaseDistribution]:

@@ -94,7 +94,7 @@ def _text(path: Path) -> str:
 def _with_sections(content: Mapping[str, Any]) -> dict[str, Any]:
     """`content` without fields that were left empty, and with `methods` and `resources` as mappings.
 
-    `resources: auto` is `{gpus_per_worker: auto}`. `lora`, `[lora, adapad]` and `[lora, adapad: {initial_rank: 0}]` are
+    `resources: auto` is `{gpus_per_worker: auto}`. `lora`, `[lora, adapad]` and `[lora, adapad: {local_steps: 2}]` are
     methods too.
 
     Raises:

@@ -41,7 +41,7 @@ def _row(root: Path, model: str, share: float, slots: int, scale: Scale) -> dict
         "model": model,
         "task": {"type": "classification", "train": "reviews.csv", "text": "review", "label": "stars"},
         "data_dir": str(root),
-        "methods": {"lora": {}, "adapad": {"initial_rank": 0}},
+        "methods": {"lora": {}, "adapad": {}},
         "budgets": ["24 ranks", "48 ranks"],
         "seeds": [0, 1] if DEVICE == "cuda" else [0],
         "training": {"epochs": 1, "batch_size": scale.batch_size, "max_length": 32, "learning_rate": 2e-3},

@@ -21,7 +21,7 @@ def spec(tmp_path_factory, tiny_model, reviews):
         "name": "tiny",
         "model": str(tiny_model),
         "task": {"train": str(reviews), "text": "review", "label": "stars"},
-        "methods": {"lora": {}, "adapad": {"initial_rank": 0}},
+        "methods": {"lora": {}, "adapad": {}},
         "budgets": [RANK_1 // 2, RANK_1],
         "seeds": [0],
         "training": {"epochs": 1, "max_length": 32, "learning_rate": 5e-3, "max_train_examples": 64},

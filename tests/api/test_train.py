@@ -123,7 +123,7 @@ def test_a_model_by_name_trains_the_cell_of_a_sweep(tiny_model, reviews, tmp_pat
             "name": "s",
             "model": str(tiny_model),
             "task": {"train": str(reviews), "text": "review", "label": "stars"},
-            "methods": {"adapad": {"initial_rank": 0}},
+            "methods": {"adapad": {}},
             "budgets": ["12 ranks"],
             "training": FAST,
         }
@@ -139,7 +139,6 @@ def test_a_model_by_name_trains_the_cell_of_a_sweep(tiny_model, reviews, tmp_pat
         str(tiny_model),
         dataset=pd.read_csv(reviews),
         budget="12 ranks",
-        settings={"initial_rank": 0},
         **FAST,
     )
     assert ours.result.id == cell.id and ours.result.train_loss == sweeps.train_loss

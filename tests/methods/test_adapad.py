@@ -326,8 +326,29 @@ def test_a_full_budget_at_the_initial_rank_leaves_nothing_to_discover():
 
 
 @pytest.mark.parametrize(
+    ("budget", "initial_rank", "r_max"),
+    [(64, 0, 1), (COST_PER_RANK - 1, 0, 1), (COST_PER_RANK, 1, 2), (4 * COST_PER_RANK, 1, 8)],
+)
+def test_the_defaults_suit_the_budget(budget, initial_rank, r_max):
+    method = MethodCase("adapad", budget).make()
+    assert (method.initial_rank, method.r_max) == (initial_rank, r_max)
+    assert method.plan().parameters <= budget
+
+
+def test_below_one_component_per_module_one_lane_trains_the_whole_adapter():
+    trainer = started(500, local_steps=2)
+    grown = trainer.run().growth
+    assert grown and {event.rank for event in grown} == {1}
+    assert [lane.index for lane in trainer.method.lanes(trainer.method.context.total_steps - 1)] == [1]
+
+
+@pytest.mark.parametrize(
     ("budget", "config", "fits"),
-    [(COST_PER_RANK - 1, {}, True), (63, {}, False), (COST_PER_RANK - 1, {"advance_learning": False}, False)],
+    [
+        (COST_PER_RANK - 1, {"initial_rank": 1}, True),
+        (63, {"initial_rank": 1}, False),
+        (COST_PER_RANK - 1, {"advance_learning": False}, False),
+    ],
 )
 def test_the_setting_that_makes_a_small_budget_fit_is_named_where_it_does(budget, config, fits):
     with pytest.raises(BudgetTooSmallError) as error:

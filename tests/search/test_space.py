@@ -78,3 +78,19 @@ def test_a_point_between_two_is_interpolated_on_the_scale_of_its_range():
     low, high = {"a": 1e-4, "b": 0.0, "c": 1, "d": "x"}, {"a": 1e-2, "b": 1.0, "c": 9, "d": "y"}
     assert interpolated(space, low, high, 0.5) == {"a": 1e-3, "b": 0.5, "c": 5, "d": "y"}
     assert interpolated(space, low, high, 0.0) == low and interpolated(space, low, high, 1.0) == high
+
+
+def test_a_choice_of_rates_is_interpolated_and_other_choices_are_not():
+    space = parse_space(
+        {
+            "learning_rate": {"choice": [1.00001e-3, 3e-3, 1e-2]},
+            "dropout": {"choice": [0.0, 0.1]},
+            "r_max": {"choice": [1, 8]},
+        }
+    )
+    low = {"learning_rate": 1e-2, "dropout": 0.0, "r_max": 1}
+    high = {"learning_rate": 1.00001e-3, "dropout": 0.1, "r_max": 8}
+    assert interpolated(space, low, high, 0.5) == {"learning_rate": 3.162e-3, "dropout": 0.1, "r_max": 8}
+    assert interpolated(space, low, high, 0.25)["learning_rate"] == 5.623e-3
+    assert interpolated(space, low, high, 0.0) == low and interpolated(space, low, high, 1.0) == high
+    assert interpolated(space, low, low, 0.3) == low

@@ -222,7 +222,7 @@ def test_a_compute_matched_label_follows_its_leader_and_trains_more_epochs(plann
 def test_a_compute_matched_label_has_a_gap_where_its_leader_has_nothing_to_match(planner):
     """Below one component per module the leader does not exist; at exactly one it trains a single lane."""
     methods = {
-        "adapad": {},
+        "adapad": {"initial_rank": 1},
         "lora/matched": {"compute_as": "adapad", "allocation": "random"},
         "lora/random": {"allocation": "random"},
     }
@@ -252,7 +252,7 @@ def test_a_failed_leader_leaves_its_followers_out(planner):
         ),
         ({"budgets": [5]}, "no method of this sweep can reach budget 5"),
         (
-            {"methods": {"lora": {}, "dylora": {}, "adapad": {}}, "budgets": [ONE_EACH - 1]},
+            {"methods": {"lora": {}, "dylora": {}, "adapad": {"initial_rank": 1}}, "budgets": [ONE_EACH - 1]},
             r"\(lora: .* or set allocation: random; dylora: .*; adapad: .* or set initial_rank: 0\)",
         ),
         ({"tune": {**TUNE, "budget": 5}}, "tune.budget does not suit lora"),
