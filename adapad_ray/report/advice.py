@@ -53,7 +53,9 @@ def sentence(chosen: Recommendation) -> str:
     elif not chosen.is_best:
         parts.append(f"Deploy {_sized(chosen)}: {behind}.")
     elif chosen.tied > 1:
-        parts.append(f"Deploy the smallest of them, {_sized(chosen)}; {smaller}.")
+        smallest = "the smallest of them" if chosen.smallest_tied == 1 else "one of the smallest of them"
+        which = "one of them" if chosen.smallest_tied == chosen.tied else smallest
+        parts.append(f"Deploy {which}, {_sized(chosen)}; {smaller}.")
     else:
         best = f"it has the best validation {metric} ({chosen.validation_mean:.3f})"
         parts.append(f"Deploy {_sized(chosen)}: {best}, and {smaller}.")

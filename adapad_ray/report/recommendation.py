@@ -78,6 +78,8 @@ class Recommendation(PointSummary):
     """Candidates that are adapters: 0 if none has finished with all seeds."""
     tied: int
     """Points that share the best mean validation metric."""
+    smallest_tied: int = 1
+    """How many of these have as few parameters as the smallest of them. Absent from older files."""
     items: int
     """Validation items."""
     right_or_wrong: bool
@@ -143,6 +145,7 @@ def recommend(
     alone = next(key for key in candidates if mean[key] >= mean[best] - delta)
     adapters = [key for key in candidates if size[key] > 0 and bounds[key] > -delta]
     cell, point = best_member(curves.points[chosen])
+    tied = [key for key in candidates if math.isclose(mean[key], mean[best], abs_tol=1e-9)]
     found = Recommendation(
         **_summary(curves, chosen).model_dump(),
         metric=curves.metric,
@@ -154,7 +157,8 @@ def recommend(
         by_means_alone=_summary(curves, alone),
         smallest_adapter=_summary(curves, adapters[0]) if adapters else None,
         adapters=sum(size[key] > 0 for key in candidates),
-        tied=sum(math.isclose(mean[key], mean[best], abs_tol=1e-9) for key in candidates),
+        tied=len(tied),
+        smallest_tied=sum(size[key] == size[best] for key in tied),
         items=scores[chosen].items,
         right_or_wrong=scores[chosen].right_or_wrong,
         seed=cell.identity.seed,

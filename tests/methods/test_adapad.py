@@ -335,6 +335,14 @@ def test_the_defaults_suit_the_budget(budget, initial_rank, r_max):
     assert method.plan().parameters <= budget
 
 
+def test_with_one_component_per_module_it_is_lora_of_rank_1():
+    trainers = [MethodCase(method, COST_PER_RANK).trainer() for method in ("adapad", "lora")]
+    for trainer in trainers:
+        trainer.start()
+    ours, theirs = (trainer.run() for trainer in trainers)
+    assert ours.losses == theirs.losses and ours.work.lane_passes == theirs.work.lane_passes
+
+
 def test_below_one_component_per_module_one_lane_trains_the_whole_adapter():
     trainer = started(500, local_steps=2)
     grown = trainer.run().growth

@@ -114,6 +114,21 @@ def test_the_test_split_never_influences_the_choice(factory):
     assert all(getattr(again, name).point == getattr(chosen, name).point for name in others)
 
 
+@pytest.mark.parametrize(
+    ("points", "which"),
+    [
+        ([("lora", 41_472), ("adapad", 41_472)], "one of them"),
+        ([("lora", 41_472), ("adapad", 41_472), ("lora", 82_944)], "one of the smallest of them"),
+    ],
+)
+def test_no_model_is_called_the_smallest_where_another_has_its_size(tmp_path, points, which):
+    factory = SweepFactory(tmp_path / "sweep", items=31)
+    for seed in range(3):
+        for label, budget in points:
+            factory.cell(label, budget, seed, 1.2, adapter=True)
+    assert f"Deploy {which}, " in recommend(curves(factory)).sentence
+
+
 def test_equal_models_are_called_ties_and_their_number_of_items_is_said_to_be_too_small(tmp_path):
     factory = SweepFactory(tmp_path / "sweep", items=31)
     for seed in range(3):
