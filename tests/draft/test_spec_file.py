@@ -45,7 +45,8 @@ def test_a_file_of_reviews_becomes_a_sweep(tiny_model, reviews, tmp_path, monkey
     assert f"\n  - 12 ranks    # {COST_PER_RANK:,} parameters" in written
     spec = load_spec(tmp_path / "my films.yaml")
     assert (spec.name, spec.task.text, spec.task.label) == ("my-films", "#words", "stars")
-    assert spec.budgets == ["3 ranks", "12 ranks", "48 ranks"] and spec.tune.trials == 6
+    assert spec.budgets == ["3 ranks", "12 ranks", "48 ranks"]
+    assert spec.tune.trials == 6 and spec.tune.budget == "ends"
     assert spec.training.epochs == 3 and spec.training.max_length == 24
     again = init("my films.jsonl")
     assert again.exit_code == 2 and "exists" in again.output and (tmp_path / "my films.yaml").read_text() == written
