@@ -48,7 +48,7 @@ def spec_file(place: Path, tiny_model: Path, reviews: Path) -> Path:
             "lora": {},
             "lora/random": {"allocation": "random"},
             "adapad": {"initial_rank": 0},
-            "adapad/exact": {"local_steps": 2},
+            "adapad/exact": {"local_steps": 2, "initial_rank": 1},
         },
         "budgets": [RANK_1 // 2, RANK_1 * 2],
         "seeds": [0, 1],
