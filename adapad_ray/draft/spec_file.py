@@ -198,7 +198,7 @@ class _Writer:
             *lines,
             "tune:    # every method gets its own learning rate, the best of these on validation",
             f"  trials: {tune['trials']}",
-            "  budget: ends    # at the smallest and the largest budget: small adapters want larger rates",
+            f"  budget: {tune['budget']}    # at the smallest and the largest budget: small adapters want larger rates",
             "  early_stopping: true    # trials that are behind stop: six cost less than four without",
             "  space: {learning_rate: {log: [5e-4, 2e-2]}}",
             *([f"resources: {json.dumps(self.content['resources'])}"] if "resources" in self.content else []),
