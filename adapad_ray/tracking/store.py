@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
-LONGEST_WAIT = 5.0
-"""Seconds in which the store must give its first answer."""
+LONGEST_WAIT = 15.0
+"""Seconds in which the store must give its first answer: on a busy machine a server takes more than five."""
+_CONNECTION_WAIT = 5.0
+"""Seconds in which its machine must take the connection."""
 _WHO_ASKS = (401, 403, 407)
 """Status of replies to those who are not let in."""
 _READ_ONLY = (*_WHO_ASKS, 405, 501)
@@ -206,7 +208,7 @@ def _answers_everyone(uri: str) -> bool:
     import requests  # type: ignore[import-untyped]
 
     experiments = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments"
-    options: dict[str, Any] = {"timeout": LONGEST_WAIT, "stream": True, "allow_redirects": False}
+    options: dict[str, Any] = {"timeout": (_CONNECTION_WAIT, LONGEST_WAIT), "stream": True, "allow_redirects": False}
     try:
         with requests.get(f"{experiments}/get-by-name", {"experiment_name": "Default"}, **options) as reply:
             if reply.status_code in _WHO_ASKS or reply.is_redirect:
@@ -242,7 +244,7 @@ def _ask_as_user(uri: str, experiment: str) -> None:
 
 
 def _check_port(host: str, port: int) -> None:
-    socket.create_connection((host, port), timeout=LONGEST_WAIT).close()
+    socket.create_connection((host, port), timeout=_CONNECTION_WAIT).close()
 
 
 def _create_database(uri: str) -> None:

@@ -34,6 +34,7 @@ from adapad_ray.training.randomness import generator
 from adapad_ray.training.record import Counts, OnProgress, Probe, RoundObserver, TrainingRecord
 from adapad_ray.training.round_meter import RoundMeter, Stopwatch
 from adapad_ray.training.settings import TrainingSettings
+from adapad_ray.training.weight_average import WeightAverage
 from adapad_ray.training.workers import Alone, Share, Workers
 
 
@@ -85,7 +86,8 @@ class Trainer:
         self.optimizer = ComponentOptimizer(settings, total_steps, method.learning_rate_scale)
         self.estimates = Estimates(self.adapted, method.staleness)
         self.step, self.record = 0, TrainingRecord()
-        self._lanes = LaneState(self.adapted, self.optimizer, self.estimates)
+        self._average = WeightAverage()
+        self._lanes = LaneState(self.adapted, self.optimizer, self._average, self.estimates)
         self.stopwatch = Stopwatch()
         """Runs while `steps` does."""
         self._passes, self._counts = LanePasses(), Counts()
@@ -134,6 +136,7 @@ class Trainer:
             DivergedError, AttemptLostError: as `run` does.
         """
         first, self._pause_at = self.step, pause_at
+        self._average.begin(pause_at)
         end = min(step for step in (self.total_steps, stop_at, pause_at) if step is not None)
         self.stopwatch.start(self.record.seconds)
         self._meter.restart_clock()
@@ -167,6 +170,14 @@ class Trainer:
                 self.add_pass(self.train_lane(position, lane, due))
         self.end_step()
 
+    def use_average(self) -> None:
+        """Overwrites the weights by their mean over the last steps before the pause at which the training is.
+
+        The model can be evaluated then, but not be trained on: for that, resume the pause's checkpoint.
+        """
+        self._average.copy_to(self.adapted.named_parameters())
+        self.adapted.publish(self.method.published(self.step))
+
     @property
     def ends_round(self) -> bool:
         """Whether the step just taken is the last one of its round."""
@@ -193,6 +204,8 @@ class Trainer:
         self._counts.losses[self.step] = {}
         self.record.peak_parameters = max(self.record.peak_parameters, self.adapted.adapter_parameters())
         self.step += 1
+        if self._average.wants(self.step):
+            self._average.add(self.adapted.named_parameters())
 
     def train_lane(self, position: int, lane: Lane, due: DueStep) -> LanePass:
         """Forward pass, loss, backward pass, clipping and update of the lane at `position` among those of the step."""

@@ -16,6 +16,7 @@ from benchmarks.gpu.scale import TINY
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.soak
 def test_the_script_runs_a_section_in_a_process_of_its_own_and_keeps_its_rows(tmp_path: Path) -> None:
     out = tmp_path / "check.json"
     command = ["bash", str(ROOT / "benchmarks/gpu/check.sh"), "--tiny", "--out", str(out), "step_times"]
@@ -49,6 +50,7 @@ def test_a_section_that_fails_is_named_and_fails_the_check(tmp_path: Path, monke
 class TestOnRay:
     """Sections that start workers."""
 
+    @pytest.mark.soak
     def test_recovery_passes(self) -> None:
         assert [row for row in recovery.measure(TINY, None) if "error" in row] == []
 

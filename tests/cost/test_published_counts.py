@@ -158,6 +158,7 @@ def test_llama_3_1_70b_has_12_943_360_parameters_per_rank(plan):
     assert planned["tokens_are_words"] and not planned["throughput"]["measured"]
 
 
+@pytest.mark.soak
 def test_every_method_can_be_planned_on_a_model_of_70_billion(plan):
     """Also per head, whose number differs between query and key; `para` plans its parent as well."""
     names = [method.name for method in BUILT_IN if method.name != "head_only"]

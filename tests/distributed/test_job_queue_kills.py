@@ -17,7 +17,7 @@ from adapad_ray.testing import COST_PER_RANK, MethodCase
 
 pytestmark = pytest.mark.xdist_group("clusters")
 
-EPOCHS = 40
+EPOCHS = 20
 CASE = MethodCase(
     "adapad",
     3 * COST_PER_RANK,

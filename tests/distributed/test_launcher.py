@@ -51,6 +51,7 @@ def test_closing_in_the_middle_of_a_job_is_quick_and_leaves_nothing(pool, pair, 
         pool.submit("late", {})
 
 
+@pytest.mark.soak
 def test_a_launcher_that_is_killed_while_its_workers_start_leaves_their_resources_to_the_next(idle_cluster):
     """No worker has joined the queue yet, so only Ray has a record of the reserved resources."""
     with WorkerPool(pool_jobs.set_up, pool_jobs.run, workers=2, name="reborn") as pool:

@@ -96,6 +96,7 @@ def test_of_two_launches_the_second_is_refused_and_sigterm_ends_the_first_with_w
     assert_logged_once(uri, "faults", set(lasting(folder)))
 
 
+@pytest.mark.soak
 @needs_own_mounts
 def test_a_disk_that_fills_up_costs_only_what_did_not_fit(spec_file: Path, tmp_path: Path) -> None:
     disk, kept = tmp_path / "disk", tmp_path / "kept"

@@ -43,7 +43,7 @@ def spec_file(place: Path, tiny_model: Path, reviews: Path) -> Path:
         "methods": {"adapad": {"initial_rank": 0, "local_steps": 2}},
         "budgets": [RANK_1 // 2, RANK_1 * 2],
         "seeds": [0, 1],
-        "training": {"epochs": 2, "max_length": 32, "learning_rate": 5e-3},
+        "training": {"epochs": 1, "max_length": 32, "learning_rate": 5e-3},
         "mode": "search",
         "search": {
             "trials": TRIALS,

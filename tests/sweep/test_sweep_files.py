@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from adapad_ray.cli import app
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
+LONG = {"ard_llama70b", "ard_paligemma", "para_gemma_math", "adapad_squad_qwen3"}
+"""Models of many layers, whose plans take ten seconds and more."""
 
 DEBERTA, QWEN, OPT, CP = 165_888, 630_784, 196_608, 9_264
 """Parameters of one rank on all linears of DeBERTaV3-base and Qwen3-0.6B, of one on OPT-1.3B's q and v, and of one CP
@@ -38,7 +40,10 @@ def parameters(planned, label):
     return [row["parameters"] for row in planned["rows"] if row["label"] == label]
 
 
-@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(file, id=file.stem, marks=[pytest.mark.soak] if file.stem in LONG else []) for file in SWEEPS],
+)
 def test_every_sweep_can_be_planned(file):
     planned = plan(file)
     assert planned["name"] == file.stem
@@ -73,7 +78,7 @@ def test_cp_on_opt_has_the_grid_and_the_matched_pairs_of_the_paper():
     assert planned["examples"] == {"train": 1_000, "validation": 500, "test": 872}, "SST-2 has 872 labelled examples"
 
 
-@pytest.mark.parametrize("task", ["rte", "stsb", "mnli"])
+@pytest.mark.parametrize("task", ["rte", "stsb", pytest.param("mnli", marks=pytest.mark.soak)])
 def test_the_sweep_of_glue_serves_its_other_tasks_by_an_override(task):
     planned = plan(named("adapad_glue_debertav3"), f"task={task}", "training.max_length=128")
     assert 2 * DEBERTA in parameters(planned, "lora")

@@ -54,6 +54,7 @@ def fetched(url: str, to: Path) -> Path:
     return to
 
 
+@pytest.mark.soak
 def test_a_sweep_in_a_store_is_the_sweep_in_a_folder(spec_file: Path, tmp_path: Path, bucket: str) -> None:
     """Killed once while cells have checkpoints there, and finished from nothing but what the store has."""
     url, place = f"{bucket}/runs/remote", tmp_path / "place"

@@ -105,6 +105,14 @@ def test_workers_pause_together_and_any_number_resumes(case, tmp_path):
     """Without a policy that would save there."""
     paused = train_together(case, 2, checkpoint=tmp_path / "checkpoint", pause_at=6)
     assert {trainer.step for trainer in paused} == {6}
+    alone = case.trainer()
+    alone.start()
+    alone.run(pause_at=6)
+    expected, (leader, *_) = alone.checkpoint().tensors, paused
+    means = {name: mean for name, mean in leader.checkpoint().tensors.items() if name.startswith("average|")}
+    assert means and means.keys() == {name for name in expected if name.startswith("average|")}
+    for name, mean in means.items():
+        torch.testing.assert_close(mean, expected[name], rtol=0, atol=0 if case is ADAPAD else 1e-6)
     saved = Checkpoint.load(tmp_path / "checkpoint")
     assert saved is not None and saved.meta["step"] == 6
     alone = case.trainer()

@@ -11,7 +11,7 @@ from adapad_ray.testing.cases import finished
 from adapad_ray.training.cell import CellRequest, run_cell, rungs
 from adapad_ray.training.cell.rungs import load_rungs
 from adapad_ray.training.cell.validation import Validator
-from adapad_ray.training.checkpoint import Checkpoint
+from adapad_ray.training.checkpoint import Checkpoint, CheckpointPolicy
 
 RANK_2 = 2 * COST_PER_RANK
 CASES = [
@@ -21,8 +21,19 @@ CASES = [
 ]
 
 
-def request(case, folder, pause_at=None) -> CellRequest:
-    return CellRequest("cell", case.identity(), folder, "tiny", pause_at=pause_at)
+def request(case, folder, pause_at=None, checkpoints=None) -> CellRequest:
+    policy = checkpoints or CheckpointPolicy()
+    return CellRequest("cell", case.identity(), folder, "tiny", pause_at=pause_at, checkpoints=policy)
+
+
+def kill_at(step):
+    """A report of progress that ends the cell at `step`."""
+
+    def report(progress):
+        if progress["step"] == step:
+            raise Killed
+
+    return report
 
 
 def assert_as_without_a_pause(case, result):
@@ -39,7 +50,8 @@ def test_a_cell_that_pauses_twice_ends_bitwise_as_without(case, tmp_path):
     assert_as_without_a_pause(case, run_cell(request(case, tmp_path), case.workspace()))
     first, second = load_rungs(tmp_path)
     assert (first.step, second.step) == (4, 10)
-    assert first.score == -first.loss != second.score and 0 < first.seconds < second.seconds
+    assert first.score == -first.loss != second.score
+    assert first.seconds > 0 and second.seconds > 0
 
 
 def test_the_score_is_that_of_the_tune_stage(tmp_path):
@@ -50,6 +62,30 @@ def test_the_score_is_that_of_the_tune_stage(tmp_path):
     trainer.run()
     rung = Validator(request(case, tmp_path), case.workspace(), trainer.method).rung(trainer.step, 1.0)
     assert rung.score == pytest.approx(finished(case)[0].tuning_score)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.method)
+def test_the_score_is_that_of_the_mean_weights_of_the_last_half(case, tmp_path):
+    """Also after a kill within those steps; averaged here in fp64, from the weights after every step."""
+    with pytest.raises(Killed):
+        often = CheckpointPolicy(rounds=1)
+        run_cell(request(case, tmp_path, 8, often), case.workspace(), on_progress=kill_at(6))
+    assert Checkpoint.load(tmp_path / CHECKPOINT).meta["step"] == 6
+    assert run_cell(request(case, tmp_path, 8), case.workspace()) is None
+    trainer, weights = case.trainer(), []
+    trainer.start()
+    trainer.run(stop_at=4)
+    for step in range(5, 9):
+        trainer.run(stop_at=step)
+        weights.append({n: p.detach().double() for n, p in trainer.adapted.named_parameters().items()})
+    means = {n: torch.stack([w[n] for w in weights if n in w]).mean(0) for n in weights[-1]}
+    with torch.no_grad():
+        for name, parameter in trainer.adapted.named_parameters().items():
+            parameter.copy_(means[name])
+    trainer.adapted.publish()
+    expected = Validator(request(case, tmp_path), case.workspace(), trainer.method).rung(8, 1.0)
+    (rung,) = load_rungs(tmp_path)
+    assert rung.score == pytest.approx(expected.score, abs=1e-6)
 
 
 class Killed(Exception):
