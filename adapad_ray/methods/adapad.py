@@ -65,8 +65,8 @@ class AdapadConfig(MethodConfig):
     """Whether lane k trains privately in the rounds before it publishes, instead of waiting."""
     r_max: int | None = Field(default=None, ge=1)
     """Largest rank of a module. Default: 1 below one component per module, where the first component of another module
-    is worth more than a second one, and each rank adds a pass to every step. Otherwise twice the mean rank of the
-    budget, at least 2: with less, growth would have no choice."""
+    is worth more than a second one, and each rank adds a pass to every step. Otherwise the mean rank of the budget,
+    rounded up, plus one: with less, growth would have no choice; with more, a few modules take most of the budget."""
     growth_score: Literal["gradient", "reserve"] | None = None
     """What decides which modules grow. `gradient`: size and signal-to-noise ratio of the loss gradient of each frozen
     weight, its depth and its size (`GradientScores`). `reserve`: importance and uncertainty of a component in training
@@ -137,7 +137,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
     """Parallel deflation; prefixes of the discovered adapter are deployable too."""
 
     name = "adapad"
-    version = 5
+    version = 6
     summary = "parallel deflation: rank-1 components learn at once, ranks are discovered under the budget"
     shares_passes = True
     Config = AdapadConfig
@@ -169,7 +169,7 @@ class Adapad(GrowingMethod[AdapadConfig]):
 
     def _default_r_max(self) -> int:
         mean_rank = self.budget / sum(self.costs.values())
-        return 1 if mean_rank < 1 else max(2, self.initial_rank, math.ceil(2 * mean_rank))
+        return 1 if mean_rank < 1 else max(self.initial_rank, math.ceil(mean_rank) + 1)
 
     def _growth_schedule(self) -> GrowthSchedule:
         total, period = self.context.total_steps, self.local_steps

@@ -114,7 +114,7 @@ def test_budgets_far_below_one_lora_rank_are_reached():
 
 def test_the_default_r_max_follows_the_mean_number_of_components():
     shapes = target_modules(tiny_backbone().model, "all-linear")
-    assert Adapad(AdapadConfig(family="cp"), CellContext(shapes, 4 * ONE_EACH, 15, 0)).r_max == 8
+    assert Adapad(AdapadConfig(family="cp"), CellContext(shapes, 4 * ONE_EACH, 15, 0)).r_max == 5
 
 
 def test_lanes_read_vectors_whatever_the_family_is():
