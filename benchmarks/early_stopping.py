@@ -4,17 +4,19 @@
     python -m benchmarks.early_stopping rules FOLDER [--first 0] [--studies 24] [--trials 6]
     python -m benchmarks.early_stopping cost FOLDER [--trials 6]
 
-`record` trains every trial of every study to its end, with validation losses on the way, and continues where it
-stopped. Study n has points and training runs of seed n; studies go round the pairs of method and task. `rules` applies
-rules of early stopping to what was recorded: trials that go on are bitwise the same, so this is exact.
+`record` trains every trial of every study to its end, with validation losses on the way, of the weights as they are
+and of their mean over the latter half of the steps so far; it continues where it stopped. Study n has points and
+training runs of seed n; studies go round the pairs of method and task. `rules` applies rules of early stopping to what
+was recorded: trials that go on are bitwise the same, so this is exact.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -33,13 +35,18 @@ from adapad_ray.sweep.planning.cells import Cell, PlannedCell
 from adapad_ray.sweep.planning.early_stopping import EarlyStopping
 from adapad_ray.sweep.spec_file import parse_spec
 from adapad_ray.training.cell import CellRequest, Workspace, run_cell
+from adapad_ray.training.cell.rungs import load_rungs
 from adapad_ray.training.cell.validation import LOSS, load_validations
+from adapad_ray.training.settings import TrainingSettings
 
 SPACE = {"learning_rate": {"log": [5e-4, 2e-2]}}
 """That of `adapad init`."""
 METHODS = {"lora": {}, "adapad": {"initial_rank": 0, "local_steps": 2}}
 PARTS = 16
 """Losses are recorded after every sixteenth of the steps."""
+PAUSES = ((4, 8), (3, 6), (5,), (7,))
+"""Sixteenths after which trainings pause to score averaged weights. Each of a row is twice the one before, so that its
+window begins at the half of its own steps."""
 TRAINING = {
     "epochs": 1,
     "batch_size": 8,
@@ -89,10 +96,29 @@ def record(folder: Path, glue: Path, seeds: range, trials: int) -> None:
                     run_cell(request, workspace)
                 result = CellResult.model_validate_json((place / RECORD).read_text())
                 losses = [entry.scores[LOSS] for entry in load_validations(place)]
-                trial = {**point, "losses": [*losses, -result.tuning_score], "seconds": result.cost.train_seconds}
+                averaged = averaged_losses(CellRequest(cell.id, cell.identity, place, fields["model"]), workspace)
+                trial = {
+                    **point,
+                    "losses": [*losses, -result.tuning_score],
+                    "averaged": averaged,
+                    "seconds": result.cost.train_seconds,
+                }
                 study["trials"].append(trial)
                 print(label, task, seed, json.dumps(trial), flush=True)
             print(json.dumps(study), file=lines, flush=True)
+
+
+def averaged_losses(request: CellRequest, workspace: Workspace) -> dict[int, float]:
+    """Sixteenths of the steps → validation loss of the averaged weights; infinite where it is not finite."""
+    steps = TrainingSettings(**request.identity.training).total_steps(len(workspace.data.splits["train"]))
+    losses = {}
+    for row in PAUSES:
+        folder = request.folder / f"pauses-{row[0]}"
+        for part in row:
+            run_cell(replace(request, folder=folder, pause_at=steps * part // PARTS), workspace)
+        for part, rung in zip(row, load_rungs(folder), strict=True):
+            losses[part] = math.inf if rung.loss is None else rung.loss
+    return losses
 
 
 @dataclass
@@ -105,9 +131,9 @@ class Outcome:
     """Share of the optimizer steps of all trials."""
 
 
-def stopped_early(study: dict[str, Any], rungs: Sequence[Rung], trials: int) -> Outcome:
-    """Applies a rule to the first trials of a study."""
-    losses = [trial["losses"] for trial in study["trials"][:trials]]
+def stopped_early(study: dict[str, Any], rungs: Sequence[Rung], trials: int, *, averaged: bool) -> Outcome:
+    """Applies a rule to the first trials of a study, with scores of averaged weights or of the weights as they are."""
+    ends = [trial["losses"][-1] for trial in study["trials"][:trials]]
     halving, parts = Halving([RankedTrial(str(n)) for n in range(trials)], rungs), [0] * trials
     while (taken := halving.take()) is not None:
         number, rung = int(taken[0]), taken[1]
@@ -116,22 +142,19 @@ def stopped_early(study: dict[str, Any], rungs: Sequence[Rung], trials: int) -> 
             halving.finish(taken[0])
         else:
             parts[number] = round(rungs[rung].share * PARTS)
-            halving.arrive(taken[0], -losses[number][parts[number] - 1])
+            trial, part = study["trials"][number], parts[number]
+            loss = trial["averaged"][str(part)] if averaged else trial["losses"][part - 1]
+            halving.arrive(taken[0], -loss if math.isfinite(loss) else None)
     finished = [number for number in range(trials) if parts[number] == PARTS]
-    return Outcome(min(finished, key=lambda number: losses[number][-1]), sum(parts) / PARTS / trials)
+    return Outcome(min(finished, key=ends.__getitem__), sum(parts) / PARTS / trials)
 
 
 RULES = {
     "half after 1/4, half of them after 1/2": (Rung(1 / 4, 1 / 2), Rung(1 / 2, 1 / 2)),
-    "a quarter after 3/8": (Rung(3 / 8, 1 / 4),),
+    "half after 3/16": (Rung(3 / 16, 1 / 2),),
+    "half after 3/16, half of them after 3/8": (Rung(3 / 16, 1 / 2), Rung(3 / 8, 1 / 2)),
     "two thirds after 1/4, half of them after 1/2": (Rung(1 / 4, 2 / 3), Rung(1 / 2, 1 / 2)),
-    "two thirds after 1/4, half of them after 7/16": (Rung(1 / 4, 2 / 3), Rung(7 / 16, 1 / 2)),
-    "all after 3/16, half after 5/16, half of them after 7/16": (
-        Rung(3 / 16, 1.0),
-        Rung(5 / 16, 1 / 2),
-        Rung(7 / 16, 1 / 2),
-    ),
-    "tune.early_stopping: all after 3/16, two thirds after 5/16, half of them after 7/16": RUNGS,
+    "two thirds after 3/16, half of them after 7/16 (tune.early_stopping)": RUNGS,
 }
 
 
@@ -139,15 +162,16 @@ def rules(folder: Path, trials: Sequence[int], seeds: range) -> None:
     """Prints, for every rule and number of trials, the studies that have the same winner, the gaps and the cost."""
     studies = [json.loads(line) for line in (folder / "studies.jsonl").read_text().splitlines()]
     studies = [study for study in studies if study["seed"] in seeds]
-    print("| goes on | trials | same winner | validation loss lost where not | steps |")
-    print("|---|---|---|---|---|")
-    for (name, rungs), number in product(RULES.items(), trials):
-        outcomes = [stopped_early(study, rungs, number) for study in studies]
+    print("| goes on | weights | trials | same winner | validation loss lost where not | steps |")
+    print("|---|---|---|---|---|---|")
+    for (name, rungs), averaged, number in product(RULES.items(), (False, True), trials):
+        outcomes = [stopped_early(study, rungs, number, averaged=averaged) for study in studies]
         ends = [[trial["losses"][-1] for trial in study["trials"][:number]] for study in studies]
         gaps = [end[outcome.winner] - min(end) for end, outcome in zip(ends, outcomes, strict=True)]
         lost = ", ".join(f"{gap:.3f}" for gap in gaps if gap > 0)
         cost = sum(outcome.cost for outcome in outcomes) / len(outcomes)
-        print(f"| {name} | {number} | {gaps.count(0.0)} of {len(gaps)} | {lost or '–'} | {cost:.0%} |")
+        weights = "averaged" if averaged else "as they are"
+        print(f"| {name} | {weights} | {number} | {gaps.count(0.0)} of {len(gaps)} | {lost or '–'} | {cost:.0%} |")
 
 
 def cost(folder: Path, glue: Path, trials: int) -> None:

@@ -4,8 +4,9 @@ All trials train to the first rung, the best of them to the next, and so on; the
 end. A rung is decided once all of its trials have arrived, so a decision depends on scores alone: not on the order in
 which trials arrive, and not on kills. The pruners of Optuna and the schedulers of Ray Tune decide when a trial arrives.
 
-As in Optuna's `PercentilePruner`, trials are compared by the best of their scores so far: a large learning rate makes
-scores jump in the middle of the training, and the jumps end as the rate decays.
+Trials are compared by their newest scores. Those of weights as they are would mislead: a large learning rate makes them
+jump in the middle of the training, and the jumps end as the rate decays. So a rung scores averaged weights
+(`training.weight_average`).
 """
 
 from __future__ import annotations
@@ -26,9 +27,8 @@ class Rung(NamedTuple):
     """Share of the rung's trials that go on; the number is rounded up."""
 
 
-RUNGS = (Rung(share=3 / 16, keep=1.0), Rung(share=5 / 16, keep=2 / 3), Rung(share=7 / 16, keep=1 / 2))
-"""Of `tune.early_stopping`. All go on from the first: its score is one more that a trial can be judged by.
-`benchmarks/RESULTS.md` has what they cost and which winners they find."""
+RUNGS = (Rung(share=3 / 16, keep=2 / 3), Rung(share=7 / 16, keep=1 / 2))
+"""Of `tune.early_stopping`. `benchmarks/RESULTS.md` has what they cost and which winners they find."""
 
 
 @dataclass
@@ -46,11 +46,9 @@ class RankedTrial:
         """Whether it has trained to its end, or cannot."""
         return self.finished or self.failed
 
-    def best(self, rung: int) -> float | None:
-        """The best score up to a rung; None if it has none there."""
-        if len(self.scores) <= rung or self.scores[rung] is None:
-            return None
-        return max(score for score in self.scores[: rung + 1] if score is not None)
+    def score(self, rung: int) -> float | None:
+        """The score at a rung; None if it has none there."""
+        return self.scores[rung] if rung < len(self.scores) else None
 
 
 def full_trainings(trials: int, rungs: Sequence[Rung]) -> float:
@@ -146,7 +144,7 @@ class Halving:
     def _decide(self) -> None:
         """Ends every rung at which all its trials have arrived."""
         while self._rung < len(self._rungs) and all(t.ended or self._has_score(t) for t in self._members):
-            scores = [trial.best(self._rung) for trial in self._members]
+            scores = [trial.score(self._rung) for trial in self._members]
             best = go_on(scores, self._rungs[self._rung].keep)
             out = [trial for trial, goes_on in zip(self._members, best, strict=True) if not goes_on and not trial.ended]
             self._members = [trial for trial, goes_on in zip(self._members, best, strict=True) if goes_on]
@@ -170,6 +168,6 @@ class Halving:
 
 
 def _reached(trial: RankedTrial) -> tuple[int, float]:
-    """Its last rung and its best score."""
-    score = trial.best(len(trial.scores) - 1)
+    """Its last rung and its score there."""
+    score = trial.scores[-1] if trial.scores else None
     return len(trial.scores), -math.inf if score is None else score

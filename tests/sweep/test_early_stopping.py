@@ -31,7 +31,7 @@ def test_the_best_trials_train_to_their_end_and_the_others_are_pruned_counted_an
     outcome, recorder = launch(executor, **FIELDS)
     tuned = [identity for identity in executor.computed if identity.stage == "tune"]
     rates = sorted({best_rate(identity) for identity in executor.paused})
-    assert len(executor.paused) == 4 + 4 + 3 and [*map(best_rate, tuned)] == sorted(rates[2:], reverse=True)
+    assert len(executor.paused) == 4 + 3 and [*map(best_rate, tuned)] == sorted(rates[2:], reverse=True)
     curve = [identity for identity in executor.computed if identity.stage == "curve"]
     assert {best_rate(identity) for identity in curve} == {rates[-1]} and len(curve) == 2
 
@@ -45,12 +45,12 @@ def test_the_best_trials_train_to_their_end_and_the_others_are_pruned_counted_an
     assert not manifest.labels.keys() & set(tracker.stopped)
     assert manifest.missing(list(recorder.arguments("sweep_ended")[0][0].results.values())) == 0
     (steps,) = {trial.steps for trial in manifest.stopped}
-    scored, first, second = (-(-n * steps // 16) for n in (3, 5, 7))
+    first, second = (-(-n * steps // 16) for n in (3, 7))
     assert [trial.step for trial in manifest.stopped] == [first, second]
     assert trials(folder) == {
-        rates[0]: ("PRUNED", rates[0], dict.fromkeys((scored, first), rates[0])),
-        rates[1]: ("PRUNED", rates[1], dict.fromkeys((scored, first, second), rates[1])),
-        **{rate: ("COMPLETE", rate, dict.fromkeys((scored, first, second), rate)) for rate in rates[2:]},
+        rates[0]: ("PRUNED", rates[0], {first: rates[0]}),
+        rates[1]: ("PRUNED", rates[1], dict.fromkeys((first, second), rates[1])),
+        **{rate: ("COMPLETE", rate, dict.fromkeys((first, second), rate)) for rate in rates[2:]},
     }
     ((_, edges),) = recorder.arguments("winners_found")
     assert "the largest of those tried" in edges[0], "stopped trials were tried"
@@ -62,7 +62,7 @@ def test_the_best_trials_train_to_their_end_and_the_others_are_pruned_counted_an
     assert Manifest.load(folder) == manifest
 
 
-@pytest.mark.parametrize("kill", range(1, 14, 3))
+@pytest.mark.parametrize("kill", range(1, 11, 3))
 def test_a_launch_that_is_killed_stops_the_same_trials_when_it_is_launched_again(launch, folder, kill):
     def dies(identity):
         if len(first.computed) + len(first.paused) == kill:
@@ -72,7 +72,7 @@ def test_a_launch_that_is_killed_stops_the_same_trials_when_it_is_launched_again
     with pytest.raises(KeyboardInterrupt):
         launch(first, **FIELDS)
     outcome, _ = launch(second, **FIELDS)
-    assert len(first.paused) + len(second.paused) == 4 + 4 + 3, "no trial pauses twice at a rung"
+    assert len(first.paused) + len(second.paused) == 4 + 3, "no trial pauses twice at a rung"
     assert len(first.computed) + len(second.computed) == 4
     assert outcome.failed == [] and outcome.stopped_in_words == "2 of 4 trials stopped early"
     assert sorted(state for state, _, _ in trials(folder).values()) == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
@@ -87,12 +87,12 @@ def test_without_it_every_trial_trains_to_its_end_and_the_identities_are_the_sam
 
 
 def test_if_all_trials_that_went_on_fail_a_stopped_one_takes_their_place(launch, folder):
-    """The trial with the smallest rate fails before its first pause, the two with the largest after the third."""
+    """The trial with the smallest rate fails before its first pause, the two with the largest after the second."""
 
     rates = sorted(point["learning_rate"] for point in quasi_random_points(TUNE["space"], 4, seed=0))
 
     def fails(identity):
-        wild = {0: rates[:1], 3: rates[2:]}.get(executor.paused.count(identity), [])
+        wild = {0: rates[:1], 2: rates[2:]}.get(executor.paused.count(identity), [])
         return DIVERGED if identity.stage == "tune" and best_rate(identity) in wild else None
 
     executor = SyntheticExecutor(score=best_rate, error=fails)

@@ -13,7 +13,7 @@ RUNGS = "rungs.json"
 
 
 class RungScore(NamedTuple):
-    """The validation of the whole model where the training paused."""
+    """The validation of the whole model where the training paused, with averaged weights (`Trainer.use_average`)."""
 
     step: int
     """Optimizer steps done."""
