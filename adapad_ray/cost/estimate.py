@@ -161,7 +161,7 @@ def estimate(spec: SweepSpec, inputs: SweepInputs, plan: SweepPlan, link_gbps: f
         link_gbps=link_gbps,
         single_worker_seconds=flops / rates.throughput.flops_per_second,
         here=_here(spec, plan, rows, flops / rates.throughput.flops_per_second),
-        memory=worker_memory(spec, inputs, _trained_bytes(rows, packs)),
+        memory=worker_memory(spec, inputs, _trained_bytes(spec, rows, packs)),
         packs=packs,
         tokens_are_words=inputs.tokens_are_words,
         rows_are_assumed=inputs.rows_are_assumed,
@@ -170,10 +170,12 @@ def estimate(spec: SweepSpec, inputs: SweepInputs, plan: SweepPlan, link_gbps: f
     )
 
 
-def _trained_bytes(rows: list[RowEstimate], packs: ExpectedPacks | None) -> int:
-    """What trains in a worker at one time, with gradients and optimizer."""
+def _trained_bytes(spec: SweepSpec, rows: list[RowEstimate], packs: ExpectedPacks | None) -> int:
+    """What trains in a worker at one time, with gradients, optimizer and the average that early stopping scores."""
     largest = max((row.optimizer_bytes for row in rows), default=0)
-    return largest if packs is None else max(largest, OPTIMIZER_BYTES * packs.peak_parameters)
+    trained = largest if packs is None else max(largest, OPTIMIZER_BYTES * packs.peak_parameters)
+    averaged = spec.tune is not None and spec.tune.early_stopping
+    return trained + averaged * trained // (OPTIMIZER_BYTES // 4)
 
 
 def _here(spec: SweepSpec, plan: SweepPlan, rows: list[RowEstimate], seconds: float) -> Here:
