@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 
 from adapad_ray.adapters.export import deployed_adapter, provenance, save_peft
 from adapad_ray.api import token_outputs
+from adapad_ray.api.outside_loop import OutsideLoop
 from adapad_ray.api.own_model import Borrowed, own_backbone
 from adapad_ray.api.request import AnyPrecision, Request, check_arguments, resolve
 from adapad_ray.errors import BadRequestError
@@ -23,7 +24,6 @@ from adapad_ray.models import CAUSAL, SEQUENCES, Backbone, initialise_head
 from adapad_ray.models.task_models import MeanPooledClassifier
 from adapad_ray.tasks.losses import Loss, cross_entropy, squared_error
 from adapad_ray.training.batches import Batch
-from adapad_ray.training.outside_loop import OutsideLoop
 from adapad_ray.training.randomness import derive_seed
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.validation import validated

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from adapad_ray.api.outside_loop import OutsideLoop
 from adapad_ray.methods import Adapad, CellContext
 from adapad_ray.models.target_modules import target_modules
 from adapad_ray.testing import COST_PER_RANK, tiny_backbone, tiny_task
 from adapad_ray.training.batches import Batches
-from adapad_ray.training.outside_loop import OutsideLoop
 from adapad_ray.training.passes.lane_passes import DivergedError
 from adapad_ray.training.settings import TrainingSettings
 from adapad_ray.training.trainer import Trainer
