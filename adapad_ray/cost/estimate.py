@@ -26,6 +26,8 @@ LINK_GBPS = 10.0
 """Default rate of the link between workers, in Gbit/s."""
 OPTIMIZER_BYTES = 16
 """Bytes per trained parameter: value, gradient and two moments of Adam in fp32."""
+AVERAGE_BYTES = 4
+"""Bytes per trained parameter of the average that early stopping scores."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,9 @@ def _trained_bytes(spec: SweepSpec, rows: list[RowEstimate], packs: ExpectedPack
     """What trains in a worker at one time, with gradients, optimizer and the average that early stopping scores."""
     largest = max((row.optimizer_bytes for row in rows), default=0)
     trained = largest if packs is None else max(largest, OPTIMIZER_BYTES * packs.peak_parameters)
-    averaged = spec.tune is not None and spec.tune.early_stopping
-    return trained + averaged * trained // (OPTIMIZER_BYTES // 4)
+    if spec.tune is not None and spec.tune.early_stopping:
+        trained += trained * AVERAGE_BYTES // OPTIMIZER_BYTES
+    return trained
 
 
 def _here(spec: SweepSpec, plan: SweepPlan, rows: list[RowEstimate], seconds: float) -> Here:

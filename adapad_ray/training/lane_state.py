@@ -77,6 +77,6 @@ def _by_kind(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _lane_of(name: str) -> int:
-    """`model|<module>|<lane>|…`, `model|<module>|head|<lane>.…` or `estimate|<version>|<lane>`."""
+    """`<kind>|<module>|<lane>|…`, `<kind>|<module>|head|<lane>.…` or `estimate|<version>|<lane>`."""
     _kind, _, lane, *rest = name.split("|")
     return int(rest[0].partition(".")[0]) if lane == "head" else int(lane)
