@@ -19,6 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from adapad_ray.cost.accelerators import ACCELERATORS
 from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.dispatch import is_supported
 from adapad_ray.frozen_linear.quantized import stored_bits
@@ -31,11 +32,6 @@ from adapad_ray.sweep.inputs import SweepInputs
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.training.passes.token_losses import chunk_bytes, takes_chunks
 
-GIGABYTES: Mapping[str, int] = {
-    "T4": 16, "V100": 32, "P100": 16, "L4": 24, "A10G": 24, "L40S": 48, "A100": 80, "A100-40G": 40, "A100-80G": 80,
-    "H100": 80, "H20": 96, "H200": 141, "B200": 180,
-}  # fmt: skip
-"""Accelerator type, as Ray names it → memory of the largest model of that name, in GB, as its vendor says."""
 QUANTIZED_BYTES: Mapping[str | None, float] = {"nf4": 0.5 + 4 / 64, "int8": 1.0, "fp8": 1.0}
 """Per weight of a linear layer of the repeated layers. nf4 has an fp32 scale for every 64 weights."""
 USED = 0.9
@@ -93,7 +89,8 @@ def worker_memory(spec: SweepSpec, inputs: SweepInputs, trained: int) -> WorkerM
 
 def _check(spec: SweepSpec, memory: WorkerMemory) -> None:
     resources = spec.resources
-    gigabytes = GIGABYTES.get(resources.accelerator_type or "", 0) * resources.gpus_per_worker
+    accelerator = ACCELERATORS.get(resources.accelerator_type or "")
+    gigabytes = 0 if accelerator is None else accelerator.gigabytes * resources.gpus_per_worker
     if gigabytes and memory.total > gigabytes * 1e9:
         raise BadRequestError(
             f"a worker needs about {memory.total / 1e9:,.0f} GB of GPU memory ({in_words(memory)}), and "

@@ -5,14 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from adapad_ray.cost.gpu_rates import PEAKS, REACHED, assumed_rate
-from adapad_ray.cost.memory import GIGABYTES
+from adapad_ray.cost.accelerators import REACHED, assumed_rate
 from adapad_ray.cost.throughput import training_throughput
 from adapad_ray.sweep.spec_file import parse_spec
 
 
 def test_a_rate_is_a_share_of_what_the_named_gpu_can():
-    assert PEAKS.keys() == GIGABYTES.keys()
     assert assumed_rate("A100", "bfloat16", "full")[0] == pytest.approx(REACHED * 312e12)
     assert assumed_rate("A100", "float32", "full")[0] == pytest.approx(REACHED * 19.5e12)
     assert assumed_rate("A100", "float32", "mixed") == assumed_rate("A100", "float16", "full")
