@@ -193,7 +193,8 @@ def align_study(
 ) -> None:
     """Makes a study of the tune stage hold exactly these trials.
 
-    The study is rebuilt if a killed driver left open trials, or if the sweep's file has changed.
+    The study is rebuilt if a killed driver left open trials, or if the sweep's file has changed: Optuna refuses a trial
+    whose space is not that of the trials before it.
     """
     trials = [
         optuna.create_trial(
@@ -218,5 +219,6 @@ def align_study(
 
 
 def _key(trial: FrozenTrial) -> tuple[object, ...]:
+    space = {name: optuna.distributions.distribution_to_json(kind) for name, kind in trial.distributions.items()}
     rungs = tuple(sorted(trial.intermediate_values.items()))
-    return json.dumps(trial.params, sort_keys=True), trial.value, trial.state, rungs
+    return json.dumps([trial.params, space], sort_keys=True), trial.value, trial.state, rungs

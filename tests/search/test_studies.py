@@ -106,3 +106,15 @@ def test_a_tune_study_is_brought_in_line_with_its_cells(tmp_path):
     align_study(storage, "toy/lora", space, ended[::-1])
     again = optuna.load_study(study_name="toy/lora", storage=storage)
     assert again._study_id == aligned._study_id, "nothing is written again"
+
+
+@pytest.mark.parametrize("wider", [{"choice": [1e-3, 1e-2, 1e-1]}, {"log": [1e-3, 1e-1]}], ids=["choice", "kind"])
+def test_a_tune_study_takes_trials_of_a_space_that_was_changed(wider, tmp_path):
+    storage, ended = open_storage(tmp_path), [TunedTrial({"learning_rate": 0.01}, TrialState.COMPLETE, 0.7)]
+    before, after = ({"learning_rate": space} for space in ({"choice": [1e-3, 1e-2]}, wider))
+    align_study(storage, "toy/lora", parse_space(before), ended)
+    align_study(storage, "toy/lora", parse_space(after), ended)
+    study = optuna.load_study(study_name="toy/lora", storage=storage)
+    study.enqueue_trial({"learning_rate": 0.1})
+    assert study.ask(parse_space(after)).params == {"learning_rate": 0.1}
+    assert [trial.value for trial in study.trials] == [0.7, None]
