@@ -6,7 +6,7 @@ An item is answered correctly if a latent value is positive. The value is the su
 scale), the difficulty of the item (shared by all methods), an effect of method and item (shared by budgets and seeds of
 the method), an effect of the seed (one part per method and budget, one part shared by all, like the order of the data),
 and noise. All effects are normal, so the expected accuracy over seeds and items is exact. Their sizes are measured, see
-`RESULTS.md`: a standard deviation of 1 to 2.2 points over seeds; effects of items as in the Rotten Tomatoes study.
+`RESULTS.md`: a standard deviation of 1 to 2.2 points over seeds; effects of items as on Rotten Tomatoes.
 """
 
 from __future__ import annotations
