@@ -19,7 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from adapad_ray.cost.accelerators import ACCELERATORS
+from adapad_ray.cost.gpu_specs import GPU_SPECS
 from adapad_ray.errors import BadRequestError
 from adapad_ray.frozen_linear.dispatch import is_supported
 from adapad_ray.frozen_linear.quantized import stored_bits
@@ -89,8 +89,8 @@ def worker_memory(spec: SweepSpec, inputs: SweepInputs, trained: int) -> WorkerM
 
 def _check(spec: SweepSpec, memory: WorkerMemory) -> None:
     resources = spec.resources
-    accelerator = ACCELERATORS.get(resources.accelerator_type or "")
-    gigabytes = 0 if accelerator is None else accelerator.gigabytes * resources.gpus_per_worker
+    gpu = GPU_SPECS.get(resources.accelerator_type or "")
+    gigabytes = 0 if gpu is None else gpu.gigabytes * resources.gpus_per_worker
     if gigabytes and memory.total > gigabytes * 1e9:
         raise BadRequestError(
             f"a worker needs about {memory.total / 1e9:,.0f} GB of GPU memory ({in_words(memory)}), and "

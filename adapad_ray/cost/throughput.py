@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapad_ray.accelerator import cpu_threads
-from adapad_ray.cost.accelerators import assumed_rate
+from adapad_ray.cost.gpu_specs import assumed_rate
 from adapad_ray.frozen_linear.mixed import use_bf16_products
 from adapad_ray.methods import METHODS, CellContext
 from adapad_ray.models.backbone import parse_dtype
@@ -54,7 +54,7 @@ def training_throughput(spec: SweepSpec, inputs: SweepInputs, flops_per_token: f
 
     The weights are random, which takes the same time as real ones. A matrix product is timed instead if the model is
     too large for this machine or its loss with random weights is not finite, where the rate is optimistic. If the sweep
-    requests GPUs that this machine lacks, nothing is timed: `accelerators` has a rate.
+    requests GPUs that this machine lacks, nothing is timed: `gpu_specs` has a rate.
     """
     threads = max(1, int(spec.resources.cpus_per_worker))
     device = "cuda" if spec.resources.gpus_per_worker and torch.cuda.is_available() else "cpu"

@@ -170,8 +170,13 @@ def search_name(sweep: str, label: str, cell_id: str, space: Distributions, stag
 
     `cell_id` is the id of a cell of the label, which identifies method, settings, model and data.
     """
-    kinds = {name: optuna.distributions.distribution_to_json(distribution) for name, distribution in space.items()}
-    content = [cell_id, kinds, stage.sampler, stage.seed, stage.population if stage.sampler == "nsga2" else None]
+    content = [
+        cell_id,
+        _as_json(space),
+        stage.sampler,
+        stage.seed,
+        stage.population if stage.sampler == "nsga2" else None,
+    ]
     return f"{sweep}/{label}/{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
@@ -219,6 +224,9 @@ def align_study(
 
 
 def _key(trial: FrozenTrial) -> tuple[object, ...]:
-    space = {name: optuna.distributions.distribution_to_json(kind) for name, kind in trial.distributions.items()}
     rungs = tuple(sorted(trial.intermediate_values.items()))
-    return json.dumps([trial.params, space], sort_keys=True), trial.value, trial.state, rungs
+    return json.dumps([trial.params, _as_json(trial.distributions)], sort_keys=True), trial.value, trial.state, rungs
+
+
+def _as_json(space: Distributions) -> dict[str, str]:
+    return {name: optuna.distributions.distribution_to_json(distribution) for name, distribution in space.items()}

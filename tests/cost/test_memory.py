@@ -7,6 +7,7 @@ import torch
 import transformers
 
 from adapad_ray.cost.estimate import estimate_sweep
+from adapad_ray.cost.gpu_specs import GPU_SPECS
 from adapad_ray.cost.memory import WorkerMemory, _activations, _attach_lora, _weights
 from adapad_ray.errors import BadRequestError
 from adapad_ray.models import load_backbone
@@ -77,6 +78,7 @@ def test_what_does_not_fit_the_named_accelerator_is_refused_with_what_needs_less
 def test_gpus_are_counted_with_room_to_spare():
     memory = WorkerMemory(weights=70 * 10**9, trained=10**9, activations=10**9, examples=1)
     assert (memory.gpus(80), memory.gpus(79), memory.gpus(40)) == (1, 2, 2)
+    assert GPU_SPECS["H100"].gigabytes == 80
 
 
 @pytest.mark.parametrize(

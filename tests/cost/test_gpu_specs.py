@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from adapad_ray.cost.accelerators import REACHED, assumed_rate
+from adapad_ray.cost.gpu_specs import REACHED, assumed_rate
 from adapad_ray.cost.throughput import training_throughput
 from adapad_ray.sweep.spec_file import parse_spec
 

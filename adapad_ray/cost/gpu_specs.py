@@ -8,7 +8,7 @@ from typing import NamedTuple
 from adapad_ray.results import Precision
 
 
-class Accelerator(NamedTuple):
+class GpuSpec(NamedTuple):
     """One model of GPU, as its vendor describes it."""
 
     half: float
@@ -19,20 +19,20 @@ class Accelerator(NamedTuple):
     """Memory of the largest model of that name."""
 
 
-ACCELERATORS: Mapping[str, Accelerator] = {
-    "T4": Accelerator(65, 8.1, 16),
-    "V100": Accelerator(125, 15.7, 32),
-    "P100": Accelerator(18.7, 9.3, 16),
-    "L4": Accelerator(121, 30.3, 24),
-    "A10G": Accelerator(70, 35, 24),
-    "L40S": Accelerator(362, 91.6, 48),
-    "A100": Accelerator(312, 19.5, 80),
-    "A100-40G": Accelerator(312, 19.5, 40),
-    "A100-80G": Accelerator(312, 19.5, 80),
-    "H100": Accelerator(989, 67, 80),
-    "H20": Accelerator(148, 44, 96),
-    "H200": Accelerator(989, 67, 141),
-    "B200": Accelerator(2250, 75, 180),
+GPU_SPECS: Mapping[str, GpuSpec] = {
+    "T4": GpuSpec(65, 8.1, 16),
+    "V100": GpuSpec(125, 15.7, 32),
+    "P100": GpuSpec(18.7, 9.3, 16),
+    "L4": GpuSpec(121, 30.3, 24),
+    "A10G": GpuSpec(70, 35, 24),
+    "L40S": GpuSpec(362, 91.6, 48),
+    "A100": GpuSpec(312, 19.5, 80),
+    "A100-40G": GpuSpec(312, 19.5, 40),
+    "A100-80G": GpuSpec(312, 19.5, 80),
+    "H100": GpuSpec(989, 67, 80),
+    "H20": GpuSpec(148, 44, 96),
+    "H200": GpuSpec(989, 67, 141),
+    "B200": GpuSpec(2250, 75, 180),
 }
 """By accelerator type, as Ray names it."""
 USUAL = "H100"
@@ -44,8 +44,8 @@ are bound by launches instead and take longer."""
 
 def assumed_rate(accelerator: str | None, dtype: str, precision: Precision) -> tuple[float, str]:
     """Return FLOP/s of training passes on one GPU, and how they are found, for messages."""
-    name = accelerator if accelerator is not None and accelerator in ACCELERATORS else USUAL
+    name = accelerator if accelerator is not None and accelerator in GPU_SPECS else USUAL
     half = dtype in ("bfloat16", "float16") or precision == "mixed"
-    peak = ACCELERATORS[name].half if half else ACCELERATORS[name].full
+    peak = GPU_SPECS[name].half if half else GPU_SPECS[name].full
     rate = REACHED * peak * 1e12
     return rate, f"{rate / 1e12:,.0f} TFLOP/s, {REACHED:.0%} of the peak of one {name} in {16 if half else 32} bits"
