@@ -15,7 +15,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.search.halving import full_trainings
 from adapad_ray.sweep.inputs import SweepInputs, sketch_inputs
 from adapad_ray.sweep.planning.cell_factory import CellFactory
-from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep, tuned_labels, tuned_rows
+from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep, tune_trials, tuned_rows
 from adapad_ray.sweep.planning.rows import GapRow, Row
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import Split, SplitSize
@@ -255,9 +255,9 @@ def _curve_and_tune_flops(spec: SweepSpec, plan: SweepPlan, rows: list[RowEstima
     if spec.tune is None:
         return curve
     # Trials that cut the adapters of parents are not stopped early, and neither are the parents.
-    trials = {True: float(spec.tune.trials), False: full_trainings(spec.tune.trials, spec.tune.rungs)}
     stage = {
-        _training(spec, row): trials[row.parent is not None] * entry.train_flops
+        _training(spec, row): full_trainings(spec.tune_trials(row.label), () if row.parent else spec.tune.rungs)
+        * entry.train_flops
         for row, entry in zip(plan.rows, rows, strict=True)
     }
     by_label: dict[object, list[float]] = {}
@@ -284,10 +284,7 @@ def _search_flops(spec: SweepSpec, plan: SweepPlan, rates: _Rates) -> float:
 
 def _cells(spec: SweepSpec, plan: SweepPlan) -> dict[str, int]:
     """Stage → number of cells."""
-    trials = 0 if spec.tune is None else spec.tune.trials
-    by_budget = spec.tune is not None and spec.tune.by_budget
-    tuned = len(tuned_rows(spec, plan.rows) if by_budget else tuned_labels(spec, plan.rows))
-    cells = {"tune": trials * tuned, "curve": len(plan.rows) * len(spec.seeds)}
+    cells = {"tune": tune_trials(spec, plan.rows), "curve": len(plan.rows) * len(spec.seeds)}
     if spec.search is not None:
         cells["search"] = spec.search.trials * len(plan.searched)
         cells["front"] = spec.search.rerun * len(spec.seeds) * len(plan.searched)
@@ -308,12 +305,13 @@ def _parents(spec: SweepSpec, plan: SweepPlan) -> dict[str, int]:
     rows = [row for row in plan.rows if row.parent]
     labels = {(row.label, _training(spec, row)) for row in rows}
     parents = {training for _, training in labels}
-    stage = spec.tune
-    trials = 0 if stage is None else stage.trials
-    by_budget = stage is not None and stage.by_budget
-    shared = len(parents if stage is None else rows if by_budget else labels) * len(spec.seeds)
-    tuned = len(tuned_rows(spec, rows)) if by_budget else len({row.label for row in rows})
-    return {"trained": shared + trials * len(parents), "cells": len(rows) * len(spec.seeds) + trials * tuned}
+    cells, stage = len(rows) * len(spec.seeds), spec.tune
+    if stage is None:
+        return {"trained": len(parents) * len(spec.seeds), "cells": cells}
+    shared = len(rows if stage.by_budget else labels) * len(spec.seeds)
+    spaces = {(training, repr(spec.tune_space(label))): spec.tune_trials(label) for label, training in labels}
+    tuned = [row.label for row in tuned_rows(spec, rows)] if stage.by_budget else {row.label for row in rows}
+    return {"trained": shared + sum(spaces.values()), "cells": cells + sum(map(spec.tune_trials, tuned))}
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import optuna
@@ -31,27 +32,60 @@ _DIGITS = 4
 def quasi_random_points(space: Space, n: int, seed: int) -> list[dict[str, Any]]:
     """The first `n` points of a scrambled Sobol sequence over `space` (Optuna's QMC sampler).
 
-    A longer list begins with the shorter one. Real numbers have 4 significant digits, so that a cell's identity does
-    not depend on the last bit of a logarithm. Names are used in alphabetical order: the file's order does not matter.
+    Of a space of choices and whole numbers each point is drawn once: with as many trials as points, the list is a grid,
+    and it is never longer. A longer list begins with the shorter one. Real numbers have 4 significant digits, so that a
+    cell's identity does not depend on the last bit of a logarithm. Names are used in alphabetical order: the file's
+    order does not matter.
 
     Raises:
         BadRequestError: the space is not valid; the message names key and value.
     """
     if n < 0:
         raise BadRequestError(f"tune.trials cannot be negative but got {n}")
-    points = quasi_random_list(parse_space(space), n, seed)
-    return [{name: point[name] for name in space} for point in points]
+    distributions = parse_space(space)
+    size = number_of_points(distributions)
+    drawn = _sequence(distributions, seed)
+    if size is not None:
+        drawn, n = _distinct(drawn), min(n, size)
+    return [{name: point[name] for name in space} for point in islice(drawn, n)]
+
+
+def _distinct(points: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    for point in points:
+        key = repr(point)  # 1 and True are two choices
+        if key not in seen:
+            seen.add(key)
+            yield point
+
+
+def number_of_points(distributions: Distributions) -> int | None:
+    """How many points a space of choices and whole numbers has; None for a space with ranges of real numbers."""
+    sizes = list(map(_size, distributions.values()))
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+
+def _size(distribution: optuna.distributions.BaseDistribution) -> int | None:
+    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+        return len(distribution.choices)
+    if isinstance(distribution, optuna.distributions.IntDistribution):
+        return int(distribution.high - distribution.low + 1)
+    return None
 
 
 def quasi_random_list(distributions: Distributions, n: int, seed: int) -> list[dict[str, Any]]:
-    """The first `n` points, as `quasi_random_points`, of a parsed space."""
+    """The first `n` points of the sequence over a parsed space; of choices, a point can stand there more than once."""
+    return list(islice(_sequence(distributions, seed), n))
+
+
+def _sequence(distributions: Distributions, seed: int) -> Iterator[dict[str, Any]]:
     with quiet_optuna():
         study = optuna.create_study(sampler=quasi_random_sampler(seed))
     # The sampler draws the first trial of a study at random and copies its space: this first trial never runs.
     anchor = optuna.create_trial(params=_any_point(distributions), distributions=dict(distributions), value=0.0)
     study.add_trial(anchor)
-    trials = [study.ask(fixed_distributions=dict(distributions)) for _ in range(n)]
-    return [point_of(trial.params, distributions) for trial in trials]
+    while True:
+        yield point_of(study.ask(fixed_distributions=dict(distributions)).params, distributions)
 
 
 def point_of(params: Mapping[str, Any], distributions: Distributions) -> dict[str, Any]:

@@ -149,6 +149,7 @@ def _source(spec: SweepSpec) -> Source:
 
 def _check_packing(spec: SweepSpec, source: Source) -> None:
     spaces = [stage.space for stage in (spec.tune, spec.search) if stage is not None]
+    spaces += [entry.space for entry in spec.methods.values() if entry.space is not None]
     asked = [label for label in spec.labels() if spec.training_settings(label).pack_sequences]
     if (asked or any("pack_sequences" in space for space in spaces)) and not TYPES[source.type].can_pack_sequences:
         able = ", ".join(name for name, kind in TYPES.items() if kind.can_pack_sequences)

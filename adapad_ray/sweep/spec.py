@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from adapad_ray.methods import METHODS
 from adapad_ray.report.published import PublishedPoint
 from adapad_ray.search.settings import BUDGET, SearchStage, TuneStage
+from adapad_ray.search.space import number_of_points, parse_space
 from adapad_ray.storage import DEFAULT_FOLDER
 from adapad_ray.tasks import Source, parse_source
 from adapad_ray.tracking.store import DEFAULT_STORE
@@ -51,6 +52,9 @@ class MethodEntry(_Section):
     """Training settings that differ from the sweep's. Settings of the data cannot differ."""
     budgets: Budgets | None = None
     """A subset of the sweep's budgets; default: all."""
+    space: Space | None = None
+    """Ranges of its own, instead of those of `tune.space` or `search.space`: full fine-tuning wants smaller learning
+    rates than adapters do."""
     compute_as: str | None = None
     """The leader: a label whose training compute this one is given at every budget, as a compute-matched control."""
 
@@ -282,12 +286,21 @@ class SweepSpec(_Section):
         assert self.tune is not None
         return self._space_of(label, self.tune.space)
 
+    def tune_trials(self, label: str) -> int:
+        """The points at which a label is tuned: `tune.trials`, or all of its space where it has fewer."""
+        assert self.tune is not None
+        size = number_of_points(parse_space(self.tune_space(label)))
+        return self.tune.trials if size is None else min(self.tune.trials, size)
+
     def search_space(self, label: str) -> Space:
         """The part of the search space that applies to a label's method, and the budget."""
         assert self.search is not None
         return {BUDGET: self.search.space[BUDGET], **self._space_of(label, self.search.space)}
 
     def _space_of(self, label: str, space: Space) -> Space:
+        own = self.entry(label).space
+        if own is not None:
+            return own
         fields = {*TrainingSettings.model_fields, *METHODS[self.method_name(label)].Config.model_fields}
         return {key: value for key, value in space.items() if key in fields}
 

@@ -14,7 +14,7 @@ from adapad_ray.search.ranges import points_over, values_of
 from adapad_ray.search.settings import BUDGET, SearchStage, TuneStage
 from adapad_ray.search.space import parse_space
 from adapad_ray.spelling import nearest
-from adapad_ray.sweep.spec import SweepSpec, front_label
+from adapad_ray.sweep.spec import Space, SweepSpec, front_label
 from adapad_ray.training.settings import DATA_SETTINGS, TrainingSettings
 
 MOST_CELLS = 100_000
@@ -84,6 +84,8 @@ def _check_label(spec: SweepSpec, label: str) -> None:
     for key in spec.entry(label).training:
         if key in DATA_SETTINGS:
             raise BadRequestError(f"methods.{label}.training.{key} cannot differ between methods: set training.{key}")
+    if (space := spec.entry(label).space) is not None:
+        _check_own_space(spec, label, space)
     known = {read_budget(budget) for budget in spec.budgets}
     for budget in spec.budgets_of(label):
         if read_budget(budget) not in known:
@@ -110,10 +112,16 @@ def _check_tune(spec: SweepSpec, stage: TuneStage) -> None:
     if not stage.by_budget:
         _check_budget("tune.budget", stage.budget)
     for label in spec.labels():
+        where = _space_key(spec, label, "tune.space")
         if not spec.tune_space(label):
-            raise BadRequestError(f"tune.space has no setting of {label}: add learning_rate, which every method has")
-        for point in points_over(parse_space(spec.tune_space(label))):
-            _check_point(spec, label, point, "tune.space")
+            raise BadRequestError(f"{where} has no setting of {label}: add learning_rate, which every method has")
+        for point in points_over(parse_space(spec.tune_space(label), where)):
+            _check_point(spec, label, point, where)
+
+
+def _space_key(spec: SweepSpec, label: str, shared: str) -> str:
+    """The key of the file that has a label's space."""
+    return shared if spec.entry(label).space is None else f"methods.{label}.space"
 
 
 def _check_search(spec: SweepSpec, stage: SearchStage) -> None:
@@ -135,15 +143,41 @@ def _check_search(spec: SweepSpec, stage: SearchStage) -> None:
             _check_budget(f"search.space.{BUDGET}", value)
     for label in searched:
         settings = {key: values for key, values in spec.search_space(label).items() if key != BUDGET}
-        distributions = parse_space(settings, "search.space") if settings else {}
+        where = _space_key(spec, label, "search.space")
+        distributions = parse_space(settings, where) if settings else {}
         for name in distributions:  # one at a time: a search passes over combinations that cannot exist
             for value in values_of(name, distributions):
                 with suppress(_JointError):
-                    _check_point(spec, label, {name: value}, "search.space")
+                    _check_point(spec, label, {name: value}, where)
         if front_label(label) in spec.methods:
             raise BadRequestError(
                 f"methods.{front_label(label)} is the name that the front of {label} will have: rename it"
             )
+
+
+def _check_own_space(spec: SweepSpec, label: str, space: Space) -> None:
+    """Checks the names in the space of one label; `_check_tune` and `_check_search` check its values."""
+    where, method = f"methods.{label}.space", METHODS[spec.method_name(label)]
+    if spec.tune is None and spec.search is None:
+        raise BadRequestError(f"{where} is given, but nothing is tuned or searched: add tune, or remove it")
+    if spec.search is not None and label not in (spec.search.methods or spec.methods):
+        raise BadRequestError(
+            f"{where} is given, but {label} is not among search.methods: add it there, or remove this"
+        )
+    known = {*TrainingSettings.model_fields, *method.Config.model_fields}
+    for key in space:
+        if key == BUDGET and spec.search is not None:
+            raise BadRequestError(f"{where}.{key} cannot differ between methods: set search.space.{key}")
+        if key not in known:
+            raise BadRequestError(f"{where}.{key} is no setting of {label}: {nearest(key, known)}")
+        if key in DATA_SETTINGS:
+            raise BadRequestError(f"{where}.{key} would change the data, which all cells share: remove it")
+        if spec.tune is not None and key in method.structural:
+            raise BadRequestError(
+                f"{where}.{key} would change which adapters exist: add a label for each value instead"
+            )
+    if space:
+        parse_space(space, where)
 
 
 class _JointError(BadRequestError):

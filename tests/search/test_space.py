@@ -1,11 +1,12 @@
 """The quasi-random points of the tune stage."""
 
 import math
+from itertools import product
 
 import pytest
 
 from adapad_ray.errors import BadRequestError
-from adapad_ray.search.space import interpolated, parse_space, quasi_random_points
+from adapad_ray.search.space import interpolated, number_of_points, parse_space, quasi_random_points
 
 SPACE = {
     "learning_rate": {"log": [1e-4, 1e-2]},
@@ -42,6 +43,28 @@ def test_sixteen_sobol_points_fill_sixteen_strata_of_the_logarithm():
     points = quasi_random_points({"rate": {"log": [1e-4, 1e-2]}}, 16, seed=7)
     strata = [math.floor((math.log10(point["rate"]) + 4) / 2 * 16) for point in points]
     assert sorted(strata) == list(range(16))
+
+
+GRID = {"rate": {"choice": [1e-3, 3e-3, 9e-3]}, "warm": {"choice": [True, False]}, "steps": {"int": [1, 2]}}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_point_of_a_finite_space_is_drawn_once(seed):
+    points = quasi_random_points(GRID, 30, seed)
+    assert sorted(map(str, points)) == sorted(
+        str({"rate": rate, "warm": warm, "steps": steps})
+        for rate, warm, steps in product([1e-3, 3e-3, 9e-3], [True, False], [1, 2])
+    )
+    assert quasi_random_points(GRID, 5, seed) == points[:5]
+
+
+def test_choices_that_are_equal_but_not_the_same_are_different_points():
+    assert len(quasi_random_points({"value": {"choice": [1, True]}}, 9, seed=0)) == 2
+
+
+def test_a_space_with_real_numbers_has_no_number_of_points():
+    assert number_of_points(parse_space(GRID)) == 12
+    assert number_of_points(parse_space({**GRID, "decay": {"uniform": [0, 1]}})) is None
 
 
 def test_rounding_never_leaves_the_range():

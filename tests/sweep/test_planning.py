@@ -108,6 +108,17 @@ def test_every_label_gets_the_same_trials_and_the_curve_takes_the_best_point(pla
     assert len(curve) == 2 * (1 + 2 + 2)
 
 
+def test_a_label_with_a_space_of_its_own_is_tuned_there(planner):
+    own = {"learning_rate": {"choice": [1e-5, 3e-5]}}
+    p = planner(tune=TUNE, methods={"lora": {}, "full": {"space": own}})
+    tune, _, curve, _ = waves(p, scores=lambda planned: planned.point["learning_rate"])
+    rates = [planned.point["learning_rate"] for planned in tune if planned.cell.identity.label == "full"]
+    assert sorted(rates) == [1e-5, 3e-5]
+    chosen = {c.cell.identity.training["learning_rate"] for c in curve if c.cell.identity.label == "full"}
+    assert chosen == {3e-5}
+    assert p.plan().cells == len(tune) + len(curve) == (3 + 3 + 2) + 2 * (1 + 2 + 1)
+
+
 @pytest.mark.parametrize(
     ("change", "computed"),
     [

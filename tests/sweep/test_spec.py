@@ -353,6 +353,33 @@ def test_a_space_is_checked_over_its_whole_range(load, stage, space, message):
 
 
 @pytest.mark.parametrize(
+    ("stage", "space", "message"),
+    [
+        (TUNE % "", "{learning_rat: {choice: [1e-4]}}", r"\.learning_rat is no setting of full: did you mean learning"),
+        (TUNE % "", "{learning_rate: {choice: [1e-4, -1]}}", r"\.learning_rate is -1: .* greater than 0 \(for full"),
+        (TUNE % "", "{learning_rate: {choices: [1e-4]}}", r"\.learning_rate.choices is not .* did you mean choice"),
+        (TUNE % "", "{max_length: {choice: [8]}}", r"\.max_length would change the data"),
+        (TUNE % "", "{}", " has no setting of full: add learning_rate"),
+        (SEARCH % "", "{budget: {log: [1k, 2k]}}", r"\.budget cannot differ between methods: set search.space.budget"),
+        ("search={space: {budget: {log: [1k, 9k]}}, methods: [lora]}", "{}", " is given, but full is not among"),
+        ("seeds=[0]", "{learning_rate: {choice: [1e-4]}}", " is given, but nothing is tuned or searched: add tune"),
+    ],
+)  # fmt: skip
+def test_a_space_of_one_label_is_checked_under_its_own_name(load, stage, space, message):
+    mode = ["mode=search"] if stage.startswith("search") else []
+    with pytest.raises(BadRequestError, match=f"^methods.full.space{message}"):
+        load(MINIMAL, f"methods={{lora: {{}}, full: {{space: {space}}}}}", *mode, stage)
+
+
+def test_a_label_is_tuned_over_its_own_space(load):
+    methods = "methods={lora: {}, full: {space: {learning_rate: {choice: [1e-5, 3e-5]}}}}"
+    spec = load(MINIMAL, methods, TUNE % "weight_decay: {choice: [0, 0.1]}")
+    assert spec.tune_space("full") == {"learning_rate": {"choice": [1e-5, 3e-5]}}
+    assert spec.tune_space("lora") == spec.tune_space("head_only") == spec.tune.space
+    assert (spec.tune_trials("full"), spec.tune_trials("lora")) == (2, 6)
+
+
+@pytest.mark.parametrize(
     ("stage", "space"),
     [
         (TUNE, "growth_start: {uniform: [0, 0.3]}, growth_end: {uniform: [0.3, 0.9]}"),

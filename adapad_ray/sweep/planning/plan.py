@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from adapad_ray.budget import BudgetTooSmallError
@@ -93,12 +93,19 @@ def _with_gaps_of_followers(spec: SweepSpec, rows: list[Row], gaps: list[GapRow]
 
 
 def _count(spec: SweepSpec, rows: list[Row], searched: int) -> int:
-    count = len(rows) * len(spec.seeds)
-    if spec.tune is not None:
-        count += spec.tune.trials * len(tuned_rows(spec, rows) if spec.tune.by_budget else tuned_labels(spec, rows))
+    count = len(rows) * len(spec.seeds) + tune_trials(spec, rows)
     if spec.search is not None:
         count += spec.search.trials * searched
     return count
+
+
+def tune_trials(spec: SweepSpec, rows: Sequence[Row]) -> int:
+    """The cells of the tune stage."""
+    if spec.tune is None:
+        return 0
+    by_budget = spec.tune.by_budget
+    labels = [row.label for row in tuned_rows(spec, rows)] if by_budget else tuned_labels(spec, rows)
+    return sum(map(spec.tune_trials, labels))
 
 
 def tuned_labels(spec: SweepSpec, rows: Iterable[Row]) -> list[str]:
