@@ -33,6 +33,13 @@ ONE_EPOCH = 1000
 """With more training examples, one epoch is enough for a first sweep; else three are."""
 _SHARES = (0.25, 1.0, 4.0)
 """The budgets, in components per module."""
+TUNE: Mapping[str, Any] = {
+    "trials": 6,
+    "budget": "ends",
+    "early_stopping": True,
+    "space": {"learning_rate": {"log": [1e-4, 3e-2]}},
+}
+"""The range has the rates of large models and those of small adapters on small ones (`benchmarks/RESULTS.md`)."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,7 @@ def draft_spec(data: str, model: str | None, file: str, *, text: str | None = No
         "max_length": length,
         **{cap: most for cap, most in subject.caps.items() if rows[cap.split("_")[1]] > most},
     }
-    content["tune"] = {
-        "trials": 6,
-        "budget": "ends",
-        "early_stopping": True,
-        "space": {"learning_rate": {"log": [5e-4, 2e-2]}},
-    }
+    content["tune"] = TUNE
     if torch.cuda.is_available():
         content["resources"] = {"gpus_per_worker": 1}
     spec = parse_spec(content)
@@ -193,13 +195,13 @@ class _Writer:
             split = cap.split("_")[1]
             if cap in training:
                 lines.append(f"  {cap}: {training[cap]}    # of {self.rows[split]:,}")
-        tune = self.content["tune"]
+        low, high = TUNE["space"]["learning_rate"]["log"]
         return [
             *lines,
             "tune:    # every method gets its own learning rate, the best of these on validation",
-            f"  trials: {tune['trials']}",
-            f"  budget: {tune['budget']}    # at the smallest and the largest budget: small adapters want larger rates",
+            f"  trials: {TUNE['trials']}",
+            f"  budget: {TUNE['budget']}    # at the smallest and the largest budget: small adapters want larger rates",
             "  early_stopping: true    # trials that are behind stop: six cost less than four without",
-            "  space: {learning_rate: {log: [5e-4, 2e-2]}}",
+            f"  space: {{learning_rate: {{log: [{low:g}, {high:g}]}}}}",
             *([f"resources: {json.dumps(self.content['resources'])}"] if "resources" in self.content else []),
         ]

@@ -23,6 +23,9 @@ from adapad_ray.wording import counted
 
 DataSourceT = TypeVar("DataSourceT", bound=DataSource)
 
+SAMPLE_ROWS = 256
+"""Rows of `TaskData.validation_sample`. A project default: `benchmarks/RESULTS.md` compares it with all."""
+
 
 class RowTask(TaskType[DataSourceT]):
     """A task of rows. A subclass selects columns, encodes one split, and evaluates."""
@@ -167,10 +170,13 @@ class RowTask(TaskType[DataSourceT]):
                 raise BadRequestError(f"max_{split}_examples is {cap}: use at least 1, or leave it out for all")
         splits: dict[str, Split] = {}
         sizes: dict[str, SplitSize] = {}
+        sample = None
         for split in (*SPLITS, *(name for name in raw.splits if name not in SPLITS)):
             frame = _in_hash_order(raw.splits[split])[: limits.cap(split)]
             splits[split] = self.encode_split(raw, frame, split, reader, limits.max_length)
             sizes[split] = _size(raw, frame, split)
+            if split == "validation" and len(frame) > SAMPLE_ROWS:
+                sample = self.encode_split(raw, frame[:SAMPLE_ROWS], split, reader, limits.max_length)
         settings = self.settings(raw)
         about = [raw.type, raw.metric, repr(sorted(settings.items())), *_beside_tokens(raw, reader)]
         return TaskData(
@@ -184,6 +190,7 @@ class RowTask(TaskType[DataSourceT]):
             settings=settings,
             sizes=sizes,
             warnings=(*raw.warnings, *self.encoding_warnings(raw, splits, reader, limits.max_length)),
+            validation_sample=sample,
         )
 
     def declares_rows(self, source: DataSourceT) -> bool:

@@ -143,6 +143,8 @@ class TaskData:
     """Of every split."""
     warnings: tuple[str, ...] = ()
     """What is suspicious about the rows; one sentence each."""
+    validation_sample: Split | None = None
+    """The first rows of the validation split, if it has more: half-trained trials are compared on them."""
 
 
 def digest_of(splits: Mapping[str, Split], *about: str) -> str:

@@ -57,10 +57,7 @@ class Tuning(Section):
         trials = tuned_trials(sweep.results, stopped)
         if not trials:
             return None
-        in_order = sorted(
-            stopped, key=lambda t: (t.label, t.budget or 0, -t.step, math.inf if t.score is None else -t.score)
-        )
-        return cls(trials, in_order, metric_name(sweep.metric), _edges(sweep.results, stopped))
+        return cls(trials, sorted(stopped, key=_best_first), metric_name(sweep.metric), _edges(sweep.results, stopped))
 
     def words(self) -> Iterator[Block]:
         yield Table(
@@ -85,7 +82,8 @@ class Tuning(Section):
         done = steps + sum(trial.step for trial in self.stopped)
         return (
             f"{len(self.stopped)} of {counted(trials, 'trial')} stopped early, because others had a better validation "
-            f"score after as many steps. In all, {done / whole:.0%} of the optimizer steps of the trials were done."
+            "score after as many steps (on a sample of the split, with averaged weights). In all, "
+            f"{done / whole:.0%} of the optimizer steps of the trials were done."
         )
 
 

@@ -13,14 +13,15 @@ RUNGS = "rungs.json"
 
 
 class RungScore(NamedTuple):
-    """The validation of the whole model where the training paused, with averaged weights (`Trainer.use_average`)."""
+    """The validation of the whole model where the training paused, with averaged weights (`Trainer.use_average`) and on
+    a sample of the validation split (`TaskData.validation_sample`)."""
 
     step: int
     """Optimizer steps done."""
     score: float | None
     """Larger is better: minus the validation loss, or the metric of a task without one. None if it is not finite."""
     loss: float | None
-    """On the validation split; None for tasks without one, and if it is not finite."""
+    """None for tasks without one, and if it is not finite."""
     seconds: float
     """Of training so far."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from adapad_ray.files import write_text
 from adapad_ray.methods.base import Method
-from adapad_ray.tasks import TYPES
+from adapad_ray.tasks import TYPES, Split
 from adapad_ray.training.cell.request import CellRequest
 from adapad_ray.training.cell.rungs import RungScore
 from adapad_ray.training.cell.workspace import Workspace
@@ -68,17 +69,22 @@ class Validator:
         write_text(self._request.folder / VALIDATIONS, json.dumps(self._done))
 
     def rung(self, step: int, seconds: float) -> RungScore:
-        """The score of the model as it is now, after so many steps and seconds, as `CellResult.tuning_score`."""
-        scores = self._scores() or {}
+        """The score of the model as it is now, after so many steps and seconds, as `CellResult.tuning_score`.
+
+        It is measured on a sample of the validation split: trials that are far behind show it there too.
+        """
+        scores = self._scores(self._workspace.data.validation_sample) or {}
         loss = scores.get(LOSS)
         score = scores.get(self._workspace.data.metric, math.nan) if loss is None else -loss
         if not math.isfinite(score):
             return RungScore(step, None, None, seconds)
         return RungScore(step, score, loss, seconds)
 
-    def _scores(self) -> dict[str, float] | None:
-        """None if the model's outputs are not finite."""
+    def _scores(self, sample: Split | None = None) -> dict[str, float] | None:
+        """On a sample of the validation split, or on all of it; None if the model's outputs are not finite."""
         data, adapted = self._workspace.data, self._method.adapted
+        if sample is not None:
+            data = replace(data, splits={"validation": sample})
         adapted.use(self._method.whole())
         passes = self._workspace.passes(adapted.model, self._settings.evaluation_batch_size)
         try:

@@ -46,8 +46,8 @@ def test_trials_that_were_stopped_early_are_listed_counted_and_count_as_tried(tm
     table, _, note, edge = (str(block.__html__()) for block in tuning.words())
     assert f"0.6100 at step {steps // 2:,} of {steps:,}" in table and f"0.500 at step {steps // 2:,}" in table
     assert (
-        "2 of 3 trials stopped early, because others had a better validation score after as many steps. In all, 67% of"
-        in note
+        "2 of 3 trials stopped early, because others had a better validation score after as many steps (on a sample of "
+        "the split, with averaged weights). In all, 67% of" in note
     )
     assert "the best learning_rate, 0.004, is the largest of those tried" in edge
     assert stopped[0].sentence == f"stopped early at step {steps // 2:,} of {steps:,}: validation loss 0.6100"
