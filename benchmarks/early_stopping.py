@@ -1,6 +1,6 @@
 """Whether half-trained trials tell the winner of a tune stage: full studies, and the same with early stopping.
 
-    python -m benchmarks.early_stopping record FOLDER [--glue FOLDER] [--first 0] [--studies 24] [--sample 256]
+    python -m benchmarks.early_stopping record FOLDER [--glue FOLDER] [--first 0] [--studies 24] [--sample 128]
     python -m benchmarks.early_stopping rules FOLDER [--first 0] [--studies 24]
     python -m benchmarks.early_stopping cost FOLDER
 

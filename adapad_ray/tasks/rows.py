@@ -23,7 +23,7 @@ from adapad_ray.wording import counted
 
 DataSourceT = TypeVar("DataSourceT", bound=DataSource)
 
-SAMPLE_ROWS = 256
+SAMPLE_ROWS = 128
 """Rows of `TaskData.validation_sample`. A project default: `benchmarks/RESULTS.md` compares it with all."""
 
 
