@@ -1,7 +1,7 @@
 """Whether half-trained trials tell the winner of a tune stage: full studies, and the same with early stopping.
 
-    python -m benchmarks.early_stopping record FOLDER [--glue FOLDER] [--first 0] [--studies 24] [--sample 128]
-    python -m benchmarks.early_stopping rules FOLDER [--first 0] [--studies 24]
+    python -m benchmarks.early_stopping record FOLDER [--glue FOLDER] [--first 0] [--end 24]
+    python -m benchmarks.early_stopping rules FOLDER [--first 0] [--end 24]
     python -m benchmarks.early_stopping cost FOLDER
 
 A study has the trials and the learning rates of `adapad init`. `record` trains every trial to its end, with the pauses
@@ -35,7 +35,6 @@ from adapad_ray.sweep.planning.cell_factory import CellFactory
 from adapad_ray.sweep.planning.cells import Cell, PlannedCell
 from adapad_ray.sweep.planning.early_stopping import EarlyStopping
 from adapad_ray.sweep.spec_file import parse_spec
-from adapad_ray.tasks import rows
 from adapad_ray.training.cell import CellRequest, Workspace, run_cell
 
 LABELS = ("lora", "adapad")
@@ -226,11 +225,9 @@ def main() -> None:
         "--glue", type=Path, default=Path("."), help="folder with GLUE's files of JSON lines, in `sst2`"
     )
     parser.add_argument("--first", type=int, default=0, help="seed of the first study")
-    parser.add_argument("--studies", type=int, default=24, help="seeds are smaller than this")
-    parser.add_argument("--sample", type=int, default=rows.SAMPLE_ROWS, help="validation rows at a pause")
+    parser.add_argument("--end", type=int, default=24, help="seed after that of the last study")
     options = parser.parse_args()
-    rows.SAMPLE_ROWS = options.sample
-    seeds = range(options.first, options.studies)
+    seeds = range(options.first, options.end)
     if options.action == "record":
         record(options.folder, options.glue, seeds)
     elif options.action == "cost":

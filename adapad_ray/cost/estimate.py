@@ -256,17 +256,17 @@ def _curve_and_tune_flops(spec: SweepSpec, plan: SweepPlan, rows: list[RowEstima
         return curve
     # Trials that cut the adapters of parents are not stopped early, and neither are the parents.
     stage = {
-        _training(spec, row): full_trainings(spec.tune_trials(row.label), () if row.parent else spec.tune.rungs)
+        _study(spec, row): full_trainings(spec.tune_trials(row.label), () if row.parent else spec.tune.rungs)
         * entry.train_flops
         for row, entry in zip(plan.rows, rows, strict=True)
     }
     by_label: dict[object, list[float]] = {}
     for row in plan.rows:
-        key = _training(spec, row)
+        key = _study(spec, row)
         by_label.setdefault(key if row.parent else row.label, []).append(stage[key])
     if spec.tune.by_budget:
-        tuned = {_training(spec, row) for row in tuned_rows(spec, plan.rows)}
-        return curve + sum(flops for training, flops in stage.items() if training in tuned)
+        tuned = {_study(spec, row) for row in tuned_rows(spec, plan.rows)}
+        return curve + sum(flops for study, flops in stage.items() if study in tuned)
     return curve + sum(map(_mean, by_label.values()))
 
 
@@ -296,6 +296,11 @@ def _training(spec: SweepSpec, row: Row) -> tuple[object, ...]:
     return (row.parent, spec.compute_as(row.label)) if row.parent else (row.label, row.budget)
 
 
+def _study(spec: SweepSpec, row: Row) -> tuple[object, ...]:
+    """Identifies the trainings of a row's tune stage: rows with the same parent and the same space share them."""
+    return (*_training(spec, row), repr(spec.tune_space(row.label)) if row.parent else "")
+
+
 def _parents(spec: SweepSpec, plan: SweepPlan) -> dict[str, int]:
     """The largest number of trainings that post-hoc cells share, and the number of these cells.
 
@@ -309,9 +314,9 @@ def _parents(spec: SweepSpec, plan: SweepPlan) -> dict[str, int]:
     if stage is None:
         return {"trained": len(parents) * len(spec.seeds), "cells": cells}
     shared = len(rows if stage.by_budget else labels) * len(spec.seeds)
-    spaces = {(training, repr(spec.tune_space(label))): spec.tune_trials(label) for label, training in labels}
+    studies = {_study(spec, row): spec.tune_trials(row.label) for row in rows}
     tuned = [row.label for row in tuned_rows(spec, rows)] if stage.by_budget else {row.label for row in rows}
-    return {"trained": shared + sum(spaces.values()), "cells": cells + sum(map(spec.tune_trials, tuned))}
+    return {"trained": shared + sum(studies.values()), "cells": cells + sum(map(spec.tune_trials, tuned))}
 
 
 def _mean(values: Iterable[float]) -> float:

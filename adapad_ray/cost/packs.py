@@ -43,7 +43,7 @@ def expected_packs(spec: SweepSpec, plan: SweepPlan) -> ExpectedPacks | None:
         largest[key] = max(largest[key], row.plan.peak_parameters)
     if spec.tune is not None:
         for label in (row.label for row in tuned_rows(spec, rows)) if spec.tune.by_budget else labels:
-            counts[keys[label]] += spec.tune.trials
+            counts[keys[label]] += spec.tune_trials(label)
     return ExpectedPacks(
         labels=labels,
         alone=tuple(label for label in settings if label not in labels),

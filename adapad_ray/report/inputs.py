@@ -42,7 +42,7 @@ class StoppedTrial(NamedTuple):
     score: float | None
     """What the stage maximises (`CellResult.tuning_score`), there; None if it is not finite."""
     loss: float | None
-    """On the validation split, there; None for tasks without one, and if it is not finite."""
+    """On a sample of the validation split, there; None for tasks without one, and if it is not finite."""
     seconds: float
     """Of training."""
 

@@ -25,7 +25,10 @@ class _Section(BaseModel):
 
 
 class TuneStage(_Section):
-    """The tune stage: every method is trained at the same number of points, at one reference budget or at each."""
+    """The tune stage: every method is trained at the same number of points, at one reference budget or at each.
+
+    A space of choices may have fewer points than there are trials: then all of them are tried.
+    """
 
     trials: int = Field(default=6, ge=1, le=MOST_TRIALS)
     """Points per method and tuned budget."""

@@ -100,7 +100,7 @@ def _check_label(spec: SweepSpec, label: str) -> None:
 
 
 def _check_tune(spec: SweepSpec, stage: TuneStage) -> None:
-    methods = [METHODS[spec.method_name(label)] for label in spec.labels()]
+    methods = [METHODS[spec.method_name(label)] for label in spec.labels() if spec.entry(label).space is None]
     known = {*TrainingSettings.model_fields}.union(*(method.Config.model_fields for method in methods))
     for key in stage.space:
         if key not in known:
@@ -132,7 +132,8 @@ def _check_search(spec: SweepSpec, stage: SearchStage) -> None:
             raise BadRequestError(f"search.methods has {label!r}: {nearest(label, spec.methods)}")
     searched = stage.methods or list(spec.methods)
     known = {BUDGET, *TrainingSettings.model_fields}
-    known.update(*(METHODS[spec.method_name(label)].Config.model_fields for label in searched))
+    shared = [spec.method_name(label) for label in searched if spec.entry(label).space is None]
+    known.update(*(METHODS[name].Config.model_fields for name in shared))
     for key in stage.space:
         if key not in known:
             raise BadRequestError(f"search.space.{key} is a setting of no method searched: {nearest(key, known)}")
@@ -160,10 +161,6 @@ def _check_own_space(spec: SweepSpec, label: str, space: Space) -> None:
     where, method = f"methods.{label}.space", METHODS[spec.method_name(label)]
     if spec.tune is None and spec.search is None:
         raise BadRequestError(f"{where} is given, but nothing is tuned or searched: add tune, or remove it")
-    if spec.search is not None and label not in (spec.search.methods or spec.methods):
-        raise BadRequestError(
-            f"{where} is given, but {label} is not among search.methods: add it there, or remove this"
-        )
     known = {*TrainingSettings.model_fields, *method.Config.model_fields}
     for key in space:
         if key == BUDGET and spec.search is not None:

@@ -24,7 +24,7 @@ from adapad_ray.wording import counted
 DataSourceT = TypeVar("DataSourceT", bound=DataSource)
 
 SAMPLE_ROWS = 128
-"""Rows of `TaskData.validation_sample`. A project default: `benchmarks/RESULTS.md` compares it with all."""
+"""Rows of `TaskData.validation_sample`. A project default: `benchmarks/RESULTS.md` has what it finds."""
 
 
 class RowTask(TaskType[DataSourceT]):
@@ -79,6 +79,9 @@ class RowTask(TaskType[DataSourceT]):
             BadRequestError: a row has another class.
         """
         return encode_classes(frame, class_names, split) if class_names else frame
+
+    evaluates_loss: ClassVar[bool] = True
+    """Whether `evaluate` measures a loss. A metric is coarse: without a loss, trials are compared on all rows."""
 
     answer_field: ClassVar[str] = "label"
     """The field of the source that names the column of right answers."""
@@ -175,7 +178,7 @@ class RowTask(TaskType[DataSourceT]):
             frame = _in_hash_order(raw.splits[split])[: limits.cap(split)]
             splits[split] = self.encode_split(raw, frame, split, reader, limits.max_length)
             sizes[split] = _size(raw, frame, split)
-            if split == "validation" and len(frame) > SAMPLE_ROWS:
+            if split == "validation" and self.evaluates_loss and len(frame) > SAMPLE_ROWS:
                 sample = self.encode_split(raw, frame[:SAMPLE_ROWS], split, reader, limits.max_length)
         settings = self.settings(raw)
         about = [raw.type, raw.metric, repr(sorted(settings.items())), *_beside_tokens(raw, reader)]

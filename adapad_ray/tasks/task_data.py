@@ -144,7 +144,12 @@ class TaskData:
     warnings: tuple[str, ...] = ()
     """What is suspicious about the rows; one sentence each."""
     validation_sample: Split | None = None
-    """The first rows of the validation split, if it has more: half-trained trials are compared on them."""
+    """The first rows of the validation split, if it has more."""
+
+    @property
+    def compared_on(self) -> Split:
+        """The rows on which half-trained trials are compared: a sample shows well enough which are far behind."""
+        return self.splits["validation"] if self.validation_sample is None else self.validation_sample
 
 
 def digest_of(splits: Mapping[str, Split], *about: str) -> str:

@@ -36,6 +36,10 @@ def synthetic_result(cell_id: str, identity: CellIdentity, score: float = 0.5, p
     )
 
 
+VALIDATION_ROWS = 39
+"""Of `reviews`, from which they are carved."""
+
+
 class SyntheticExecutor(Executor):
     """Computes cells in this process, one after another, by writing a record.
 
@@ -118,7 +122,7 @@ class SyntheticExecutor(Executor):
             return JobOutcome(cell_id, "failed", None, error, 1, 0, 0.0)
         score = self._score(identity)
         if (step := job.get("pause_at")) is not None:
-            add_rung(Path(job["folder"]), RungScore(step, score, None, 1.0))
+            add_rung(Path(job["folder"]), RungScore(step, score, None, 1.0, VALIDATION_ROWS))
             self.paused.append(identity)
             return JobOutcome(cell_id, "done", {PAUSED: step, "score": score}, None, 1, 0, 0.0)
         result = synthetic_result(cell_id, identity, score, self._passes(identity))

@@ -10,6 +10,7 @@ import pytest
 
 from adapad_ray.cli.output.tables import estimate_tables
 from adapad_ray.cost.estimate import estimate
+from adapad_ray.cost.packs import expected_packs
 from adapad_ray.errors import BadRequestError
 from adapad_ray.methods.lora import Lora
 from adapad_ray.results import CellResult, Cost, Point
@@ -456,3 +457,44 @@ def test_the_plan_counts_shared_trainings(planner):
     assert plan.flops == pytest.approx(2 * (para[0].train_flops + others + evaluation))
     assert estimated(tune=TUNE).parents == {"trained": 3 + 4, "cells": 8 + 6}
     assert "trainings of parents" not in "".join(map(str, estimate_tables(estimated(methods={"lora": {}}))))
+
+
+OWN = {"learning_rate": {"choice": [1e-5, 3e-5]}}
+
+
+def test_post_hoc_labels_with_other_spaces_train_parents_of_their_own(planner):
+    """Two points on the one, three on the other: in the tune stage five trainings of parents, in any order."""
+    own = {**PARA["methods"], "para/uniform": {**PARA["methods"]["para/uniform"], "space": OWN}}
+
+    def estimated(methods):
+        p = planner(methods=methods, tune=TUNE)
+        return estimate(p.spec, p.inputs, p.plan())
+
+    plan, turned, shared = map(estimated, (own, dict(reversed(own.items())), PARA["methods"]))
+    assert plan.parents == turned.parents == {"trained": 3 + 2 + 4, "cells": 8 + 3 + 2}
+    assert plan.flops == pytest.approx(turned.flops)
+    (parent,) = {row.train_flops for row in plan.rows if row.label.startswith("para")}
+    assert plan.flops - shared.flops == pytest.approx(2 * parent)
+
+
+def test_packs_hold_the_trials_of_a_label_s_own_space(planner):
+    p = planner(methods={"lora": {"space": OWN}}, tune={**TUNE, "budget": "ends"}, seeds=[0], reference=False)
+    spec = p.spec.model_copy(update={"resources": Resources(gpus_per_worker=1, slots_per_pass=4)})
+    packs = expected_packs(spec, p.plan())
+    assert (packs.cells, packs.packs) == (2 * 2 + 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("label", "chosen", "reason"),
+    [("full", None, "full has no budget"), ("adapad", ["lora"], "it is not among search.methods")],
+)
+def test_a_space_of_a_label_that_is_not_searched_is_rejected(label, chosen, reason, planner):
+    search = {"space": {"budget": {"log": [ONE_EACH, 2 * ONE_EACH]}}, "methods": chosen}
+    message = f"methods.{label}.space is given, but {label} is not searched: {reason}"
+    with pytest.raises(BadRequestError, match=message):
+        planner(methods={"lora": {}, label: {"space": OWN}}, mode="search", search=search).plan()
+
+
+def test_labels_that_differ_in_their_space_alone_are_the_same(planner):
+    with pytest.raises(BadRequestError, match="lora/wide describe the same cells, whatever their spaces: remove one"):
+        planner(methods={"lora": {}, "lora/wide": {"space": OWN}}, tune=TUNE).plan()

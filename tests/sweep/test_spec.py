@@ -361,7 +361,6 @@ def test_a_space_is_checked_over_its_whole_range(load, stage, space, message):
         (TUNE % "", "{max_length: {choice: [8]}}", r"\.max_length would change the data"),
         (TUNE % "", "{}", " has no setting of full: add learning_rate"),
         (SEARCH % "", "{budget: {log: [1k, 2k]}}", r"\.budget cannot differ between methods: set search.space.budget"),
-        ("search={space: {budget: {log: [1k, 9k]}}, methods: [lora]}", "{}", " is given, but full is not among"),
         ("seeds=[0]", "{learning_rate: {choice: [1e-4]}}", " is given, but nothing is tuned or searched: add tune"),
     ],
 )  # fmt: skip
@@ -369,6 +368,14 @@ def test_a_space_of_one_label_is_checked_under_its_own_name(load, stage, space, 
     mode = ["mode=search"] if stage.startswith("search") else []
     with pytest.raises(BadRequestError, match=f"^methods.full.space{message}"):
         load(MINIMAL, f"methods={{lora: {{}}, full: {{space: {space}}}}}", *mode, stage)
+
+
+def test_a_setting_that_no_label_takes_from_the_shared_space_is_named(load):
+    methods = "methods={lora: {}, adapad: {space: {learning_rate: {choice: [1e-3, 3e-3]}}}}"
+    with pytest.raises(BadRequestError, match=r"^tune.space.growth_threshold is a setting of no method here"):
+        load(MINIMAL, methods, TUNE % "growth_threshold: {uniform: [0.5, 2]}")
+    with pytest.raises(BadRequestError, match=r"^search.space.growth_threshold is a setting of no method searched"):
+        load(MINIMAL, methods, "mode=search", SEARCH % "growth_threshold: {uniform: [0.5, 2]}")
 
 
 def test_a_label_is_tuned_over_its_own_space(load):

@@ -28,11 +28,23 @@ def paused(spec: Any, folder: Path) -> tuple[RungScore, Workspace]:
     return score, workspace
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_questions(tmp_path_factory.mktemp("questions"))
+
+
+WITHOUT_LOSS = ("span", "span 2.0", "generation")
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task not in WITHOUT_LOSS])
 def test_the_score_is_that_of_a_split_with_these_rows_alone(
-    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, models: Any, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models, data_dir = write_models(tmp_path), write_questions(tmp_path)
     training = spec_of(task, models, data_dir).training.model_dump()
     cut = spec_of(task, models, data_dir, training={**training, "max_validation_examples": ROWS})
     expected, workspace = paused(cut, tmp_path / "cut")
@@ -42,4 +54,25 @@ def test_the_score_is_that_of_a_split_with_these_rows_alone(
     sampled, workspace = paused(spec_of(task, models, data_dir), tmp_path / "sampled")
     assert sampled.score == pytest.approx(expected.score, abs=1e-6)
     assert sampled.score != pytest.approx(whole.score, abs=1e-6)
-    assert workspace.data.splits["validation"].labels.shape[0] > ROWS
+    assert len(workspace.data.splits["validation"]) > ROWS
+    assert (sampled.rows, len(workspace.data.compared_on)) == (expected.rows, expected.rows)
+
+
+@pytest.mark.parametrize("task", WITHOUT_LOSS)
+def test_trials_without_a_loss_are_scored_on_all_rows(
+    task: str, models: Any, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "SAMPLE_ROWS", ROWS)
+    score, workspace = paused(spec_of(task, models, data_dir), tmp_path)
+    assert workspace.data.compared_on is workspace.data.splits["validation"]
+    assert score.loss is None and score.rows == len(workspace.data.splits["validation"]) > ROWS
+
+
+def test_a_score_on_other_rows_is_measured_again(
+    models: Any, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of("regression", models, data_dir)
+    before, _ = paused(spec, tmp_path)
+    monkeypatch.setattr(rows, "SAMPLE_ROWS", ROWS)
+    after, _ = paused(spec, tmp_path)
+    assert after.step == before.step and after.rows == ROWS < before.rows and after.loss != before.loss

@@ -90,7 +90,7 @@ class Console(SweepObserver):
             at = "" if budget is None else f" at {budget:,}"
             self._print(f"tuned {label}{at}: {_settings(point)}")
         for edge in edges:
-            self._print(f"tuned {edge}: raise tune.trials, or widen tune.space where it ends there")
+            self._print(f"tuned {edge}: raise tune.trials, or widen its space where it ends there")
 
     def cell_progress(self, cell: Cell, progress: JobProgress) -> None:
         """Shows the share of its steps."""

@@ -67,8 +67,8 @@ class Tuning(Section):
         )
         yield note(
             "All trials of the tune stage, on the validation split, by method and budget, the best first; those that "
-            "stopped early come last. The loss decides, because it is finer than the metric. ● marks the settings that "
-            "the curve used."
+            "stopped early come last, with what they had there. The loss decides, because it is finer than the metric. "
+            "● marks the settings that the curve used."
         )
         if self.stopped:
             yield note(self._stopping())

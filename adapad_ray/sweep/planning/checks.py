@@ -31,7 +31,9 @@ def check_distinct(cells: CellFactory, rows: Sequence[Row]) -> None:
         cell = cells.cell("curve", row.label, row.budget, cells.spec.seeds[0])
         other = label_of.setdefault(cell.id, row.label)
         if other != row.label:
-            raise BadRequestError(f"methods.{other} and methods.{row.label} describe the same cells: remove one")
+            spaces = any(cells.spec.entry(label).space is not None for label in (other, row.label))
+            but = ", whatever their spaces" if spaces else ""
+            raise BadRequestError(f"methods.{other} and methods.{row.label} describe the same cells{but}: remove one")
 
 
 def check_reachable(budgets: Sequence[int], rows: Sequence[Row], gaps: Sequence[GapRow]) -> None:
@@ -73,3 +75,7 @@ def check_searched(search: SearchCells) -> None:
             plan_row(search.cells, label, search.largest_budget(label))
         except BudgetTooSmallError as error:
             raise BadRequestError(f"search.space.budget does not suit {label}: {error}") from error
+    for label, entry in search.cells.spec.methods.items():
+        if entry.space is not None and label not in search.labels:
+            reason = search.why_not_searched(label) or "it is not among search.methods"
+            raise BadRequestError(f"methods.{label}.space is given, but {label} is not searched: {reason}")

@@ -38,8 +38,10 @@ class EarlyStopping:
         return pauses if apart else ()
 
     def reached(self, cell: Cell) -> list[RungScore]:
-        """The scores of a cell at its rungs so far."""
-        known = {entry.step: entry for entry in load_rungs(cell.folder(self._folder))} if self._rungs else {}
+        """The scores of a cell at its rungs so far, on the rows on which trials are compared now."""
+        rows = len(self._cells.inputs.data.compared_on)
+        entries = load_rungs(cell.folder(self._folder)) if self._rungs else []
+        known = {entry.step: entry for entry in entries if entry.rows == rows}
         reached: list[RungScore] = []
         for step in self.pauses(cell) if known else ():
             if step not in known:

@@ -48,6 +48,7 @@ class Generation(PromptTask[GenerationSource]):
     name = "generation"
     Source = GenerationSource
     answer_field = "answer"
+    evaluates_loss = False
 
     def placeholder(self, class_names: tuple[str, ...]) -> list[str]:
         """No acceptable answer."""

@@ -68,6 +68,7 @@ class Span(RowTask[SpanSource]):
     loss = staticmethod(span_cross_entropy)
     Source = SpanSource
     answer_field = "answers"
+    evaluates_loss = False
 
     def placeholder(self, class_names: tuple[str, ...]) -> dict[str, list[Any]]:
         """No answer."""

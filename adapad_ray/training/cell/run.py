@@ -236,7 +236,8 @@ def _pause(request: CellRequest, trainer: Trainer) -> int | None:
 
 
 def _add_rung(request: CellRequest, workspace: Workspace, trainer: Trainer) -> None:
-    if trainer.step not in {rung.step for rung in load_rungs(request.folder)}:
+    rows = len(workspace.data.compared_on)
+    if (trainer.step, rows) not in {(rung.step, rung.rows) for rung in load_rungs(request.folder)}:
         trainer.use_average()
         with arithmetic(tf32=False, deterministic=trainer.settings.deterministic):
             rung = Validator(request, workspace, trainer.method).rung(trainer.step, trainer.record.seconds)

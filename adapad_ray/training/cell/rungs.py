@@ -14,7 +14,7 @@ RUNGS = "rungs.json"
 
 class RungScore(NamedTuple):
     """The validation of the whole model where the training paused, with averaged weights (`Trainer.use_average`) and on
-    a sample of the validation split (`TaskData.validation_sample`)."""
+    what may be a sample of the validation split (`TaskData.compared_on`)."""
 
     step: int
     """Optimizer steps done."""
@@ -24,6 +24,8 @@ class RungScore(NamedTuple):
     """None for tasks without one, and if it is not finite."""
     seconds: float
     """Of training so far."""
+    rows: int = 0
+    """Examples that were scored; scores of different numbers are not compared. 0 in files of earlier versions."""
 
 
 def load_rungs(cell: Path) -> list[RungScore]:
@@ -33,7 +35,6 @@ def load_rungs(cell: Path) -> list[RungScore]:
 
 
 def add_rung(cell: Path, rung: RungScore) -> None:
-    """Adds a score to the file, atomically; a step that has one keeps it."""
-    known = load_rungs(cell)
-    if rung.step not in {entry.step for entry in known}:
-        write_text(cell / RUNGS, json.dumps(sorted([*known, rung])))
+    """Adds a score to the file, atomically, in place of one at the same step."""
+    others = [entry for entry in load_rungs(cell) if entry.step != rung.step]
+    write_text(cell / RUNGS, json.dumps(sorted([*others, rung])))

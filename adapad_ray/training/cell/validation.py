@@ -63,28 +63,26 @@ class Validator:
         return any(last < steps * n / (times + 1) <= step for n in range(1, times + 1)) and step < steps
 
     def _measure(self, step: int) -> None:
-        if (scores := self._scores()) is None:  # a model that diverges: the training finds the step itself
+        if (
+            scores := self._scores(self._workspace.data.splits["validation"])
+        ) is None:  # a model that diverges: the training finds the step itself
             return
         self._done.append(Validation(step, scores))
         write_text(self._request.folder / VALIDATIONS, json.dumps(self._done))
 
     def rung(self, step: int, seconds: float) -> RungScore:
-        """The score of the model as it is now, after so many steps and seconds, as `CellResult.tuning_score`.
-
-        It is measured on a sample of the validation split: trials that are far behind show it there too.
-        """
-        scores = self._scores(self._workspace.data.validation_sample) or {}
+        """The score of the model as it is now, after so many steps and seconds, as `CellResult.tuning_score`."""
+        split = self._workspace.data.compared_on
+        scores = self._scores(split) or {}
         loss = scores.get(LOSS)
         score = scores.get(self._workspace.data.metric, math.nan) if loss is None else -loss
         if not math.isfinite(score):
-            return RungScore(step, None, None, seconds)
-        return RungScore(step, score, loss, seconds)
+            return RungScore(step, None, None, seconds, len(split))
+        return RungScore(step, score, loss, seconds, len(split))
 
-    def _scores(self, sample: Split | None = None) -> dict[str, float] | None:
-        """On a sample of the validation split, or on all of it; None if the model's outputs are not finite."""
-        data, adapted = self._workspace.data, self._method.adapted
-        if sample is not None:
-            data = replace(data, splits={"validation": sample})
+    def _scores(self, split: Split) -> dict[str, float] | None:
+        """None if the model's outputs are not finite."""
+        data, adapted = replace(self._workspace.data, splits={"validation": split}), self._method.adapted
         adapted.use(self._method.whole())
         passes = self._workspace.passes(adapted.model, self._settings.evaluation_batch_size)
         try:
