@@ -109,7 +109,7 @@ ALERTS = (
         "warning",
         "{{ $value }} cells of {{ $labels.label }} in {{ $labels.sweep }} diverged (NaN or infinite).",
         "The message in the table of failed cells names the lane and the step. Lower the label's learning rate, or the "
-        "upper end of its range in tune.space.",
+        "upper end of its range in `tune.space` or `methods.<label>.space`.",
         empty="no cell has diverged",
     ),
     Alert(
