@@ -55,9 +55,12 @@ def interruptible() -> Iterator[None]:
 
 
 def _raise_again(number: int, raised: weakref.ref[Interrupt], ended: threading.Event) -> None:
-    """Sends a signal again when the interrupt that it has raised is gone, but the block that it should end is not."""
+    """Sends a signal again when the interrupt that it has raised is gone, but the block that it should end is not.
+
+    A block ends before its interrupt is gone, so it is asked last: it may end between the two looks.
+    """
     while not ended.wait(_AGAIN_SECONDS):
-        if raised() is None:
+        if raised() is None and not ended.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, number)
             return
 

@@ -47,11 +47,13 @@ def test_a_call_that_never_ends_is_given_up():
 
 def test_a_signal_ends_the_wait_for_a_call_that_never_ends():
     main = threading.get_ident()
-    threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+    timer = threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGINT))
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
+        timer.start()
         within(60, threading.Event().wait)
     assert time.monotonic() - start < 30
+    timer.join()
 
 
 def test_an_interrupt_that_is_dropped_is_raised_again():
@@ -74,6 +76,19 @@ def test_an_interrupt_in_a_finalizer_is_raised_again_and_printed_nowhere(capsys)
         Finalized()
         threading.Event().wait(60)
     assert capsys.readouterr().err == ""
+
+
+def test_no_signal_is_sent_to_a_block_that_ends_while_it_is_looked_at(monkeypatch):
+    class EndsAfterTheLook(threading.Event):
+        def wait(self, timeout=None):
+            waited = self.is_set()
+            self.set()
+            return waited
+
+    sent = []
+    monkeypatch.setattr(signal, "pthread_kill", lambda *arguments: sent.append(arguments))
+    interrupts._raise_again(signal.SIGINT, lambda: None, EndsAfterTheLook())
+    assert sent == []
 
 
 def test_an_interrupt_on_its_way_is_left_alone(monkeypatch):
