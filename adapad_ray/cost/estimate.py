@@ -15,7 +15,7 @@ from adapad_ray.errors import BadRequestError
 from adapad_ray.search.halving import full_trainings
 from adapad_ray.sweep.inputs import SweepInputs, sketch_inputs
 from adapad_ray.sweep.planning.cell_factory import CellFactory
-from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep, tune_trials, tuned_rows
+from adapad_ray.sweep.planning.plan import SweepPlan, plan_sweep, tune_cells, tuned_rows
 from adapad_ray.sweep.planning.rows import GapRow, Row
 from adapad_ray.sweep.spec import SweepSpec
 from adapad_ray.tasks import Split, SplitSize
@@ -284,7 +284,7 @@ def _search_flops(spec: SweepSpec, plan: SweepPlan, rates: _Rates) -> float:
 
 def _cells(spec: SweepSpec, plan: SweepPlan) -> dict[str, int]:
     """Stage → number of cells."""
-    cells = {"tune": tune_trials(spec, plan.rows), "curve": len(plan.rows) * len(spec.seeds)}
+    cells = {"tune": tune_cells(spec, plan.rows), "curve": len(plan.rows) * len(spec.seeds)}
     if spec.search is not None:
         cells["search"] = spec.search.trials * len(plan.searched)
         cells["front"] = spec.search.rerun * len(spec.seeds) * len(plan.searched)

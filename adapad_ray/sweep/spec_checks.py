@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -100,15 +100,8 @@ def _check_label(spec: SweepSpec, label: str) -> None:
 
 
 def _check_tune(spec: SweepSpec, stage: TuneStage) -> None:
-    methods = [METHODS[spec.method_name(label)] for label in spec.labels() if spec.entry(label).space is None]
-    known = {*TrainingSettings.model_fields}.union(*(method.Config.model_fields for method in methods))
-    for key in stage.space:
-        if key not in known:
-            raise BadRequestError(f"tune.space.{key} is a setting of no method here: {nearest(key, known)}")
-        if key in DATA_SETTINGS or any(key in method.structural for method in methods):
-            raise BadRequestError(
-                f"tune.space.{key} would change the data or which adapters exist: add a label for each value instead"
-            )
+    readers = [label for label in spec.labels() if spec.entry(label).space is None]
+    _check_names(spec, stage.space, "tune.space", readers, "is a setting of no method here")
     if not stage.by_budget:
         _check_budget("tune.budget", stage.budget)
     for label in spec.labels():
@@ -131,14 +124,9 @@ def _check_search(spec: SweepSpec, stage: SearchStage) -> None:
         if label not in spec.methods:
             raise BadRequestError(f"search.methods has {label!r}: {nearest(label, spec.methods)}")
     searched = stage.methods or list(spec.methods)
-    known = {BUDGET, *TrainingSettings.model_fields}
-    shared = [spec.method_name(label) for label in searched if spec.entry(label).space is None]
-    known.update(*(METHODS[name].Config.model_fields for name in shared))
-    for key in stage.space:
-        if key not in known:
-            raise BadRequestError(f"search.space.{key} is a setting of no method searched: {nearest(key, known)}")
-        if key in DATA_SETTINGS:
-            raise BadRequestError(f"search.space.{key} would change the data, which all cells share: remove it")
+    readers = [label for label in searched if spec.entry(label).space is None]
+    names = [name for name in stage.space if name != BUDGET]
+    _check_names(spec, names, "search.space", readers, "is a setting of no method searched")
     for values in stage.space[BUDGET].values():
         for value in values:
             _check_budget(f"search.space.{BUDGET}", value)
@@ -158,23 +146,29 @@ def _check_search(spec: SweepSpec, stage: SearchStage) -> None:
 
 def _check_own_space(spec: SweepSpec, label: str, space: Space) -> None:
     """Checks the names in the space of one label; `_check_tune` and `_check_search` check its values."""
-    where, method = f"methods.{label}.space", METHODS[spec.method_name(label)]
+    where = f"methods.{label}.space"
     if spec.tune is None and spec.search is None:
         raise BadRequestError(f"{where} is given, but nothing is tuned or searched: add tune, or remove it")
-    known = {*TrainingSettings.model_fields, *method.Config.model_fields}
-    for key in space:
-        if key == BUDGET and spec.search is not None:
-            raise BadRequestError(f"{where}.{key} cannot differ between methods: set search.space.{key}")
-        if key not in known:
-            raise BadRequestError(f"{where}.{key} is no setting of {label}: {nearest(key, known)}")
-        if key in DATA_SETTINGS:
-            raise BadRequestError(f"{where}.{key} would change the data, which all cells share: remove it")
-        if spec.tune is not None and key in method.structural:
-            raise BadRequestError(
-                f"{where}.{key} would change which adapters exist: add a label for each value instead"
-            )
+    if BUDGET in space and spec.search is not None:
+        raise BadRequestError(f"{where}.{BUDGET} cannot differ between methods: set search.space.{BUDGET}")
+    _check_names(spec, space, where, [label], f"is no setting of {label}")
     if space:
         parse_space(space, where)
+
+
+def _check_names(spec: SweepSpec, names: Iterable[str], where: str, readers: Sequence[str], unknown: str) -> None:
+    """Checks the names of a space's settings, given the labels that read it; `unknown` says what is wrong with one."""
+    methods = [METHODS[spec.method_name(label)] for label in readers]
+    known = {*TrainingSettings.model_fields}.union(*(method.Config.model_fields for method in methods))
+    for name in names:
+        if name not in known:
+            raise BadRequestError(f"{where}.{name} {unknown}: {nearest(name, known)}")
+        if name in DATA_SETTINGS:
+            raise BadRequestError(f"{where}.{name} would change the data, which all cells share: remove it")
+        if spec.tune is not None and any(name in method.structural for method in methods):
+            raise BadRequestError(
+                f"{where}.{name} would change which adapters exist: add a label for each value instead"
+            )
 
 
 class _JointError(BadRequestError):

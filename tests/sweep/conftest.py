@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from shared_workers import WORKERS
+from small_tasks import write_models, write_questions
 from synthetic import ONE_EACH, Recorder, Tracker
 
 from adapad_ray.storage import WorkingFolder
@@ -30,6 +31,18 @@ def shared_workers(cluster: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "ray_executor", WORKERS.executor)
         yield
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the files of `small_tasks.TASKS` are."""
+    return write_questions(tmp_path_factory.mktemp("questions"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of an encoder and of a decoder."""
+    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

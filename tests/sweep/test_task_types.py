@@ -10,7 +10,7 @@ import numpy as np
 import peft
 import pytest
 from safetensors.numpy import load_file
-from small_tasks import COLOURS, DECIDING, FILES, HEADLESS, TASKS, compute, spec_of, write_models, write_questions
+from small_tasks import COLOURS, DECIDING, FILES, HEADLESS, TASKS, compute, spec_of
 from sweep_helpers import adapad
 
 from adapad_ray.models import load_backbone
@@ -23,16 +23,6 @@ from adapad_ray.sweep.spec_file import parse_spec
 from adapad_ray.tasks import TYPES
 from adapad_ray.training.cell.evaluation import ModelPasses
 from adapad_ray.training.round_log import load_rounds
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_questions(tmp_path_factory.mktemp("questions"))
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module", params=TASKS)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_tasks import TASKS, spec_of, write_models, write_questions
+from small_tasks import TASKS, spec_of
 
 from adapad_ray.sweep.inputs import load_inputs
 from adapad_ray.sweep.planning.cell_factory import CellFactory
@@ -26,16 +26,6 @@ def paused(spec: Any, folder: Path) -> tuple[RungScore, Workspace]:
     run_cell(CellRequest(cell.id, cell.identity, folder, spec.model, pause_at=6), workspace)
     (score,) = load_rungs(folder)
     return score, workspace
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return write_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_questions(tmp_path_factory.mktemp("questions"))
 
 
 WITHOUT_LOSS = ("span", "span 2.0", "generation")

@@ -93,14 +93,14 @@ def _with_gaps_of_followers(spec: SweepSpec, rows: list[Row], gaps: list[GapRow]
 
 
 def _count(spec: SweepSpec, rows: list[Row], searched: int) -> int:
-    count = len(rows) * len(spec.seeds) + tune_trials(spec, rows)
+    count = len(rows) * len(spec.seeds) + tune_cells(spec, rows)
     if spec.search is not None:
         count += spec.search.trials * searched
     return count
 
 
-def tune_trials(spec: SweepSpec, rows: Sequence[Row]) -> int:
-    """The cells of the tune stage."""
+def tune_cells(spec: SweepSpec, rows: Sequence[Row]) -> int:
+    """How many cells the tune stage has."""
     if spec.tune is None:
         return 0
     by_budget = spec.tune.by_budget

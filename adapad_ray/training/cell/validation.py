@@ -63,9 +63,8 @@ class Validator:
         return any(last < steps * n / (times + 1) <= step for n in range(1, times + 1)) and step < steps
 
     def _measure(self, step: int) -> None:
-        if (
-            scores := self._scores(self._workspace.data.splits["validation"])
-        ) is None:  # a model that diverges: the training finds the step itself
+        scores = self._scores(self._workspace.data.splits["validation"])
+        if scores is None:  # a model that diverges: the training finds the step itself
             return
         self._done.append(Validation(step, scores))
         write_text(self._request.folder / VALIDATIONS, json.dumps(self._done))
