@@ -161,8 +161,9 @@ def stopped_early(trials: Sequence[dict[str, Any]], rungs: Sequence[Rung]) -> Ou
 
 FIRST, SECOND = RUNGS
 RULES = {
-    "two thirds after 3/16, half of them after 7/16 (`tune.early_stopping`)": RUNGS,
-    "half after 3/16": (FIRST._replace(keep=1 / 2),),
+    "half after 3/16, two thirds of them after 7/16 (`tune.early_stopping`)": RUNGS,
+    "two thirds after 3/16, half of them after 7/16": (FIRST._replace(keep=2 / 3), SECOND._replace(keep=1 / 2)),
+    "half after 3/16": RUNGS[:1],
     "a third after 7/16": (SECOND._replace(keep=1 / 3),),
 }
 

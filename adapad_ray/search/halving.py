@@ -27,7 +27,7 @@ class Rung(NamedTuple):
     """Share of the rung's trials that go on; the number is rounded up."""
 
 
-RUNGS = (Rung(share=3 / 16, keep=2 / 3), Rung(share=7 / 16, keep=1 / 2))
+RUNGS = (Rung(share=3 / 16, keep=1 / 2), Rung(share=7 / 16, keep=2 / 3))
 """Of `tune.early_stopping`. `benchmarks/RESULTS.md` has what they cost and which winners they find."""
 
 

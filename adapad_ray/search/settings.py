@@ -42,8 +42,8 @@ class TuneStage(_Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the quasi-random list and of the training runs."""
     early_stopping: bool = False
-    """Whether trials stop that are behind: by the validation score of averaged weights, two thirds of a method's trials
-    train beyond three sixteenths of the steps, and half of those beyond seven. The curve does not change unless a
+    """Whether trials stop that are behind: by the validation score of averaged weights, half of a method's trials train
+    beyond three sixteenths of the steps, and two thirds of those beyond seven. The curve does not change unless a
     stopped trial would have won."""
 
     @property
