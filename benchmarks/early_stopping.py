@@ -21,6 +21,7 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import process_time
 from typing import Any
 
@@ -197,22 +198,28 @@ def cost(folder: Path, glue: Path) -> None:
     """Trains the study of seed 0 both ways, three times, for every task; prints the CPU seconds, validations and pauses
     included."""
     torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, task in tasks(glue).items():
-        warm_up = Studies(task, folder / name)
-        warm_up.train(warm_up.trials("lora", 0)[0].cell, folder / name / "warm-up", 8)
         shares = []
-        for number in range(REPEATS):
-            studies = Studies(task, folder / name / str(number))
-            planned = studies.trials("lora", 0)
-            whole: dict[str, CellResult] = {}
-            best: dict[str, CellResult] = {}
-            sides = [_whole(studies, planned, whole), _with_stopping(studies, planned, best)]
-            full, stopped = _cpu_seconds(sides, [len(planned), full_trainings(len(planned), RUNGS)])
-            for id, result in best.items():
-                assert result.train_loss == whole[id].train_loss and result.points == whole[id].points
+        for _ in range(REPEATS):
+            with TemporaryDirectory(dir=folder) as place:  # where nothing is trained that would go on
+                full, stopped = _costs(Studies(task, Path(place)))
             shares.append(stopped / full)
             print(f"{name}: {full:.1f} s of a CPU without, {stopped:.1f} s with: {shares[-1]:.1%}", flush=True)
         print(f"{name}: median {median(shares):.1%}", flush=True)
+
+
+def _costs(studies: Studies) -> list[float]:
+    """CPU seconds of one study without and with early stopping; checks that trials which end do not differ."""
+    planned = studies.trials("lora", 0)
+    studies.train(planned[0].cell, studies.folder / "warm-up", 8)
+    whole: dict[str, CellResult] = {}
+    ended: dict[str, CellResult] = {}
+    sides = [_whole(studies, planned, whole), _with_stopping(studies, planned, ended)]
+    seconds = _cpu_seconds(sides, [len(planned), full_trainings(len(planned), RUNGS)])
+    for id, result in ended.items():
+        assert result.train_loss == whole[id].train_loss and result.points == whole[id].points
+    return seconds
 
 
 def _whole(studies: Studies, planned: Sequence[PlannedCell], results: dict[str, CellResult]) -> Iterator[None]:

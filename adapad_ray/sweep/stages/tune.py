@@ -101,12 +101,13 @@ class Tune(Stage):
 
     def finish(self, state: SweepState) -> None:
         """Brings the studies in line with the cells, which may have been computed by a killed launch."""
-        found: dict[str, StoppedTrial] = {}
+        in_order: dict[str, StoppedTrial] = {}
         for label in self._spec.labels():
-            stopped = {**state.stopped, **self._stopped(label, state.results)}
-            ids = [planned.id for planned in self._cells.of_label(label, state.results)]
-            found |= {id: stopped[id] for id in ids if id in stopped and id not in state.failures}
-        state.stopped = found  # in the order of the plan, whatever launch stopped them
+            stopped = self._stopped(label, state.results)
+            state.stopped.update({id: trial for id, trial in stopped.items() if id not in state.failures})
+            tuned = self._cells.of_label(label, state.results)
+            in_order |= {p.id: state.stopped[p.id] for p in tuned if p.id in state.stopped}
+        state.stopped = in_order  # that of the plan, whichever launch stopped them
         self._align_studies(state)
 
     def _studies(self, label: str, results: Results) -> dict[str, Wave]:
